@@ -1,0 +1,54 @@
+"""hf_genext: conditional encoder-decoders and vector spaces behind Transformers' own doors.
+
+Importing the package registers its classes with the Auto classes and with `pipeline()`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from hf_genext import auto
+from hf_genext.genext.configuration_genext import (
+    GenextBottleneckConfig,
+    GenextConfig,
+    GenextDecoderConfig,
+    GenextTextConditionerConfig,
+)
+from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, GenextModel
+from hf_genext.genext.pretrained_genext import GenextPreTrainedModel
+from hf_genext.genext.processing_genext import GenextProcessor
+from hf_genext.genext.tokenization_genext import train_tokenizer
+from hf_genext.pipelines import ConditionalGenerationPipeline
+
+if TYPE_CHECKING:
+    from hf_genext.training import GenextTrainer, GenextTrainingArguments
+
+__version__ = "0.1.0"
+
+# Training pulls in Trainer, datasets and evaluate; whoever only loads a model should not wait for them.
+_LAZY = {"GenextTrainer": "hf_genext.training", "GenextTrainingArguments": "hf_genext.training"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'hf_genext' has no attribute {name!r}")
+
+
+auto.register()
+
+__all__ = [
+    "ConditionalGenerationPipeline",
+    "GenextBottleneckConfig",
+    "GenextConfig",
+    "GenextDecoderConfig",
+    "GenextForConditionalGeneration",
+    "GenextModel",
+    "GenextPreTrainedModel",
+    "GenextProcessor",
+    "GenextTextConditionerConfig",
+    "GenextTrainer",
+    "GenextTrainingArguments",
+    "train_tokenizer",
+]

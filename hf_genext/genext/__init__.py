@@ -1,0 +1,1 @@
+"""The conditional family: condition, conditioner, bottleneck, decoder, head."""

@@ -1,0 +1,64 @@
+"""Bottlenecks: each turns states of any length into the memory that the decoder reads.
+
+Legend: batch, length (input positions), slots (memory positions), hidden.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from transformers.masking_utils import create_bidirectional_mask
+
+from .configuration_genext import GenextBottleneckConfig
+from .layers_genext import GenextCrossAttention, GenextMLP, GenextRMSNorm
+from .outputs_genext import BottleneckOutput
+from .pretrained_genext import GenextPreTrainedModel
+
+
+class NoBottleneck(nn.Module):
+    """Hands the states on: the memory has one slot for each input position."""
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> BottleneckOutput:
+        """(batch, length, hidden), (batch, length) -> the same as memory and memory mask."""
+        return BottleneckOutput(memory=states, memory_mask=mask)
+
+
+class PooledBottleneck(GenextPreTrainedModel):
+    """Reads the states with learned queries, so that the memory has a fixed number of slots.
+
+    One cross-attention and one gated MLP, both pre-norm and residual, as in the Perceiver's encoder (Jaegle et al. 2021) and
+    the pooling by multihead attention of the Set Transformer (Lee et al. 2019).
+    """
+
+    config_class = GenextBottleneckConfig
+
+    def __init__(self, config: GenextBottleneckConfig, states_size: int) -> None:
+        super().__init__(config)
+        self.queries = nn.Embedding(config.num_latents, config.hidden_size)
+        self.queries_norm = GenextRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.states_norm = GenextRMSNorm(states_size, config.rms_norm_eps)
+        self.cross_attn = GenextCrossAttention(config, layer_idx=0, memory_size=states_size)
+        self.mlp_norm = GenextRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = GenextMLP(config)
+        self.norm = GenextRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.post_init()
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> BottleneckOutput:
+        """(batch, length, states hidden), (batch, length) -> memory (batch, slots, hidden), every slot real."""
+        memory = self.queries.weight.to(states.dtype).expand(states.shape[0], -1, -1)
+        attention_bias = create_bidirectional_mask(
+            config=self.config, inputs_embeds=memory, attention_mask=mask, encoder_hidden_states=states
+        )
+        attended, _ = self.cross_attn(self.queries_norm(memory), self.states_norm(states), attention_bias)
+        memory = memory + self.dropout(attended)
+        memory = memory + self.dropout(self.mlp(self.mlp_norm(memory)))
+        return BottleneckOutput(memory=self.norm(memory))
+
+
+def build_bottleneck(config: GenextBottleneckConfig, states_size: int) -> nn.Module:
+    """Build the bottleneck that a configuration describes, for states of a given width."""
+    return PooledBottleneck(config, states_size) if config.kind == "pooled" else NoBottleneck()
+
+
+__all__ = ["NoBottleneck", "PooledBottleneck", "build_bottleneck"]

@@ -1,0 +1,87 @@
+"""Conditioners: each turns one kind of condition into states and their mask.
+
+Legend: batch, length (input positions), hidden.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig
+from transformers.masking_utils import create_bidirectional_mask
+
+from .configuration_genext import GenextTextConditionerConfig
+from .layers_genext import GenextEncoderLayer, GenextRMSNorm, GenextRotaryEmbedding
+from .outputs_genext import ConditionerOutput
+from .pretrained_genext import GenextPreTrainedModel
+
+
+class GenextTextConditioner(GenextPreTrainedModel):
+    """A text conditioner built from scratch: embedding, bidirectional pre-norm layers, final norm."""
+
+    config_class = GenextTextConditionerConfig
+
+    def __init__(self, config: GenextTextConditionerConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        self.dropout = nn.Dropout(config.dropout)
+        self.rotary_emb = GenextRotaryEmbedding(config)
+        self.layers = nn.ModuleList(GenextEncoderLayer(config, index) for index in range(config.num_hidden_layers))
+        self.norm = GenextRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        **kwargs: Any,
+    ) -> ConditionerOutput:
+        """Encode a batch of texts.
+
+        Args:
+            input_ids: Source tokens, (batch, length).
+            attention_mask: 1 where a token is real, 0 where it is padding, on either side, (batch, length).
+            inputs_embeds: Instead of `input_ids`, (batch, length, hidden).
+            kwargs: Ignored: conditioners of one model are all called with all inputs.
+
+        Returns:
+            States (batch, length, hidden) and their mask.
+
+        Raises:
+            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            given = "neither" if input_ids is None else "both"
+            raise ValueError(f"Give either input_ids or inputs_embeds; got {given}.")
+        states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        # Rotary positions are relative, so counting from the first column is right with padding on either side.
+        positions = torch.arange(states.shape[1], device=states.device)[None]
+        position_embeddings = self.rotary_emb(states, positions)
+        attention_bias = create_bidirectional_mask(
+            config=self.config, inputs_embeds=states, attention_mask=attention_mask
+        )
+        states = self.dropout(states)
+        for layer in self.layers:
+            states = layer(states, position_embeddings, attention_bias)
+        return ConditionerOutput(states=self.norm(states), mask=attention_mask)
+
+
+def build_conditioner(config: PreTrainedConfig) -> GenextPreTrainedModel:
+    """Build the conditioner that a configuration describes.
+
+    Raises:
+        ValueError: for a configuration that describes no conditioner.
+    """
+    if isinstance(config, GenextTextConditionerConfig):
+        return GenextTextConditioner(config)
+    raise ValueError(
+        f"A {type(config).__name__} (model type {config.model_type!r}) describes no conditioner. Allowed: "
+        f"{GenextTextConditionerConfig.model_type!r}."
+    )
+
+
+__all__ = ["GenextTextConditioner", "build_conditioner"]

@@ -1,0 +1,61 @@
+"""Output classes of the conditional family, the one home of every tensor's shape.
+
+Legend: batch, length (input positions), slots (memory positions), target (output positions), hidden, vocab.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class ConditionerOutput(ModelOutput):
+    """What a conditioner makes of a condition.
+
+    Attributes:
+        states: (batch, length, hidden).
+        mask: (batch, length), 1 where a state is real, 0 where it is padding; `None` where every state is real.
+    """
+
+    states: torch.FloatTensor | None = None
+    mask: torch.LongTensor | None = None
+
+
+@dataclass
+class BottleneckOutput(ModelOutput):
+    """What a bottleneck makes of the states.
+
+    Attributes:
+        memory: (batch, slots, hidden).
+        memory_mask: (batch, slots), 1 where a slot is real; `None` where every slot is real.
+        losses: Named parts that the bottleneck adds to the loss, each a scalar.
+    """
+
+    memory: torch.FloatTensor | None = None
+    memory_mask: torch.LongTensor | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
+
+
+@dataclass
+class GenextEncoderOutput(ModelOutput):
+    """What the encoder (conditioner and bottleneck) hands to the decoder.
+
+    Attributes:
+        last_hidden_state: The memory, (batch, slots, hidden).
+        memory_mask: (batch, slots), 1 where a slot is real. The decoder sees this mask and never the input's.
+        losses: Named parts that the bottleneck adds to the loss, each a scalar.
+        hidden_states: The conditioner's states after the embedding and after each layer, each (batch, length, hidden).
+        attentions: The conditioner's attention weights, one for each layer, each (batch, heads, length, length).
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    memory_mask: torch.LongTensor | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+__all__ = ["BottleneckOutput", "ConditionerOutput", "GenextEncoderOutput"]

@@ -1,0 +1,83 @@
+"""The base class of every model of the conditional family: initialisation, capabilities, and safe opening of folders."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar, Self
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .configuration_genext import GenextConfig
+
+_HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+class GenextPreTrainedModel(PreTrainedModel):
+    """Base class: declares what the native blocks support and refuses folders that hold another kind of model."""
+
+    config_class = GenextConfig
+    base_model_prefix = "genext"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["GenextEncoderLayer", "GenextDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    _auto_class_of: ClassVar[dict[str, str]] = {
+        "GenextModel": "AutoModel",
+        "GenextForConditionalGeneration": "AutoModelForSeq2SeqLM",
+    }
+    """Which Auto class opens a folder that holds the architecture."""
+
+    _opens_folders_of: ClassVar[tuple[str, ...]] = ()
+    """Architectures, besides the class itself, whose folders hold all that the class needs."""
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *model_args: Any, **kwargs: Any
+    ) -> Self:
+        """Open a folder or a Hub repository as Transformers does, but never with a part left random.
+
+        Args:
+            pretrained_model_name_or_path: Folder or Hub id.
+            model_args: As in Transformers.
+            kwargs: As in Transformers.
+
+        Returns:
+            The model in evaluation mode; with `output_loading_info=True` also what was read.
+
+        Raises:
+            ValueError: if the folder holds another kind of model (the error names the class that opens it), or lacks weights.
+        """
+        wants_loading_info = kwargs.pop("output_loading_info", False)
+        config = kwargs.get("config")
+        if isinstance(config, PreTrainedConfig) or pretrained_model_name_or_path is None:
+            architectures = getattr(config, "architectures", None)
+        else:
+            hub_kwargs = {name: kwargs[name] for name in _HUB_KWARGS if name in kwargs}
+            architectures = cls.config_class.get_config_dict(pretrained_model_name_or_path, **hub_kwargs)[0].get(
+                "architectures"
+            )
+        saved_as = (architectures or [cls.__name__])[0]
+        if saved_as != cls.__name__ and saved_as not in cls._opens_folders_of:
+            opener = cls._auto_class_of.get(saved_as, saved_as)
+            raise ValueError(
+                f"{str(pretrained_model_name_or_path)!r} holds a {saved_as}, not a {cls.__name__}. Open it with "
+                f"{opener}.from_pretrained({str(pretrained_model_name_or_path)!r})."
+            )
+        model, loading_info = super().from_pretrained(
+            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+        )
+        if missing := sorted(loading_info["missing_keys"]):
+            raise ValueError(
+                f"{str(pretrained_model_name_or_path)!r} lacks {len(missing)} of the weights of {cls.__name__}, such as "
+                f"{missing[0]!r}; they would be random. The folder is incomplete, or its config.json belongs to "
+                "another model: save the model again with save_pretrained."
+            )
+        return (model, loading_info) if wants_loading_info else model
+
+
+__all__ = ["GenextPreTrainedModel"]
