@@ -11,9 +11,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
+from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_genext import GenextTextConditionerConfig
-from .layers_genext import GenextEncoderLayer, GenextRMSNorm, GenextRotaryEmbedding
+from .layers_genext import GenextEncoderLayer, GenextRMSNorm, GenextRotaryEmbedding, GenextSelfAttention
 from .outputs_genext import ConditionerOutput
 from .pretrained_genext import GenextPreTrainedModel
 
@@ -22,6 +23,10 @@ class GenextTextConditioner(GenextPreTrainedModel):
     """A text conditioner built from scratch: embedding, bidirectional pre-norm layers, final norm."""
 
     config_class = GenextTextConditionerConfig
+    _can_record_outputs = {
+        "hidden_states": GenextEncoderLayer,
+        "attentions": OutputRecorder(GenextSelfAttention, index=1),
+    }
 
     def __init__(self, config: GenextTextConditionerConfig) -> None:
         super().__init__(config)

@@ -1,7 +1,6 @@
 """Configurations of the conditional family: one for each part, and the one that composes them."""
 
-from __future__ import annotations
-
+# No `from __future__ import annotations` here: `@strict` would see only strings and check no type.
 import dataclasses
 import difflib
 from typing import Any, Literal
@@ -54,7 +53,10 @@ class GenextTextConditionerConfig(PreTrainedConfig):
         rms_norm_eps: Epsilon of the RMSNorm layers.
         dropout: Dropout after the embedding and after each block.
         attention_dropout: Dropout on the attention weights.
-        initializer_range: Standard deviation of the initial weights.
+        use_qk_norm: Whether to normalise queries and keys (Henry et al. 2020), which lets training take larger steps.
+        initializer_range: Standard deviation of the initial weights. Left out, they are scaled to their width: 0.6 divided by
+            the root of the number of inputs, 0.5 for embeddings (the root of their width where the token head shares them),
+            and 0 for what is added to the states, so that a new model begins as the identity.
         rope_parameters: Rotary position settings as in Transformers, such as `{"rope_type": "default", "rope_theta": 10000.0}`.
         pad_token_id: Source padding id.
         bos_token_id: Source start id, if there is one.
@@ -73,7 +75,8 @@ class GenextTextConditionerConfig(PreTrainedConfig):
     rms_norm_eps: float = 1e-6
     dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
-    initializer_range: float = 0.02
+    use_qk_norm: bool = True
+    initializer_range: float | None = None
     rope_parameters: RopeParameters | dict | None = None
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
@@ -104,7 +107,8 @@ class GenextBottleneckConfig(PreTrainedConfig):
         rms_norm_eps: Epsilon of the RMSNorm layers.
         dropout: Dropout after each block.
         attention_dropout: Dropout on the attention weights.
-        initializer_range: Standard deviation of the initial weights.
+        use_qk_norm: Whether to normalise queries and keys.
+        initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
     """
 
     model_type = "genext_bottleneck"
@@ -118,7 +122,8 @@ class GenextBottleneckConfig(PreTrainedConfig):
     rms_norm_eps: float = 1e-6
     dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
-    initializer_range: float = 0.02
+    use_qk_norm: bool = True
+    initializer_range: float | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, then let Transformers do the rest."""
@@ -152,9 +157,14 @@ class GenextDecoderConfig(PreTrainedConfig):
         rms_norm_eps: Epsilon of the RMSNorm layers.
         dropout: Dropout after the embedding and after each block.
         attention_dropout: Dropout on the attention weights.
-        initializer_range: Standard deviation of the initial weights.
+        use_qk_norm: Whether to normalise queries and keys (Henry et al. 2020), which lets training take larger steps.
+        initializer_range: Standard deviation of the initial weights. Left out, they are scaled to their width: 0.6 divided by
+            the root of the number of inputs, 0.5 for embeddings (the root of their width where the token head shares them),
+            and 0 for what is added to the states, so that a new model begins as the identity.
         rope_parameters: Rotary position settings as in Transformers, such as `{"rope_type": "default", "rope_theta": 10000.0}`.
         use_cache: Whether to return key and value states when not training.
+        embedding_initializer_range: Standard deviation of the initial embedding, where `initializer_range` is left out.
+            Inside a [`GenextConfig`] whose token head shares the embedding it is filled in.
         pad_token_id: Target padding id.
         bos_token_id: Target start id.
         eos_token_id: Target end id.
@@ -174,7 +184,8 @@ class GenextDecoderConfig(PreTrainedConfig):
     rms_norm_eps: float = 1e-6
     dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
-    initializer_range: float = 0.02
+    use_qk_norm: bool = True
+    initializer_range: float | None = None
     rope_parameters: RopeParameters | dict | None = None
     use_cache: bool = True
     pad_token_id: int | None = 0
@@ -182,6 +193,7 @@ class GenextDecoderConfig(PreTrainedConfig):
     eos_token_id: int | list[int] | None = 2
     is_decoder: bool = True
     add_cross_attention: bool = True
+    embedding_initializer_range: float | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, then let Transformers do the rest."""
@@ -210,7 +222,7 @@ class GenextConfig(PreTrainedConfig):
         pad_token_id: Target padding id; the decoder's if left out.
         bos_token_id: Target start id; the decoder's if left out.
         eos_token_id: Target end id; the decoder's if left out.
-        initializer_range: Standard deviation of the initial weights of parts that have none of their own.
+        initializer_range: Standard deviation of the head's initial weights where it is not tied; left out, 0.02.
         format_version: Version of the folder format; a version newer than the package is refused.
 
     Example:
@@ -239,12 +251,12 @@ class GenextConfig(PreTrainedConfig):
     bottleneck: PreTrainedConfig | dict[str, Any] | None = None
     decoder: PreTrainedConfig | dict[str, Any] | None = None
     is_encoder_decoder: bool = True
-    tie_word_embeddings: bool = True
+    tie_word_embeddings: bool = False
     decoder_start_token_id: int | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
-    initializer_range: float = 0.02
+    initializer_range: float | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -281,6 +293,8 @@ class GenextConfig(PreTrainedConfig):
                 f"{bottleneck.hidden_size} wide. Leave it out: it is filled in."
             )
         decoder.cross_attention_hidden_size = bottleneck.hidden_size
+        if self.tie_word_embeddings and getattr(decoder, "embedding_initializer_range", 0.0) is None:
+            decoder.embedding_initializer_range = decoder.hidden_size**-0.5
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
             if getattr(self, name) is None:
                 setattr(self, name, getattr(decoder, name))

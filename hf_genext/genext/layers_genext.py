@@ -119,6 +119,25 @@ def eager_attention(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+class GenextStackedLinear(nn.Linear):
+    """A linear layer that stacks several of one size; optimizers that treat matrices as such take them apart."""
+
+    def __init__(self, in_features: int, out_features: int, num_blocks: int) -> None:
+        super().__init__(in_features, num_blocks * out_features, bias=False)
+        self.num_blocks = num_blocks
+
+    def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(..., in) -> `num_blocks` results, each (..., out)."""
+        return super().forward(states).chunk(self.num_blocks, dim=-1)
+
+
+class GenextResidualLinear(nn.Linear):
+    """A linear layer, without bias, whose result is added to the stream of states."""
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features, bias=False)
+
+
 class GenextAttention(nn.Module):
     """What self- and cross-attention share: head sizes, the output projection and the choice of attention function."""
 
@@ -130,7 +149,10 @@ class GenextAttention(nn.Module):
         self.layer_idx = layer_idx
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.o_proj = GenextResidualLinear(config.hidden_size, config.hidden_size)
+        normalize = config.use_qk_norm
+        self.q_norm = GenextRMSNorm(self.head_dim, config.rms_norm_eps) if normalize else nn.Identity()
+        self.k_norm = GenextRMSNorm(self.head_dim, config.rms_norm_eps) if normalize else nn.Identity()
 
     def split_heads(self, states: torch.Tensor) -> torch.Tensor:
         """(batch, length, hidden) -> (batch, heads, length, head)."""
@@ -167,7 +189,7 @@ class GenextSelfAttention(GenextAttention):
     def __init__(self, config: PreTrainedConfig, layer_idx: int, *, is_causal: bool) -> None:
         super().__init__(config, layer_idx)
         self.is_causal = is_causal
-        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.qkv_proj = GenextStackedLinear(config.hidden_size, config.hidden_size, num_blocks=3)
 
     def forward(
         self,
@@ -178,8 +200,9 @@ class GenextSelfAttention(GenextAttention):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, length, hidden) -> (batch, length, hidden), weights."""
-        query, key, value = (self.split_heads(part) for part in self.qkv_proj(hidden_states).chunk(3, dim=-1))
-        query, key = apply_rotary(query, *position_embeddings), apply_rotary(key, *position_embeddings)
+        query, key, value = (self.split_heads(part) for part in self.qkv_proj(hidden_states))
+        query = apply_rotary(self.q_norm(query), *position_embeddings)
+        key = apply_rotary(self.k_norm(key), *position_embeddings)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
         return self.attend(query, key, value, attention_mask, **kwargs)
@@ -191,7 +214,7 @@ class GenextCrossAttention(GenextAttention):
     def __init__(self, config: PreTrainedConfig, layer_idx: int, memory_size: int) -> None:
         super().__init__(config, layer_idx)
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        self.kv_proj = nn.Linear(memory_size, 2 * config.hidden_size, bias=False)
+        self.kv_proj = GenextStackedLinear(memory_size, config.hidden_size, num_blocks=2)
 
     def forward(
         self,
@@ -202,12 +225,13 @@ class GenextCrossAttention(GenextAttention):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, target, hidden) and (batch, slots, memory hidden) -> (batch, target, hidden), weights."""
-        query = self.split_heads(self.q_proj(hidden_states))
+        query = self.q_norm(self.split_heads(self.q_proj(hidden_states)))
         if past_key_values is not None and past_key_values.is_updated.get(self.layer_idx):
             layer = past_key_values.cross_attention_cache.layers[self.layer_idx]
             key, value = layer.keys, layer.values
         else:
-            key, value = (self.split_heads(part) for part in self.kv_proj(memory).chunk(2, dim=-1))
+            key, value = (self.split_heads(part) for part in self.kv_proj(memory))
+            key = self.k_norm(key)
             if past_key_values is not None:
                 key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
                 past_key_values.is_updated[self.layer_idx] = True
@@ -219,13 +243,13 @@ class GenextMLP(nn.Module):
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
-        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_up_proj = GenextStackedLinear(config.hidden_size, config.intermediate_size, num_blocks=2)
+        self.down_proj = GenextResidualLinear(config.intermediate_size, config.hidden_size)
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(..., hidden) -> (..., hidden)."""
-        gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
+        gate, up = self.gate_up_proj(hidden_states)
         return self.down_proj(self.act_fn(gate) * up)
 
 
@@ -301,8 +325,10 @@ __all__ = [
     "GenextEncoderLayer",
     "GenextMLP",
     "GenextRMSNorm",
+    "GenextResidualLinear",
     "GenextRotaryEmbedding",
     "GenextSelfAttention",
+    "GenextStackedLinear",
     "apply_rotary",
     "eager_attention",
 ]

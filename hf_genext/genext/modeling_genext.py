@@ -21,7 +21,6 @@ from .conditioners_genext import build_conditioner
 from .configuration_genext import GenextConfig
 from .decoders_genext import build_decoder
 from .heads_genext import TokenHead, compute_token_loss
-from .layers_genext import GenextEncoderLayer, GenextSelfAttention
 from .outputs_genext import GenextEncoderOutput
 from .pretrained_genext import GenextPreTrainedModel
 
@@ -29,10 +28,8 @@ from .pretrained_genext import GenextPreTrainedModel
 class GenextEncoder(GenextPreTrainedModel):
     """Conditioner and bottleneck in one module: from the condition to the memory and its own mask."""
 
-    _can_record_outputs = {
-        "hidden_states": OutputRecorder(GenextEncoderLayer),
-        "attentions": OutputRecorder(GenextSelfAttention, index=1),
-    }
+    # What the conditioner records of itself is passed on.
+    _can_record_outputs = {name: OutputRecorder(None) for name in ("hidden_states", "attentions")}
 
     def __init__(self, config: GenextConfig) -> None:
         super().__init__(config)

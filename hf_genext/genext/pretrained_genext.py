@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar, Self
 
+import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 
 from .configuration_genext import GenextConfig
+from .layers_genext import GenextResidualLinear
 
 _HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
@@ -34,6 +38,21 @@ class GenextPreTrainedModel(PreTrainedModel):
 
     _opens_folders_of: ClassVar[tuple[str, ...]] = ()
     """Architectures, besides the class itself, whose folders hold all that the class needs."""
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if self.config.initializer_range is not None or isinstance(self.config, GenextConfig):
+            super()._init_weights(module)
+        elif isinstance(module, GenextResidualLinear):
+            init.zeros_(module.weight)
+        elif isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=0.6 * module.in_features**-0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=getattr(self.config, "embedding_initializer_range", None) or 0.5)
+        else:
+            super()._init_weights(module)
 
     @classmethod
     def from_pretrained(

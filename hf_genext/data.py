@@ -1,0 +1,398 @@
+"""From files to token rows: reading pairs of source and target, splitting them, and encoding them with a processor.
+
+Legend: batch, length (input positions), target (output positions).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hf_genext.batching import EncodedPairs
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
+    from hf_genext.genext.processing_genext import GenextProcessor
+
+_KINDS = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
+_EXAMPLES_KEPT = 5
+_ENCODING_CHUNK = 10_000
+
+
+@dataclass
+class DataReport:
+    """What became of the rows of a data set.
+
+    Attributes:
+        read: Rows read.
+        kept: Rows kept, changed ones included.
+        dropped: For each reason the number of rows that were left out.
+        changed: For each reason the number of rows that were kept with a change.
+        examples: For each reason the first row numbers, counted from 1.
+    """
+
+    read: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    changed: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[int]] = field(default_factory=dict)
+
+    def note(self, reason: str, rows: Sequence[int] | np.ndarray, *, kept: bool) -> None:
+        """Count rows, numbered from 0, under a reason."""
+        if len(rows):
+            (self.changed if kept else self.dropped)[reason] += len(rows)
+            shown = self.examples.setdefault(reason, [])
+            shown.extend(int(row) + 1 for row in rows[: _EXAMPLES_KEPT - len(shown)])
+
+    def __str__(self) -> str:
+        """One line: `113,438 rows read, 113,430 kept; 8 dropped: empty target (rows 3, 17, ...)`."""
+        parts = [f"{self.read:,} rows read, {self.kept:,} kept"]
+        for word, counts in (("dropped", self.dropped), ("changed", self.changed)):
+            for reason, count in counts.items():
+                rows = ", ".join(map(str, self.examples[reason])) + (", ..." if count > len(self.examples[reason]) else "")
+                parts.append(f"{count:,} {word}: {reason} (rows {rows})")
+        return "; ".join(parts)
+
+
+def read_pairs(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Dataset,
+    *,
+    source_column: str,
+    target_column: str,
+    column_names: Sequence[str] | None = None,
+    split: str | None = None,
+    config_name: str | None = None,
+) -> tuple[Dataset, DataReport]:
+    """Read rows of source and target text.
+
+    Args:
+        source: A .tsv, .csv, .jsonl or .parquet file (text ones may be gzipped); two text files, one row a line; a folder
+            that `save_to_disk` wrote; the name of anything that `datasets.load_dataset` opens; or a dataset.
+        source_column: Column of the source.
+        target_column: Column of the target.
+        column_names: Names of the columns of a .tsv or .csv file without a header.
+        split: Split of a `datasets` source; `"train"` if left out.
+        config_name: Configuration of a `datasets` source.
+
+    Returns:
+        A dataset with the string columns `source` and `target`, and the report on what was left out. Rows with an empty side
+        are left out.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a file that is empty, not UTF-8 or ragged, or a column that is not there.
+    """
+    import datasets
+    import pyarrow as pa
+
+    if isinstance(source, datasets.Dataset):
+        table, name = source.with_format("arrow")[:], "the dataset"
+    elif isinstance(source, (list, tuple)) and len(source) == 2:
+        table, name = _read_text_pair(Path(source[0]), Path(source[1]), source_column, target_column), "the text files"
+    elif isinstance(source, (list, tuple)):
+        raise ValueError(f"Give one file, or two text files (source and target), got {len(source)} files.")
+    else:
+        table, name = _read_table(source, column_names, split, config_name), repr(str(source))
+    missing = [column for column in (source_column, target_column) if column not in table.column_names]
+    if missing:
+        raise ValueError(
+            f"There is no column {missing[0]!r} in {name}; it has {', '.join(map(repr, table.column_names))}. Set "
+            "source_column and target_column, or column_names for a file without a header."
+        )
+    if table.num_rows == 0:
+        raise ValueError(f"There are no rows in {name}.")
+    return _drop_empty(
+        pa.table(
+            {
+                "source": _to_strings(table, source_column, name),
+                "target": _to_strings(table, target_column, name),
+            }
+        )
+    )
+
+
+def _drop_empty(table: pa.Table) -> tuple[Dataset, DataReport]:
+    import datasets
+    import pyarrow.compute as pc
+
+    report = DataReport(read=table.num_rows)
+    keep = np.ones(table.num_rows, dtype=bool)
+    for column in ("source", "target"):
+        blank = pc.equal(pc.utf8_length(pc.utf8_trim_whitespace(table[column])), 0)
+        rows = np.flatnonzero(pc.fill_null(blank, True).to_numpy(zero_copy_only=False) & keep)
+        report.note(f"empty {column}", rows, kept=False)
+        keep[rows] = False
+    report.kept = int(keep.sum())
+    if report.kept == 0:
+        raise ValueError(f"No row has both sides: {report}.")
+    return datasets.Dataset(table.filter(keep).combine_chunks()), report
+
+
+def _to_strings(table: pa.Table, column: str, name: str) -> pa.ChunkedArray:
+    import pyarrow as pa
+
+    values = table[column]
+    if pa.types.is_nested(values.type):
+        raise ValueError(f"Column {column!r} of {name} holds {values.type}, not text.")
+    return values.cast(pa.large_string())
+
+
+def _read_table(
+    source: str | os.PathLike[str], column_names: Sequence[str] | None, split: str | None, config_name: str | None
+) -> pa.Table:
+    path = Path(source)
+    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if kind in _KINDS:
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {str(path)!r} (looked from {os.getcwd()!r}).")
+        return _read_file(path, kind, column_names)
+    if path.is_file():
+        raise ValueError(f"{str(path)!r} ends in {kind or 'nothing'!r}; known are {', '.join(_KINDS)}, text also with .gz.")
+    return _read_dataset(str(source), split, config_name)
+
+
+def _read_dataset(name: str, split: str | None, config_name: str | None) -> pa.Table:
+    import datasets
+
+    if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
+        opened = datasets.load_from_disk(name)
+        if isinstance(opened, datasets.DatasetDict):
+            if (split or "train") not in opened:
+                raise ValueError(f"There is no split {split or 'train'!r} in {name!r}; it has {', '.join(map(repr, opened))}.")
+            opened = opened[split or "train"]
+    else:
+        try:
+            opened = datasets.load_dataset(name, config_name, split=split or "train")
+        except (FileNotFoundError, ConnectionError) as error:
+            raise FileNotFoundError(
+                f"{name!r} is neither a file ({', '.join(_KINDS)}) nor a dataset that can be opened: {error}"
+            ) from error
+    return opened.with_format("arrow")[:]
+
+
+def _read_file(path: Path, kind: str, column_names: Sequence[str] | None) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.json
+    import pyarrow.parquet
+
+    if kind == ".parquet":
+        try:
+            return pa.parquet.read_table(path)
+        except pa.ArrowInvalid as error:
+            raise ValueError(f"{str(path)!r} is not a parquet file that can be read: {error}") from error
+    content = _read_utf8(path)
+    try:
+        if kind in (".jsonl", ".json"):
+            return pa.json.read_json(io.BytesIO(content))
+        is_tsv = kind == ".tsv"
+        header = list(column_names) if column_names else _first_line(content).split("\t" if is_tsv else ",")
+        return pa.csv.read_csv(
+            io.BytesIO(content),
+            read_options=pa.csv.ReadOptions(column_names=list(column_names) if column_names else None, use_threads=False),
+            # A tab-separated file has no quotes: a lone " is a character like any other.
+            parse_options=pa.csv.ParseOptions(delimiter="\t" if is_tsv else ",", quote_char=False if is_tsv else '"'),
+            convert_options=pa.csv.ConvertOptions(
+                column_types={name.strip('"'): pa.string() for name in header}, strings_can_be_null=False
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{str(path)!r} cannot be read as {kind[1:]}: {error}") from error
+
+
+def _first_line(content: bytes) -> str:
+    return content[: content.find(b"\n") if b"\n" in content else len(content)].decode("utf-8").rstrip("\r")
+
+
+def _read_utf8(path: Path) -> bytes:
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    if not content.strip():
+        raise ValueError(f"{str(path)!r} is empty.")
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{str(path)!r} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}, line {line}. Convert it, "
+            "for example with iconv -f latin1 -t utf-8."
+        ) from error
+    return content.removeprefix(b"\xef\xbb\xbf")
+
+
+def _read_text_pair(source: Path, target: Path, source_column: str, target_column: str) -> pa.Table:
+    import pyarrow as pa
+
+    sides = []
+    for path in (source, target):
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {str(path)!r} (looked from {os.getcwd()!r}).")
+        # Only line feeds part lines: `splitlines` would also part at form feeds and the like.
+        sides.append(re.split("\r?\n", _read_utf8(path).decode("utf-8").removesuffix("\n")))
+    if len(sides[0]) != len(sides[1]):
+        raise ValueError(
+            f"The two text files must have a line for each row: {str(source)!r} has {len(sides[0]):,} lines, {str(target)!r} "
+            f"has {len(sides[1]):,}."
+        )
+    return pa.table({source_column: sides[0], target_column: sides[1]})
+
+
+def _group_by_key(sources: Sequence[str], key: Callable[[str], str]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for row, text in enumerate(sources):
+        groups.setdefault(key(text), []).append(row)
+    return groups
+
+
+def split_by_source(
+    dataset: Dataset, validation_size: int | float, *, seed: int, key: Callable[[str], str] = str.casefold
+) -> tuple[Dataset, Dataset]:
+    """Split rows so that no source stands on both sides, whatever the order of the rows.
+
+    Args:
+        dataset: Rows with `source`.
+        validation_size: How many distinct sources to hold out: a number (`int`) or a share of them (`float`).
+        seed: Which ones.
+        key: Sources with one key are one source.
+
+    Returns:
+        Training rows and validation rows.
+
+    Raises:
+        ValueError: if the size leaves one side empty.
+    """
+    groups = _group_by_key(dataset["source"], key)
+    count = round(validation_size * len(groups)) if isinstance(validation_size, float) else validation_size
+    if not 0 < count < len(groups):
+        raise ValueError(
+            f"validation_size={validation_size} asks for {count:,} of {len(groups):,} distinct sources; both sides need some."
+        )
+    names = sorted(groups)
+    chosen = np.random.default_rng(seed).choice(len(names), size=count, replace=False)
+    held_out = np.zeros(len(dataset), dtype=bool)
+    for index in chosen:
+        held_out[groups[names[index]]] = True
+    return dataset.select(np.flatnonzero(~held_out)), dataset.select(np.flatnonzero(held_out))
+
+
+def group_references(dataset: Dataset, key: Callable[[str], str] = str.casefold) -> Dataset:
+    """Gather the targets of each source.
+
+    Args:
+        dataset: Rows with `source` and `target`.
+        key: Sources with one key are one source.
+
+    Returns:
+        Rows with `source` and `references`, the distinct targets in their order.
+    """
+    import datasets
+
+    sources, targets = list(dataset["source"]), list(dataset["target"])
+    groups = _group_by_key(sources, key).values()
+    return datasets.Dataset.from_dict(
+        {
+            "source": [sources[rows[0]] for rows in groups],
+            "references": [list(dict.fromkeys(targets[row] for row in rows)) for rows in groups],
+        }
+    )
+
+
+def encode_pairs(
+    dataset: Dataset,
+    processor: GenextProcessor,
+    *,
+    max_source_length: int,
+    max_target_length: int,
+    too_long: Literal["error", "truncate", "drop"] = "error",
+    unknown_target: Literal["error", "keep", "drop"] = "error",
+) -> tuple[EncodedPairs, DataReport]:
+    """Turn texts into token rows.
+
+    Args:
+        dataset: Rows with `source` and `target`.
+        processor: Both tokenizers.
+        max_source_length: The longest source in tokens, the end token included.
+        max_target_length: The longest target in tokens, the end token included.
+        too_long: What to do with a longer row.
+        unknown_target: What to do with a target that holds what the target vocabulary lacks.
+
+    Returns:
+        The token rows, and the report on what was left out or cut.
+
+    Raises:
+        ValueError: for a row that the rules refuse, with its number; or if no row is left.
+    """
+    for name, value, allowed in (
+        ("too_long", too_long, ("error", "truncate", "drop")),
+        ("unknown_target", unknown_target, ("error", "keep", "drop")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+    report = DataReport(read=len(dataset))
+    encoded: dict[str, list[list[int]]] = {"source": [], "target": []}
+    limits = {"source": max_source_length, "target": max_target_length}
+    unknown_id = processor.target_tokenizer.unk_token_id
+    for start, sources, targets in _chunks(dataset):
+        rows = {
+            "source": processor(text=sources)["input_ids"],
+            "target": processor(text_target=targets)["labels"],
+        }
+        keep = np.ones(len(sources), dtype=bool)
+        for side, limit in limits.items():
+            long = [row for row, tokens in enumerate(rows[side]) if len(tokens) > limit and keep[row]]
+            if long and too_long == "error":
+                text = (sources if side == "source" else targets)[long[0]]
+                raise ValueError(
+                    f"Row {start + long[0] + 1} has a {side} of {len(rows[side][long[0]])} tokens ({text[:60]!r}); the model "
+                    f'takes {limit}. Raise max_{side}_length, or set too_long to "truncate" or "drop".'
+                )
+            if too_long == "drop":
+                keep[long] = False
+            for row in long:
+                closing = rows[side][row][-1:]  # The end token stays.
+                rows[side][row] = rows[side][row][: limit - 1] + closing
+            report.note(f"{side} longer than {limit} tokens", [start + row for row in long], kept=too_long == "truncate")
+        unknown = [row for row, tokens in enumerate(rows["target"]) if unknown_id in tokens and keep[row]]
+        if unknown and unknown_target == "error":
+            raise ValueError(
+                f"Row {start + unknown[0] + 1}: the target vocabulary lacks "
+                f"{_find_unknown(processor, targets[unknown[0]])!r} (in {targets[unknown[0]][:60]!r}). Correct the row, or set "
+                'unknown_target to "drop" or "keep".'
+            )
+        report.note("unknown token in the target", [start + row for row in unknown], kept=unknown_target == "keep")
+        if unknown_target == "drop":
+            keep[unknown] = False
+        for side in encoded:
+            encoded[side].extend(tokens for tokens, wanted in zip(rows[side], keep, strict=True) if wanted)
+    report.kept = len(encoded["source"])
+    if report.kept == 0:
+        raise ValueError(f"No row is left: {report}.")
+    return EncodedPairs(encoded["source"], encoded["target"]), report
+
+
+def _chunks(dataset: Dataset) -> Iterator[tuple[int, list[str], list[str]]]:
+    for start in range(0, len(dataset), _ENCODING_CHUNK):
+        chunk: dict[str, Any] = dataset[start : start + _ENCODING_CHUNK]
+        yield start, list(chunk["source"]), list(chunk["target"])
+
+
+def _find_unknown(processor: GenextProcessor, text: str) -> str:
+    tokenizer = processor.target_tokenizer
+    if not tokenizer.is_fast:
+        return text
+    encoding = tokenizer(text, return_offsets_mapping=True)
+    start, end = encoding["offset_mapping"][encoding["input_ids"].index(tokenizer.unk_token_id)]
+    return text[start:end]
+
+
+__all__ = ["DataReport", "encode_pairs", "group_references", "read_pairs", "split_by_source"]

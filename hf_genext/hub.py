@@ -1,0 +1,171 @@
+"""Results and model cards: facts from a results file, rendered as the README of a model's folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+_SCHEMA: dict[str, type | tuple[type, ...]] = {
+    "metrics": dict,
+    "spread": dict,
+    "baselines": dict,
+    "better": dict,
+    "data": dict,
+    "seeds": list,
+    "minutes": (int, float),
+    "versions": dict,
+    "hardware": str,
+}
+
+
+def validate_results(results: Mapping[str, Any]) -> None:
+    """Check that results have the fields and kinds of values that every recipe's results have.
+
+    Raises:
+        ValueError: naming the first field that is wrong, and what it must be.
+    """
+    if not isinstance(results, Mapping):
+        raise ValueError(f"Results must be an object with named fields, got {type(results).__name__}.")
+    for name, kind in _SCHEMA.items():
+        if name not in results:
+            raise ValueError(f"The results lack the field {name!r}; they need {', '.join(_SCHEMA)}.")
+        if not isinstance(results[name], kind) or isinstance(results[name], bool):
+            expected = kind.__name__ if isinstance(kind, type) else "number"
+            raise ValueError(f"The field {name!r} of the results must be a {expected}, got {results[name]!r:.60}.")
+    for place, numbers in (
+        ("metrics", results["metrics"]),
+        ("spread", results["spread"]),
+        *((f"baselines.{label}", values) for label, values in results["baselines"].items()),
+    ):
+        if not isinstance(numbers, Mapping):
+            raise ValueError(f"The field {place!r} of the results must be a dict of numbers, got {numbers!r:.60}.")
+        for name, value in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"The field '{place}.{name}' of the results must be a number, got {value!r:.60}.")
+    for name, direction in results["better"].items():
+        if direction not in ("higher", "lower"):
+            raise ValueError(f"The field 'better.{name}' must be 'higher' or 'lower', got {direction!r}.")
+        if name not in results["metrics"]:
+            raise ValueError(f"The field 'better' names {name!r}, which is not among the metrics.")
+
+
+def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read and check a results file.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it is no JSON, or a field is wrong.
+    """
+    try:
+        results = json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from error
+    validate_results(results)
+    return results
+
+
+def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> None:
+    """Check results and write them; the file is there whole or as it was before."""
+    validate_results(results)
+    unfinished = Path(f"{path}.unfinished")
+    unfinished.write_text(json.dumps(results, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def render_model_card(
+    results: Mapping[str, Any],
+    *,
+    title: str,
+    task: str,
+    example: str,
+    license: str,
+    pictures: Mapping[str, str] | None = None,
+) -> str:
+    """Render a model card; every number in it stands in the results.
+
+    Args:
+        results: As [`validate_results`] checks them.
+        title: Title of the card.
+        task: One line: what goes in and what comes out.
+        example: An input for the code.
+        license: Licence of the model, by the Hub's identifier.
+        pictures: Caption to path.
+
+    Returns:
+        The card, with the Hub's metadata at its head.
+    """
+    validate_results(results)
+    data_name = str(results["data"].get("name", "its training data"))
+    metadata = ModelCardData(
+        library_name="transformers",
+        license=license,
+        tags=["hf_genext", "conditional-generation"],
+        model_name=title,
+        eval_results=[
+            EvalResult(
+                task_type="conditional-generation",
+                dataset_type="other",
+                dataset_name=f"{data_name} (validation)",
+                metric_type=name,
+                metric_name=_speak(name),
+                metric_value=round(results["metrics"][name], 4),
+            )
+            for name in results["better"] or results["metrics"]
+        ],
+    )
+    sections = [
+        f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{task}",
+        "## Use\n\n```python\nimport hf_genext\nfrom transformers import pipeline\n\n"
+        f'pipe = pipeline("conditional-generation", model="path/to/this/folder")\npipe({example!r})\n```',
+        f"## Results\n\n{render_comparison(results)}",
+        *(f"![{caption}]({path})" for caption, path in (pictures or {}).items()),
+        f"## Training\n\n{_render_facts(results)}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def render_comparison(results: Mapping[str, Any]) -> str:
+    """The metrics beside those of the baselines, as a Markdown table; deciding metrics and their best values are bold."""
+    names = sorted(results["metrics"], key=lambda name: (name not in results["better"], name))
+    rows = {"this model": results["metrics"], **results["baselines"]}
+    header = [f"**{_speak(name)}** ({results['better'][name]} is better)" if name in results["better"] else _speak(name) for name in names]
+    lines = [f"| system | {' | '.join(header)} |", f"|---|{'---:|' * len(names)}"]
+    for label, values in rows.items():
+        cells = []
+        for name in names:
+            if name not in values:
+                cells.append("")
+                continue
+            cell = f"{values[name]:.4g}"
+            if label == "this model" and name in results["spread"]:
+                cell += f" ± {results['spread'][name]:.2g}"
+            rivals = [other[name] for other in rows.values() if name in other]
+            direction = results["better"].get(name)
+            is_best = direction and values[name] == (max(rivals) if direction == "higher" else min(rivals))
+            cells.append(f"**{cell}**" if is_best and len(rivals) > 1 else cell)
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    seeds = len(results["seeds"])
+    note = f"Means over {seeds} seeds, with their standard deviation." if seeds > 1 else "One run."
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def _render_facts(results: Mapping[str, Any]) -> str:
+    facts = {_speak(name): value for name, value in results["data"].items()}
+    facts["minutes of one run"] = results["minutes"]
+    facts["hardware"] = results["hardware"]
+    facts["versions"] = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    return "\n".join(
+        f"- {name}: {f'{value:,}' if isinstance(value, (int, float)) else value}" for name, value in facts.items()
+    )
+
+
+def _speak(name: str) -> str:
+    return name.replace("_", " ")
+
+
+__all__ = ["read_results", "render_comparison", "render_model_card", "validate_results", "write_results"]

@@ -1,0 +1,466 @@
+"""`GenextTrainer`: Transformers' `Seq2SeqTrainer` with token-budget batches, exact losses, generation metrics, a time
+budget, and checkpoints that survive a kill.
+
+Legend: batch, length (input positions), target (output positions).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.data import DataLoader, Dataset
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.optimization import get_scheduler
+from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+
+from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete
+from hf_genext.batching import ConditionalCollator, TokenBudgetBatchSampler
+from hf_genext.devices import has_compiler, has_fast_bfloat16
+from hf_genext.optimizers import Muon, build_muon_groups
+from hf_genext.time_budget import TimeBudget, TimeBudgetCallback, build_budgeted_schedule
+
+logger = logging.getLogger(__name__)
+
+CLOCK_NAME = "clock.json"
+
+GenerationMetrics = Callable[[list[str], list[list[str]]], dict[str, float]]
+"""Turns generated texts and the references of each into named numbers."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is no number any more, or far above where it began."""
+
+
+@dataclass
+class GenextTrainingArguments(Seq2SeqTrainingArguments):
+    """Transformers' arguments and ours.
+
+    Args:
+        max_tokens_per_batch: Padded target tokens of a batch on one device; rows of similar length share a batch. Left out,
+            batches have `per_device_train_batch_size` rows.
+        max_minutes: Plan the whole schedule for this wall time, over resumes too. Replaces `num_train_epochs`.
+        num_evaluations: With `max_minutes`, how many evaluations (each with a checkpoint) are spread over the time.
+        divergence_factor: Stop when the logged loss exceeds this many times the first logged loss.
+        muon_learning_rate: Train the matrices inside the network with [`Muon`] at this rate, the rest with AdamW at
+            `learning_rate`. Left out, everything is trained by what `optim` names.
+        precision: `"bf16"` or `"fp32"`; `"auto"` is bf16 where the device has fast units for it. Left out, what `bf16` and
+            `fp16` say.
+        compile_layers: Compile each kind of layer once (`torch.compile`), which takes about a minute and then pays off in
+            every step. `"auto"` does so where a compiler is found and the run is long enough.
+    """
+
+    max_tokens_per_batch: int | None = field(
+        default=None, metadata={"help": "Padded target tokens of a batch on one device."}
+    )
+    max_minutes: float | None = field(
+        default=None, metadata={"help": "Plan the whole schedule for this wall time, over resumes too."}
+    )
+    num_evaluations: int = field(
+        default=10, metadata={"help": "With max_minutes: evaluations, each with a checkpoint, over the whole time."}
+    )
+    divergence_factor: float = field(
+        default=3.0, metadata={"help": "Stop when the logged loss exceeds this many times the first logged loss."}
+    )
+    muon_learning_rate: float | None = field(
+        default=None, metadata={"help": "Train inner matrices with Muon at this rate, the rest with AdamW."}
+    )
+    precision: str | None = field(
+        default=None, metadata={"help": "fp32, bf16, or auto: bf16 where the device has fast units for it."}
+    )
+    compile_layers: str = field(
+        default="no", metadata={"help": "Compile each kind of layer: yes, no, or auto (long runs, compiler found)."}
+    )
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are no numbers."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Look for parameters without gradient at each step (slower)."}
+    )
+
+    def __post_init__(self) -> None:
+        """Check our arguments and fit Transformers' to them.
+
+        Raises:
+            ValueError: for a value that is out of range.
+        """
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
+            raise ValueError(f"max_tokens_per_batch must be 1 or more, got {self.max_tokens_per_batch}.")
+        if self.max_minutes is not None:
+            if not (math.isfinite(self.max_minutes) and self.max_minutes > 0):
+                raise ValueError(f"max_minutes must be more than 0, got {self.max_minutes}.")
+            if self.max_steps > 0:
+                raise ValueError(
+                    f"max_minutes={self.max_minutes} and max_steps={self.max_steps} each plan a whole schedule; give one."
+                )
+            if self.num_evaluations < 1:
+                raise ValueError(f"num_evaluations must be 1 or more, got {self.num_evaluations}.")
+            if self.warmup_steps >= 1:
+                raise ValueError(
+                    f"With max_minutes the warm-up is a share of the time: give warmup_steps below 1 (0.03 is usual), got "
+                    f"{self.warmup_steps}."
+                )
+            # The clock asks for evaluations and checkpoints and ends the run; no count of steps or epochs may.
+            self.num_train_epochs = 1e6
+            self.eval_strategy = self.save_strategy = "steps"
+            self.eval_steps = self.save_steps = 10**9
+        if self.precision not in (None, "auto", "bf16", "fp32"):
+            raise ValueError(f'precision must be "auto", "bf16" or "fp32", got {self.precision!r}.')
+        if self.compile_layers not in ("auto", "yes", "no"):
+            raise ValueError(f'compile_layers must be "auto", "yes" or "no", got {self.compile_layers!r}.')
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
+        if self.precision is not None:
+            self.bf16 = self.precision == "bf16" or (self.precision == "auto" and has_fast_bfloat16())
+        super().__post_init__()
+
+    @property
+    def should_compile_layers(self) -> bool:
+        """Whether the layers are compiled, with `"auto"` decided."""
+        if self.compile_layers == "auto":
+            return (self.max_minutes or 0) >= 8 and has_compiler()
+        return self.compile_layers == "yes"
+
+
+class GenextTrainer(Seq2SeqTrainer):
+    """Trains conditional models; used as [`Seq2SeqTrainer`] is.
+
+    Args:
+        generation_dataset: Rows with `source` (a text) and `references` (a list of texts). At each evaluation the model
+            generates from the sources, each row on one rank only, and `generation_metrics` compares.
+        generation_metrics: Called with the generated texts and their references.
+        started_at: When the clock of `max_minutes` began, as `time.monotonic` counts; now if left out.
+        args, kwargs: As [`Seq2SeqTrainer`] takes them. `processing_class` is a [`GenextProcessor`].
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        generation_dataset: Any | None = None,
+        generation_metrics: GenerationMetrics | None = None,
+        started_at: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        if (generation_dataset is None) != (generation_metrics is None):
+            raise ValueError("generation_dataset and generation_metrics belong together; give both or neither.")
+        self.generation_dataset = generation_dataset
+        self.generation_metrics = generation_metrics
+        if kwargs.get("data_collator") is None and self.processing_class is not None:
+            self.data_collator = self._build_collator()
+        self._started_at = time.monotonic() if started_at is None else started_at
+        self._seconds_before = 0.0
+        if self.args.should_compile_layers:
+            compile_layers(self.model)
+        self._first_logged_loss: float | None = None
+        self._budget_callback: TimeBudgetCallback | None = None
+        if self.args.max_minutes is not None:
+            budget = TimeBudget(self.args.max_minutes, self._started_at)
+            self._budget_callback = TimeBudgetCallback(budget, self.args.num_evaluations)
+            self.remove_callback(ProgressCallback)
+            self.add_callback(self._budget_callback)
+
+    def _build_collator(self) -> ConditionalCollator:
+        # With label smoothing the Trainer takes the labels away and computes the loss itself.
+        takes_labels_away = self.args.label_smoothing_factor != 0 or self.compute_loss_func is not None
+        return ConditionalCollator(
+            pad_token_id=self.processing_class.tokenizer.pad_token_id,
+            prepare_decoder_input_ids_from_labels=(
+                self.model.prepare_decoder_input_ids_from_labels if takes_labels_away else None
+            ),
+        )
+
+    # Data
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Token-budget batches where `max_tokens_per_batch` is set; else as Transformers builds them."""
+        if self.args.max_tokens_per_batch is None or self.train_dataset is None:
+            return super().get_train_dataloader()
+        return self._build_token_budget_loader(self.train_dataset, self.args.max_tokens_per_batch, shuffle=True)
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """Token-budget batches in order of length where `max_tokens_per_batch` is set."""
+        if self.args.max_tokens_per_batch is None:
+            return super().get_eval_dataloader(eval_dataset)
+        if eval_dataset is None or isinstance(eval_dataset, str):
+            eval_dataset = self.eval_dataset if eval_dataset is None else self.eval_dataset[eval_dataset]
+        if eval_dataset is None:
+            raise ValueError("Evaluation needs an eval_dataset; pass one to the trainer or to evaluate().")
+        return self._build_token_budget_loader(eval_dataset, 4 * self.args.max_tokens_per_batch, shuffle=False)
+
+    def _build_token_budget_loader(self, dataset: Dataset, max_tokens: int, *, shuffle: bool) -> DataLoader:
+        sampler = TokenBudgetBatchSampler(
+            dataset.lengths,
+            max_tokens,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            shuffle=shuffle,
+            num_replicas=self.args.world_size,
+            rank=self.args.process_index,
+        )
+        return _EpochDataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type != "cpu",
+            persistent_workers=self.args.dataloader_persistent_workers,
+        )
+
+    # Training
+
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
+    ) -> TrainOutput:
+        """Train as [`Seq2SeqTrainer.train`] does.
+
+        Args:
+            resume_from_checkpoint: A checkpoint folder, or `"auto"` (also `True`) for the newest complete one of the output
+                folder, or for a new start where there is none.
+            args: As Transformers takes them.
+            kwargs: As Transformers takes them.
+
+        Returns:
+            Steps, loss and speed.
+
+        Raises:
+            TrainingDivergedError: if the loss is no number any more, or far above where it began.
+            ValueError: if the checkpoint belongs to another model.
+        """
+        if resume_from_checkpoint is True or resume_from_checkpoint == "auto":
+            found = find_last_complete(self.args.output_dir)
+            logger.info("Going on from %s.", found) if found else logger.info("No complete checkpoint: a new start.")
+            resume_from_checkpoint = None if found is None else str(found)
+        if isinstance(resume_from_checkpoint, str):
+            check_same_model(resume_from_checkpoint, self.model.config.to_dict())
+        self._token_ids = _read_token_ids(self.model)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _inner_training_loop(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        # Transformers has just set the model's token ids to those of the processor's source tokenizer.
+        _write_token_ids(self.model, self._token_ids)
+        checkpoint = kwargs.get("resume_from_checkpoint")
+        clock_file = Path(checkpoint) / CLOCK_NAME if checkpoint is not None else None
+        if clock_file is not None and clock_file.is_file():
+            clock = json.loads(clock_file.read_text(encoding="utf-8"))
+            self._seconds_before = float(clock["seconds"])
+            self._first_logged_loss = clock["first_logged_loss"]
+            if self._budget_callback is not None:
+                if clock["budget"] is None:
+                    raise ValueError(
+                        f"{str(checkpoint)!r} was not trained with max_minutes, so its schedule cannot go on by the clock. "
+                        "Resume it without --max_minutes, or fine-tune its model in a new --output_dir."
+                    )
+                self._budget_callback.restore(clock["budget"])
+        return super()._inner_training_loop(*args, **kwargs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """Muon with AdamW where `muon_learning_rate` is set; else what Transformers builds."""
+        if self.args.muon_learning_rate is None or self.optimizer is not None:
+            return super().create_optimizer(model)
+        self.optimizer = Muon(
+            build_muon_groups(
+                self.model if model is None else model,
+                learning_rate=self.args.learning_rate,
+                muon_learning_rate=self.args.muon_learning_rate,
+                weight_decay=self.args.weight_decay,
+            ),
+            betas=(self.args.adam_beta1, self.args.adam_beta2),
+            eps=self.args.adam_epsilon,
+            dtype=torch.bfloat16 if has_fast_bfloat16() else torch.float32,
+        )
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> LRScheduler:
+        """Transformers' schedule; with `max_minutes` read at the share of the time that is spent."""
+        if self._budget_callback is None or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        budget = self._budget_callback.budget
+        optimizer = self.optimizer if optimizer is None else optimizer
+        schedule = get_scheduler(
+            self.args.lr_scheduler_type,
+            optimizer=optimizer,
+            num_warmup_steps=self.args.get_warmup_steps(budget.virtual_steps),
+            num_training_steps=budget.virtual_steps,
+            scheduler_specific_kwargs=self.args.lr_scheduler_kwargs,
+        )
+        if not isinstance(schedule, LambdaLR):
+            raise ValueError(
+                f"max_minutes cannot plan lr_scheduler_type={str(self.args.lr_scheduler_type)!r}, which is no function of "
+                'progress alone. Choose "cosine", "linear", "polynomial" or "warmup_stable_decay".'
+            )
+        # One factor for each group, whatever the schedule above was built for.
+        budgeted = [build_budgeted_schedule(factor, budget) for factor in schedule.lr_lambdas]
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
+        self.lr_scheduler = LambdaLR(optimizer, budgeted)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        control, steps = self.control, self.state.global_step - self._globalstep_last_logged
+        if steps > 0 and (control.should_log or control.should_save or control.should_evaluate):
+            self._raise_if_diverged(float(self.accelerator.gather(tr_loss.detach()).mean()) / steps)
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def _raise_if_diverged(self, loss: float) -> None:
+        if self._first_logged_loss is None and math.isfinite(loss):
+            self._first_logged_loss = loss
+        limit = self.args.divergence_factor * (self._first_logged_loss or math.inf)
+        if loss <= limit:
+            return
+        kept = find_last_complete(self.args.output_dir)
+        raise TrainingDivergedError(
+            f"The training diverged at step {self.state.global_step}: the loss is {loss:.4g}, it began at "
+            f"{self._first_logged_loss if self._first_logged_loss is not None else float('nan'):.4g}. Lower "
+            f"--learning_rate (now {self.args.learning_rate:g}), or lengthen the warm-up. "
+            + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
+        )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and folder.exists():
+            shutil.rmtree(folder)  # A half-written one of a run that was killed here.
+        self.accelerator.wait_for_everyone()
+        # Older checkpoints go only after this one is complete, so Transformers must not delete them.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            clock = {
+                "seconds": 60.0 * self.elapsed_minutes,
+                "first_logged_loss": self._first_logged_loss,
+                "budget": self._budget_callback.state() if self._budget_callback is not None else None,
+            }
+            (folder / CLOCK_NAME).write_text(json.dumps(clock), encoding="utf-8")
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            mark_complete(folder)
+            delete_old(folder.parent, limit, self.state.best_model_checkpoint)
+
+    @property
+    def elapsed_minutes(self) -> float:
+        """Minutes since `started_at`, those of the runs that this one goes on from included."""
+        return (self._seconds_before + time.monotonic() - self._started_at) / 60.0
+
+    # Evaluation
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """The loss in nats per target token, exact over batches and ranks, and the generation metrics.
+
+        With `compute_metrics` or `predict_with_generate` it is [`Seq2SeqTrainer`]'s own loop.
+        """
+        if self.compute_metrics is not None or self.args.predict_with_generate:
+            return super().evaluation_loop(
+                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+            )
+        model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
+        model.eval()
+        totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        with torch.no_grad():
+            for inputs in dataloader:
+                inputs = self._prepare_inputs(inputs)
+                inputs.pop("decoder_input_ids", None)
+                count = inputs["labels"].ne(-100).sum()
+                with self.compute_loss_context_manager():
+                    loss = model(**inputs, use_cache=False).loss
+                totals += torch.stack([loss.double() * count, count.double(), count.new_tensor(len(inputs["labels"]))])
+                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        total_loss, num_tokens, num_rows = self.accelerator.reduce(totals, reduction="sum").tolist()
+        metrics = {f"{metric_key_prefix}_loss": total_loss / max(num_tokens, 1.0)}
+        if self.generation_dataset is not None:
+            started_at = time.monotonic()
+            texts = self.generate_texts(list(self.generation_dataset["source"]))
+            scores = self.generation_metrics(texts, list(self.generation_dataset["references"]))
+            metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
+            metrics[f"{metric_key_prefix}_generation_seconds"] = round(time.monotonic() - started_at, 2)
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(num_rows))
+
+    @torch.no_grad()
+    def generate_texts(self, sources: list[str], **generate_kwargs: Any) -> list[str]:
+        """Generate one text from each source; every rank does a share and gets all answers.
+
+        Args:
+            sources: The source texts; longer ones than the model takes are cut.
+            generate_kwargs: As `generate` takes them.
+
+        Returns:
+            The texts in the order of the sources.
+        """
+        model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
+        model.eval()
+        order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
+        mine = order[self.args.process_index :: self.args.world_size]
+        answers: list[tuple[int, str]] = []
+        for start in range(0, len(mine), self.args.per_device_eval_batch_size):
+            indices = mine[start : start + self.args.per_device_eval_batch_size]
+            inputs = self.processing_class(
+                text=[sources[index] for index in indices], padding=True, truncation=True, return_tensors="pt"
+            ).to(self.args.device)
+            generated = model.generate(**inputs, **{**self._generation_arguments(), **generate_kwargs})
+            texts = self.processing_class.batch_decode(generated, skip_special_tokens=True)
+            answers.extend(zip(indices, texts, strict=True))
+        if self.args.world_size > 1:
+            answers = gather_object(answers)
+        return [text for _, text in sorted(answers)]
+
+    def _generation_arguments(self) -> dict[str, Any]:
+        limits = {"max_length": self.args.generation_max_length, "num_beams": self.args.generation_num_beams}
+        return {name: value for name, value in limits.items() if value is not None}
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile the layers of a model in place, each kind once and for batches of any shape; names of weights stay."""
+    # Two sizes that happen to be equal in the first batch shall not be taken for one.
+    torch.fx.experimental._config.use_duck_shape = False
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(dynamic=True)
+
+
+class _EpochDataLoader(DataLoader):
+    """A loader whose batch sampler is told the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+_TOKEN_ID_NAMES = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+
+def _read_token_ids(model: nn.Module) -> dict[str, dict[str, Any]]:
+    holders = {"config": model.config.get_text_config(), "generation_config": model.generation_config}
+    return {
+        holder: {name: getattr(values, name, None) for name in _TOKEN_ID_NAMES} for holder, values in holders.items()
+    }
+
+
+def _write_token_ids(model: nn.Module, token_ids: dict[str, dict[str, Any]]) -> None:
+    for name, value in token_ids["config"].items():
+        setattr(model.config.get_text_config(), name, value)
+    for name, value in token_ids["generation_config"].items():
+        setattr(model.generation_config, name, value)
+
+
+__all__ = ["GenerationMetrics", "GenextTrainer", "GenextTrainingArguments", "TrainingDivergedError"]

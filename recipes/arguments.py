@@ -1,0 +1,125 @@
+"""How every recipe reads its settings: a YAML file, then `--key value` on the command line, into dataclasses.
+
+    accelerate launch recipes/train_conditional.py recipes/g2p/config.yaml --learning_rate 1e-3 --decoder.hidden_size 256
+
+A key of a nested setting is reached with a dot. Later values win. A key that no dataclass knows is an error that names the
+nearest one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message says how to mend it."""
+
+
+def parse_settings(dataclass_types: list[type], argv: list[str]) -> tuple[Any, ...]:
+    """Read settings into dataclasses.
+
+    Args:
+        dataclass_types: The dataclasses; together they say which keys there are.
+        argv: The command line without the program's name: at most one YAML file, then `--key value` pairs.
+
+    Returns:
+        One instance of each dataclass, and the path of the YAML file (`None` where there is none).
+
+    Raises:
+        SettingsError: for an unknown key, a file that cannot be read, or a value of the wrong type.
+    """
+    config_path = Path(argv[0]) if argv and not argv[0].startswith("-") else None
+    settings = _read_yaml(config_path) if config_path is not None else {}
+    rest = argv[1:] if config_path is not None else argv
+    if "--help" in rest or "-h" in rest:
+        HfArgumentParser(dataclass_types).print_help()
+        sys.exit(0)
+    fields = {field.name: field for kind in dataclass_types for field in dataclasses.fields(kind) if field.init}
+    for key in settings:
+        _require_known(key, fields, str(config_path))
+    for key, value in _split_overrides(rest):
+        name, _, inner = key.partition(".")
+        _require_known(name, fields, "the command line")
+        if inner:
+            if not _is_dict(fields[name]):
+                raise SettingsError(f"--{key}: {name} has no parts; set it as --{name} VALUE.")
+            settings[name] = {**(settings.get(name) or {}), inner: yaml.safe_load(" ".join(value))}
+        elif _is_dict(fields[name]):
+            settings[name] = yaml.safe_load(" ".join(value))
+        else:
+            settings[name] = value if len(value) != 1 else value[0]
+    nested = {name: settings.pop(name) for name in list(settings) if _is_dict(fields[name])}
+    for name, value in nested.items():
+        if value is not None and not isinstance(value, dict):
+            raise SettingsError(f"{name} must have named parts ({name}: {{key: value}}), got {value!r}.")
+    arguments = [
+        word for name, value in settings.items() if value is not None for word in (f"--{name}", *_to_words(value))
+    ]
+    parser = HfArgumentParser(dataclass_types, exit_on_error=False)
+    try:
+        parsed = parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
+    except argparse.ArgumentError as error:
+        raise SettingsError(str(error)) from error
+    for instance in parsed:
+        for field in dataclasses.fields(instance):
+            if field.name in nested:
+                setattr(instance, field.name, nested[field.name])
+    return (*parsed, config_path)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"There is no settings file {str(path)!r}. Recipes keep theirs in recipes/*/config.yaml.") from error
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from error
+    if settings is not None and not isinstance(settings, dict):
+        raise SettingsError(f"{path} must hold `key: value` lines, got a {type(settings).__name__}.")
+    return settings or {}
+
+
+def _require_known(key: str, fields: dict[str, Any], where: str) -> None:
+    if key in fields:
+        return
+    nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.6)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else " See --help for all settings."
+    raise SettingsError(f"There is no setting {key!r} (in {where}).{hint}")
+
+
+def _split_overrides(words: list[str]) -> list[tuple[str, list[str]]]:
+    pairs: list[tuple[str, list[str]]] = []
+    for word in words:
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            pairs.append((key, [value] if equals else []))
+        elif pairs:
+            pairs[-1][1].append(word)
+        else:
+            raise SettingsError(f"Unexpected {word!r}: after the settings file come `--key value` pairs.")
+    return [(key, value or ["true"]) for key, value in pairs]
+
+
+def _is_dict(field: dataclasses.Field) -> bool:
+    """Whether a setting has named parts. (Transformers' own, which also take a string of JSON, are given as that.)"""
+    return "dict" in str(field.type) and "str" not in str(field.type)
+
+
+def _to_words(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [json.dumps(value)]
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return [str(value)]
+
+
+__all__ = ["SettingsError", "parse_settings"]

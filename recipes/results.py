@@ -1,0 +1,66 @@
+"""`results.json` of a recipe, the one source of every number shown: means over seeds, spread, baselines and facts."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from hf_genext.hub import read_results, write_results
+
+
+def build_results(
+    metrics: dict[str, float],
+    *,
+    seed: int,
+    minutes: float,
+    deciding: dict[str, str],
+    data: dict[str, Any],
+    hardware: str,
+    versions: dict[str, str],
+) -> dict[str, Any]:
+    """The results of one run."""
+    return {
+        "metrics": dict(metrics),
+        "spread": {},
+        "baselines": {},
+        "better": {name: direction for name, direction in deciding.items() if name in metrics},
+        "data": data,
+        "seeds": [seed],
+        "minutes": round(minutes, 1),
+        "versions": versions,
+        "hardware": hardware,
+        "runs": [{"seed": seed, "minutes": round(minutes, 1), "metrics": dict(metrics)}],
+    }
+
+
+def update_recipe_results(path: Path, new: dict[str, Any]) -> None:
+    """Write a run into a recipe's results: it replaces the run of its seed and joins the others; baselines stay."""
+    runs = list(new["runs"])
+    baselines: dict[str, Any] = dict(new["baselines"])
+    if path.is_file():
+        old = read_results(path)
+        runs += [run for run in old.get("runs", []) if run["seed"] not in new["seeds"]]
+        baselines = {**old["baselines"], **baselines}
+    runs.sort(key=lambda run: run["seed"])
+    names = sorted(set.intersection(*(set(run["metrics"]) for run in runs)))
+    values = {name: [run["metrics"][name] for run in runs] for name in names}
+    merged = {
+        **new,
+        "metrics": {name: statistics.fmean(values[name]) for name in names},
+        "spread": {name: statistics.stdev(values[name]) for name in names} if len(runs) > 1 else {},
+        "baselines": baselines,
+        "seeds": [run["seed"] for run in runs],
+        "minutes": round(statistics.fmean(run["minutes"] for run in runs), 1),
+        "runs": runs,
+    }
+    write_results(path, merged)
+
+
+def summarize(results: dict[str, Any]) -> str:
+    """The metrics on one line each, the deciding ones first."""
+    names = sorted(results["metrics"], key=lambda name: (name not in results["better"], name))
+    return "\n".join(f"  {name.replace('_', ' '):<28} {results['metrics'][name]:.4g}" for name in names)
+
+
+__all__ = ["build_results", "summarize", "update_recipe_results"]

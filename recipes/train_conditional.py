@@ -1,0 +1,333 @@
+"""Train or fine-tune a conditional model.
+
+    accelerate launch recipes/train_conditional.py recipes/g2p/config.yaml
+    accelerate launch recipes/train_conditional.py recipes/g2p/config.yaml --model out/g2p --train_file mine.tsv
+
+A minute on a laptop:
+
+    accelerate launch recipes/train_conditional.py recipes/g2p/smoke.yaml
+
+Two ranks on a machine without a GPU:
+
+    ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes 2 recipes/train_conditional.py recipes/g2p/config.yaml
+"""
+
+from __future__ import annotations
+
+import time
+
+STARTED_AT = time.monotonic()  # Before the slow imports: a time budget is for the whole run.
+
+import contextlib
+import importlib.util
+import logging
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from arguments import SettingsError, parse_settings
+from plots import draw_validation_curve
+from results import build_results, summarize, update_recipe_results
+from transformers import EarlyStoppingCallback, GenerationConfig, set_seed
+
+import hf_genext
+from hf_genext.checkpoints import hold_folder, list_checkpoints
+from hf_genext.data import encode_pairs, group_references, read_pairs, split_by_source
+from hf_genext.hub import render_model_card, write_results
+from hf_genext.metrics import build_metrics
+from hf_genext.training import GenextTrainer, GenextTrainingArguments, TrainingDivergedError
+
+logger = logging.getLogger("recipes")
+
+
+@dataclass
+class ModelSettings:
+    """What to train."""
+
+    model: str | None = field(default=None, metadata={"help": "A folder or Hub id to go on from; else a new model."})
+    source_unit: str = field(default="character", metadata={"help": "Source tokens: character, word or subword."})
+    target_unit: str = field(default="word", metadata={"help": "Target tokens: character, word or subword."})
+    lowercase_source: bool = field(default=False, metadata={"help": "Fold the case of the source."})
+    lowercase_target: bool = field(default=False, metadata={"help": "Fold the case of the target."})
+    vocab_size: int = field(default=30_000, metadata={"help": "The most tokens on either side."})
+    max_source_length: int = field(default=512, metadata={"help": "The longest source in tokens, the end token included."})
+    max_target_length: int = field(default=512, metadata={"help": "The longest target in tokens, the end token included."})
+    conditioner: dict | None = field(default=None, metadata={"help": "Fields of the conditioner's configuration."})
+    bottleneck: dict | None = field(default=None, metadata={"help": "Fields of the bottleneck's configuration."})
+    decoder: dict | None = field(default=None, metadata={"help": "Fields of the decoder's configuration."})
+    tie_word_embeddings: bool = field(default=True, metadata={"help": "Share decoder embedding and token head."})
+    attn_implementation: str = field(default="sdpa", metadata={"help": "eager, sdpa, flex_attention, ..."})
+
+
+@dataclass
+class DataSettings:
+    """What to train and score on."""
+
+    data_script: str | None = field(
+        default=None, metadata={"help": "A script beside the settings file that brings the data."}
+    )
+    train_file: list[str] | None = field(
+        default=None, metadata={"help": "A file, a `datasets` source, or two text files (source and target)."}
+    )
+    validation_file: list[str] | None = field(default=None, metadata={"help": "As train_file; else a part of it."})
+    validation_size: float = field(
+        default=0.02, metadata={"help": "Sources for validation: a number of them (>= 1) or a share."}
+    )
+    validation_seed: int = field(default=0, metadata={"help": "Which sources: fixed, so that runs compare."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a `datasets` source."})
+    dataset_split: str | None = field(default=None, metadata={"help": "Split of a `datasets` source."})
+    source_column: str = field(default="source", metadata={"help": "Column of the condition."})
+    target_column: str = field(default="target", metadata={"help": "Column of the output."})
+    column_names: list[str] | None = field(default=None, metadata={"help": "Names for a file without a header."})
+    too_long: str = field(default="error", metadata={"help": "Rows longer than the model: error, truncate or drop."})
+    unknown_target: str = field(
+        default="error", metadata={"help": "Targets with a token that the vocabulary lacks: error, keep or drop."}
+    )
+    metrics: list[str] | None = field(default=None, metadata={"help": "Names of metrics of generated texts."})
+
+
+@dataclass
+class RunSettings:
+    """How to run, and what to leave behind."""
+
+    title: str = field(default="Conditional model", metadata={"help": "Title of the model card."})
+    task: str = field(default="", metadata={"help": "One line for the card: what goes in and what comes out."})
+    example: str = field(default="", metadata={"help": "An input for the card's code."})
+    license: str = field(default="apache-2.0", metadata={"help": "Licence of the trained model."})
+    deciding_metrics: dict | None = field(
+        default=None, metadata={"help": "The metrics that decide: {name: higher | lower}."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better one."}
+    )
+    num_threads: int | None = field(
+        default=None, metadata={"help": "CPU threads of a rank; left out, the cores divided by the ranks."}
+    )
+    update_results: bool = field(default=False, metadata={"help": "Write the results into the recipe's results.json."})
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the recipe; see the top of the file."""
+    model_settings, data_settings, run_settings, args, config_path = parse_settings(
+        [ModelSettings, DataSettings, RunSettings, GenextTrainingArguments], sys.argv[1:] if argv is None else argv
+    )
+    _set_up_logging(args)
+    _set_up_threads(run_settings, args)
+    set_seed(args.seed)
+    is_main = args.process_index == 0
+    output_dir = Path(args.output_dir)
+    resume = args.resume_from_checkpoint
+    if is_main and resume is None and list_checkpoints(output_dir):
+        raise SettingsError(
+            f"The output folder {str(output_dir)!r} holds checkpoints of an earlier run. Go on with "
+            "--resume_from_checkpoint auto, or choose another --output_dir."
+        )
+    with hold_folder(output_dir) if is_main else contextlib.nullcontext():
+        _run(model_settings, data_settings, run_settings, args, config_path)
+
+
+def _run(
+    model_settings: ModelSettings,
+    data_settings: DataSettings,
+    run_settings: RunSettings,
+    args: GenextTrainingArguments,
+    config_path: Path | None,
+) -> None:
+    output_dir = Path(args.output_dir)
+    with args.main_process_first(desc="reading the data"):
+        train, validation, facts = _load_data(data_settings, args, config_path)
+    model, processor = _load_model(model_settings, train)
+    lengths = {
+        "max_source_length": min(model_settings.max_source_length, processor.tokenizer.model_max_length),
+        "max_target_length": min(model_settings.max_target_length, processor.target_tokenizer.model_max_length),
+    }
+    rules = {"too_long": data_settings.too_long, "unknown_target": data_settings.unknown_target}
+    encoded_train, train_report = encode_pairs(train, processor, **lengths, **rules)
+    encoded_validation, validation_report = encode_pairs(validation, processor, **lengths, **rules)
+    logger.info("training rows: %s", train_report)
+    logger.info("validation rows: %s", validation_report)
+    references = group_references(validation)
+    metrics = build_metrics(data_settings.metrics) if data_settings.metrics else None
+    trainer = GenextTrainer(
+        model=model,
+        args=args,
+        train_dataset=encoded_train,
+        eval_dataset=encoded_validation,
+        processing_class=processor,
+        generation_dataset=references if metrics else None,
+        generation_metrics=metrics,
+        started_at=STARTED_AT,
+    )
+    if run_settings.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(run_settings.early_stopping_patience))
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+
+    if metrics:
+        sources, expected = list(references["source"]), list(references["references"])
+        scores = metrics(trainer.generate_texts(sources), expected)
+    else:
+        scores = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items() if name == "eval_loss"}
+    trainer.save_model(str(output_dir))
+    if not args.should_save:
+        return
+    trainer.state.save_to_json(str(output_dir / "trainer_state.json"))
+    results = build_results(
+        scores,
+        seed=args.seed,
+        minutes=trainer.elapsed_minutes,
+        deciding=run_settings.deciding_metrics or {},
+        data={**facts, "training_rows": len(encoded_train), "validation_sources": len(references)},
+        hardware=f"{platform.processor() or platform.machine()}, {torch.get_num_threads() * args.world_size} threads"
+        if args.device.type == "cpu"
+        else torch.cuda.get_device_name(args.device),
+        versions={"hf_genext": hf_genext.__version__, "transformers": transformers.__version__, "torch": torch.__version__},
+    )
+    write_results(output_dir / "results.json", results)
+    draw_validation_curve(trainer.state.log_history, output_dir / "validation_curve.png", list(results["better"]))
+    card = render_model_card(
+        results,
+        title=run_settings.title,
+        task=run_settings.task,
+        example=run_settings.example,
+        license=run_settings.license,
+        pictures={"Validation": "validation_curve.png"},
+    )
+    (output_dir / "README.md").write_text(card, encoding="utf-8")
+    if run_settings.update_results:
+        if config_path is None:
+            raise SettingsError("--update_results needs a settings file: it writes results.json beside it.")
+        update_recipe_results(config_path.parent / "results.json", results)
+    print(f"\n{summarize(results)}\nThe model is in {output_dir}. Use it:\n")
+    print("  import hf_genext\n  from transformers import pipeline\n")
+    print(f'  pipe = pipeline("conditional-generation", model="{output_dir}")\n  pipe({run_settings.example!r})')
+
+
+def _load_data(
+    settings: DataSettings, args: GenextTrainingArguments, config_path: Path | None
+) -> tuple[datasets.Dataset, datasets.Dataset, dict[str, Any]]:
+    """Training pairs, validation pairs, and facts about them."""
+    facts: dict[str, Any] = {}
+    train_file = settings.train_file
+    if train_file is None and settings.data_script is not None and config_path is not None:
+        prepared = _import_script(config_path.parent / settings.data_script).prepare_data(Path(args.output_dir) / "data")
+        train_file, facts = [prepared["train_file"]], prepared["facts"]
+    if train_file is None:
+        raise SettingsError("There is no training data: set train_file (a file, two text files, or a `datasets` source).")
+    facts.setdefault("name", " + ".join(Path(name).name for name in train_file))
+    columns = {
+        "source_column": settings.source_column,
+        "target_column": settings.target_column,
+        "column_names": settings.column_names,
+        "config_name": settings.dataset_config,
+        "split": settings.dataset_split,
+    }
+    train, report = read_pairs(train_file[0] if len(train_file) == 1 else train_file, **columns)
+    logger.info("%s: %s", facts["name"], report)
+    if settings.validation_file is not None:
+        names = settings.validation_file
+        validation, report = read_pairs(names[0] if len(names) == 1 else names, **columns)
+        logger.info("%s: %s", " + ".join(names), report)
+    else:
+        size = settings.validation_size
+        train, validation = split_by_source(
+            train, int(size) if size >= 1 else size, seed=settings.validation_seed
+        )
+    return train, validation, facts
+
+
+def _import_script(path: Path) -> Any:
+    if not path.is_file():
+        raise SettingsError(f"data_script names {str(path)!r}, which is not there.")
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def _load_model(
+    settings: ModelSettings, train: datasets.Dataset
+) -> tuple[hf_genext.GenextForConditionalGeneration, hf_genext.GenextProcessor]:
+    """An existing model and its processor, or new ones with vocabularies from the training rows."""
+    if settings.model is not None:
+        model = hf_genext.GenextForConditionalGeneration.from_pretrained(
+            settings.model, attn_implementation=settings.attn_implementation
+        )
+        return model, hf_genext.GenextProcessor.from_pretrained(settings.model)
+    processor = hf_genext.GenextProcessor(
+        tokenizer=hf_genext.train_tokenizer(
+            train["source"],
+            unit=settings.source_unit,
+            lowercase=settings.lowercase_source,
+            vocab_size=settings.vocab_size,
+            model_max_length=settings.max_source_length,
+        ),
+        target_tokenizer=hf_genext.train_tokenizer(
+            train["target"],
+            unit=settings.target_unit,
+            lowercase=settings.lowercase_target,
+            vocab_size=settings.vocab_size,
+            model_max_length=settings.max_target_length,
+        ),
+    )
+    sides = [
+        ("conditioner", settings.conditioner, processor.tokenizer, settings.max_source_length),
+        ("decoder", settings.decoder, processor.target_tokenizer, settings.max_target_length),
+    ]
+    parts = {
+        name: {
+            "max_position_embeddings": limit,
+            **(given or {}),
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+        for name, given, tokenizer, limit in sides
+    }
+    config = hf_genext.GenextConfig(
+        **parts,
+        bottleneck=settings.bottleneck,
+        tie_word_embeddings=settings.tie_word_embeddings,
+        attn_implementation=settings.attn_implementation,
+    )
+    model = hf_genext.GenextForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(
+        max_new_tokens=settings.max_target_length,
+        decoder_start_token_id=config.decoder_start_token_id,
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+    )
+    return model, processor
+
+
+def _set_up_logging(args: GenextTrainingArguments) -> None:
+    level = logging.INFO if args.process_index == 0 else logging.ERROR
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for name in ("recipes", "hf_genext"):
+        logging.getLogger(name).setLevel(level)
+    if args.process_index != 0:
+        datasets.disable_progress_bars()
+
+
+def _set_up_threads(settings: RunSettings, args: GenextTrainingArguments) -> None:
+    """`accelerate launch` gives each process one thread on a machine without a GPU; a single process may have them all."""
+    if args.device.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(settings.num_threads or max(1, cores // ranks))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (SettingsError, TrainingDivergedError, FileNotFoundError, ValueError, ImportError, RuntimeError) as error:
+        if os.environ.get("HF_GENEXT_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}")

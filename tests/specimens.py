@@ -1,0 +1,113 @@
+"""A small specimen of every registered class, for the contract checks. A class without one fails the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from hf_genext import (
+    GenextBottleneckConfig,
+    GenextConfig,
+    GenextDecoderConfig,
+    GenextForConditionalGeneration,
+    GenextModel,
+    GenextProcessor,
+    GenextTextConditionerConfig,
+    train_tokenizer,
+)
+
+WORDS = ["cat", "violin", "violins", "at", "tacit", "a", "civil", "vital"]
+PHONEMES = ["K AE T", "V AY AH L IH N", "V AY AH L IH N Z", "AE T", "T AE S IH T", "AH", "S IH V AH L", "V AY T AH L"]
+
+
+@dataclass
+class ModelSpecimen:
+    """A model builder and the inputs that it takes."""
+
+    name: str
+    build: Callable[[], PreTrainedModel]
+    inputs: dict[str, torch.Tensor]
+    """`input_ids` with padding on the right, `attention_mask`; `labels` where the model is trained with them."""
+
+
+def build_config(kind: str = "none", *, tie: bool = True, dropout: float = 0.0) -> GenextConfig:
+    """A configuration with small, odd and unequal sizes."""
+    bottleneck = {"kind": "none"}
+    if kind == "pooled":
+        bottleneck = {"kind": "pooled", "num_latents": 5, "hidden_size": 40, "num_attention_heads": 2}
+    return GenextConfig(
+        conditioner={
+            "vocab_size": 31,
+            "hidden_size": 48,
+            "intermediate_size": 56,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "dropout": dropout,
+        },
+        bottleneck=bottleneck,
+        decoder={
+            "vocab_size": 37,
+            "hidden_size": 32,
+            "intermediate_size": 40,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "dropout": dropout,
+        },
+        tie_word_embeddings=tie,
+        initializer_range=0.2,  # Of the head
+    )
+
+
+def sharpen(model: PreTrainedModel) -> PreTrainedModel:
+    """Spread the initial weights, so that the model's outputs depend on its inputs visibly."""
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.25, generator=generator)
+    return model.eval()
+
+
+def build_inputs(*, with_labels: bool) -> dict[str, torch.Tensor]:
+    """Three rows of unequal length."""
+    generator = torch.Generator().manual_seed(3)
+    lengths = [7, 3, 5]
+    input_ids = torch.zeros(3, 7, dtype=torch.long)
+    attention_mask = torch.zeros(3, 7, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        input_ids[row, :length] = torch.randint(4, 31, (length,), generator=generator)
+        attention_mask[row, :length] = 1
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if with_labels:
+        labels = torch.randint(4, 37, (3, 6), generator=generator)
+        labels[1, 4:] = -100
+        inputs["labels"] = labels
+    return inputs
+
+
+def build_processor() -> GenextProcessor:
+    """Letters on one side, phonemes on the other."""
+    return GenextProcessor(
+        tokenizer=train_tokenizer(WORDS, unit="character", lowercase=True, model_max_length=24),
+        target_tokenizer=train_tokenizer(PHONEMES, unit="word", model_max_length=24),
+    )
+
+
+MODEL_SPECIMENS = [
+    ModelSpecimen(f"{model_class.__name__}-{label}", build, build_inputs(with_labels=generates))
+    for model_class, generates in ((GenextModel, False), (GenextForConditionalGeneration, True))
+    for label, build in (
+        ("none", lambda model_class=model_class: sharpen(model_class(build_config("none")))),
+        ("pooled", lambda model_class=model_class: sharpen(model_class(build_config("pooled")))),
+        ("untied", lambda model_class=model_class: sharpen(model_class(build_config("none", tie=False)))),
+    )
+]
+CONFIG_SPECIMENS = [
+    build_config("pooled"),
+    GenextTextConditionerConfig(vocab_size=9),
+    GenextBottleneckConfig(kind="pooled", num_latents=3),
+    GenextDecoderConfig(vocab_size=11),
+]

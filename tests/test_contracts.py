@@ -1,0 +1,34 @@
+"""Runs the contract checks over a specimen of every registered class."""
+
+from __future__ import annotations
+
+import pytest
+from contracts import CONFIG_CHECKS, MODEL_CHECKS, PROCESSOR_CHECKS
+from specimens import CONFIG_SPECIMENS, MODEL_SPECIMENS, PHONEMES, WORDS, build_processor
+
+from hf_genext import auto
+
+
+@pytest.mark.parametrize("specimen", MODEL_SPECIMENS, ids=lambda specimen: specimen.name)
+@pytest.mark.parametrize("check", MODEL_CHECKS, ids=lambda check: check.__name__)
+def test_model(check, specimen):
+    check(specimen)
+
+
+@pytest.mark.parametrize("config", CONFIG_SPECIMENS, ids=lambda config: type(config).__name__)
+@pytest.mark.parametrize("check", CONFIG_CHECKS, ids=lambda check: check.__name__)
+def test_config(check, config):
+    check(config)
+
+
+@pytest.mark.parametrize("check", PROCESSOR_CHECKS, ids=lambda check: check.__name__)
+def test_processor(check):
+    check(build_processor(), WORDS, PHONEMES)
+
+
+def test_every_registered_class_has_a_specimen():
+    assert auto.MODELS and auto.CONFIGS and auto.PROCESSORS
+    built = {type(specimen.build()) for specimen in MODEL_SPECIMENS}
+    assert {model_class for _, _, model_class in auto.MODELS} == built
+    assert set(auto.CONFIGS) == {type(config) for config in CONFIG_SPECIMENS}
+    assert {processor_class for _, processor_class in auto.PROCESSORS} == {type(build_processor())}
