@@ -163,7 +163,7 @@ class GenextTrainer(Seq2SeqTrainer):
         self._seconds_before = 0.0
         if self.args.should_compile_layers:
             compile_layers(self.model)
-        self._first_logged_loss: float | None = None
+        self._loss_memory: dict[str, Any] = {"first": None, "best": None, "forgotten": 0}
         self._budget_callback: TimeBudgetCallback | None = None
         if self.args.max_minutes is not None:
             budget = TimeBudget(self.args.max_minutes, self._started_at)
@@ -254,7 +254,7 @@ class GenextTrainer(Seq2SeqTrainer):
         if clock_file is not None and clock_file.is_file():
             clock = json.loads(clock_file.read_text(encoding="utf-8"))
             self._seconds_before = float(clock["seconds"])
-            self._first_logged_loss = clock["first_logged_loss"]
+            self._loss_memory = clock["loss_memory"]
             if self._budget_callback is not None:
                 if clock["budget"] is None:
                     raise ValueError(
@@ -316,15 +316,22 @@ class GenextTrainer(Seq2SeqTrainer):
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def _raise_if_diverged(self, loss: float) -> None:
-        if self._first_logged_loss is None and math.isfinite(loss):
-            self._first_logged_loss = loss
-        limit = self.args.divergence_factor * (self._first_logged_loss or math.inf)
-        if loss <= limit:
-            return
+        """Stop for a loss that is no number, far above where it began, or back there for three logs in a row."""
+        memory = self._loss_memory
+        if memory["first"] is None and math.isfinite(loss):
+            memory["first"] = memory["best"] = loss
+        first, best = memory["first"], memory["best"]
+        is_far_above = not math.isfinite(loss) or loss > self.args.divergence_factor * first
+        if not is_far_above:
+            is_forgotten = best < 0.8 * first and loss > first - 0.1 * (first - best)
+            memory["forgotten"] = memory["forgotten"] + 1 if is_forgotten else 0
+            memory["best"] = min(best, loss)
+            if memory["forgotten"] < 3:
+                return
         kept = find_last_complete(self.args.output_dir)
+        history = "" if first is None else f"; it began at {first:.4g} and had come down to {best:.4g}"
         raise TrainingDivergedError(
-            f"The training diverged at step {self.state.global_step}: the loss is {loss:.4g}, it began at "
-            f"{self._first_logged_loss if self._first_logged_loss is not None else float('nan'):.4g}. Lower "
+            f"The training diverged at step {self.state.global_step}: the loss is {loss:.4g}{history}. Lower "
             f"--learning_rate (now {self.args.learning_rate:g}), or lengthen the warm-up. "
             + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
         )
@@ -343,7 +350,7 @@ class GenextTrainer(Seq2SeqTrainer):
         if self.args.should_save:
             clock = {
                 "seconds": 60.0 * self.elapsed_minutes,
-                "first_logged_loss": self._first_logged_loss,
+                "loss_memory": self._loss_memory,
                 "budget": self._budget_callback.state() if self._budget_callback is not None else None,
             }
             (folder / CLOCK_NAME).write_text(json.dumps(clock), encoding="utf-8")
@@ -375,6 +382,11 @@ class GenextTrainer(Seq2SeqTrainer):
             return super().evaluation_loop(
                 dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
             )
+        # Compiled layers would be compiled again for evaluation, and for every length of a cache.
+        with torch.compiler.set_stance("force_eager" if self.args.should_compile_layers else "default"):
+            return self._evaluate_exactly(dataloader, metric_key_prefix)
+
+    def _evaluate_exactly(self, dataloader: DataLoader, metric_key_prefix: str) -> EvalLoopOutput:
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
         model.eval()
         totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
@@ -397,6 +409,7 @@ class GenextTrainer(Seq2SeqTrainer):
             metrics[f"{metric_key_prefix}_generation_seconds"] = round(time.monotonic() - started_at, 2)
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(num_rows))
 
+    @torch.compiler.set_stance("force_eager")
     @torch.no_grad()
     def generate_texts(self, sources: list[str], **generate_kwargs: Any) -> list[str]:
         """Generate one text from each source; every rank does a share and gets all answers.

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
 from .configuration_genext import GenextBottleneckConfig
-from .layers_genext import GenextCrossAttention, GenextMLP, GenextRMSNorm
+from .layers_genext import GenextCrossAttention, GenextDropout, GenextMLP, GenextRMSNorm
 from .outputs_genext import BottleneckOutput
 from .pretrained_genext import GenextPreTrainedModel
 
@@ -41,7 +41,7 @@ class PooledBottleneck(GenextPreTrainedModel):
         self.mlp_norm = GenextRMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = GenextMLP(config)
         self.norm = GenextRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = GenextDropout(config.dropout)
         self.post_init()
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> BottleneckOutput:

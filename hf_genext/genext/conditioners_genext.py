@@ -14,7 +14,7 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_genext import GenextTextConditionerConfig
-from .layers_genext import GenextEncoderLayer, GenextRMSNorm, GenextRotaryEmbedding, GenextSelfAttention
+from .layers_genext import GenextDropout, GenextEncoderLayer, GenextRMSNorm, GenextRotaryEmbedding, GenextSelfAttention
 from .outputs_genext import ConditionerOutput
 from .pretrained_genext import GenextPreTrainedModel
 
@@ -31,7 +31,7 @@ class GenextTextConditioner(GenextPreTrainedModel):
     def __init__(self, config: GenextTextConditionerConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = GenextDropout(config.dropout)
         self.rotary_emb = GenextRotaryEmbedding(config)
         self.layers = nn.ModuleList(GenextEncoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = GenextRMSNorm(config.hidden_size, config.rms_norm_eps)

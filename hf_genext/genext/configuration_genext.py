@@ -51,7 +51,7 @@ class GenextTextConditionerConfig(PreTrainedConfig):
         hidden_act: Activation of the gated MLP.
         max_position_embeddings: The longest input, in tokens, that the processor lets through.
         rms_norm_eps: Epsilon of the RMSNorm layers.
-        dropout: Dropout after the embedding and after each block.
+        dropout: Dropout after the embedding and after each block, one mask for all positions of a row.
         attention_dropout: Dropout on the attention weights.
         use_qk_norm: Whether to normalise queries and keys (Henry et al. 2020), which lets training take larger steps.
         initializer_range: Standard deviation of the initial weights. Left out, they are scaled to their width: 0.6 divided by
@@ -105,7 +105,7 @@ class GenextBottleneckConfig(PreTrainedConfig):
         intermediate_size: Width inside the gated MLP that follows the pooling; three times `hidden_size` if left out.
         hidden_act: Activation of that MLP.
         rms_norm_eps: Epsilon of the RMSNorm layers.
-        dropout: Dropout after each block.
+        dropout: Dropout after each block, one mask for all slots of a row.
         attention_dropout: Dropout on the attention weights.
         use_qk_norm: Whether to normalise queries and keys.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
@@ -155,7 +155,7 @@ class GenextDecoderConfig(PreTrainedConfig):
         hidden_act: Activation of the gated MLP.
         max_position_embeddings: The longest output in tokens.
         rms_norm_eps: Epsilon of the RMSNorm layers.
-        dropout: Dropout after the embedding and after each block.
+        dropout: Dropout after the embedding and after each block, one mask for all positions of a row.
         attention_dropout: Dropout on the attention weights.
         use_qk_norm: Whether to normalise queries and keys (Henry et al. 2020), which lets training take larger steps.
         initializer_range: Standard deviation of the initial weights. Left out, they are scaled to their width: 0.6 divided by

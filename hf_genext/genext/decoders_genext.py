@@ -20,6 +20,7 @@ from .configuration_genext import GenextDecoderConfig
 from .layers_genext import (
     GenextCrossAttention,
     GenextDecoderLayer,
+    GenextDropout,
     GenextRMSNorm,
     GenextRotaryEmbedding,
     GenextSelfAttention,
@@ -40,7 +41,7 @@ class GenextDecoder(GenextPreTrainedModel):
     def __init__(self, config: GenextDecoderConfig) -> None:
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = GenextDropout(config.dropout)
         self.rotary_emb = GenextRotaryEmbedding(config)
         self.layers = nn.ModuleList(GenextDecoderLayer(config, index) for index in range(config.num_hidden_layers))
         self.norm = GenextRMSNorm(config.hidden_size, config.rms_norm_eps)

