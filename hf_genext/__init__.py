@@ -30,7 +30,7 @@ __version__ = "0.1.0"
 _LAZY = {"GenextTrainer": "hf_genext.training", "GenextTrainingArguments": "hf_genext.training"}
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401
+def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'hf_genext' has no attribute {name!r}")

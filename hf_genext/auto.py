@@ -77,9 +77,7 @@ def register() -> None:
         ImportError: if another package has taken one of the names.
     """
     for config_class in CONFIGS:
-        _refuse_foreign(
-            config_class.model_type, CONFIG_MAPPING._extra_content.get(config_class.model_type), config_class
-        )
+        _refuse_foreign(config_class.model_type, CONFIG_MAPPING._extra_content.get(config_class.model_type), config_class)
     for task, pipeline_class, _ in PIPELINES:
         _refuse_foreign(task, PIPELINE_REGISTRY.supported_tasks.get(task, {}).get("impl"), pipeline_class)
 

@@ -94,9 +94,7 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         if len(lengths) < num_replicas:
             raise ValueError(f"{num_replicas} ranks need a row each, got {len(lengths)} rows.")
         self._seed, self._shuffle, self._num_replicas, self._rank, self._epoch = seed, shuffle, num_replicas, rank, 0
-        classes, self._class_of_row, counts = np.unique(
-            _round_up(lengths), axis=0, return_inverse=True, return_counts=True
-        )
+        classes, self._class_of_row, counts = np.unique(_round_up(lengths), axis=0, return_inverse=True, return_counts=True)
         self._class_of_row = self._class_of_row.reshape(-1)
         ends = _plan_batches(classes, counts, max_tokens)
         starts = np.concatenate([[0], ends[:-1]])

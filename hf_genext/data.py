@@ -96,14 +96,15 @@ def read_pairs(
     import datasets
     import pyarrow as pa
 
+    table: pa.Table
     if isinstance(source, datasets.Dataset):
         table, name = source.with_format("arrow")[:], "the dataset"
-    elif isinstance(source, (list, tuple)) and len(source) == 2:
-        table, name = _read_text_pair(Path(source[0]), Path(source[1]), source_column, target_column), "the text files"
-    elif isinstance(source, (list, tuple)):
-        raise ValueError(f"Give one file, or two text files (source and target), got {len(source)} files.")
-    else:
+    elif isinstance(source, (str, os.PathLike)):
         table, name = _read_table(source, column_names, split, config_name), repr(str(source))
+    elif len(source) == 2:
+        table, name = _read_text_pair(Path(source[0]), Path(source[1]), source_column, target_column), "the text files"
+    else:
+        raise ValueError(f"Give one file, or two text files (source and target), got {len(source)} files.")
     missing = [column for column in (source_column, target_column) if column not in table.column_names]
     if missing:
         raise ValueError(

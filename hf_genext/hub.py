@@ -133,7 +133,10 @@ def render_comparison(results: Mapping[str, Any]) -> str:
     """The metrics beside those of the baselines, as a Markdown table; deciding metrics and their best values are bold."""
     names = sorted(results["metrics"], key=lambda name: (name not in results["better"], name))
     rows = {"this model": results["metrics"], **results["baselines"]}
-    header = [f"**{_speak(name)}** ({results['better'][name]} is better)" if name in results["better"] else _speak(name) for name in names]
+    header = [
+        f"**{_speak(name)}** ({results['better'][name]} is better)" if name in results["better"] else _speak(name)
+        for name in names
+    ]
     lines = [f"| system | {' | '.join(header)} |", f"|---|{'---:|' * len(names)}"]
     for label, values in rows.items():
         cells = []
@@ -159,9 +162,7 @@ def _render_facts(results: Mapping[str, Any]) -> str:
     facts["minutes of one run"] = results["minutes"]
     facts["hardware"] = results["hardware"]
     facts["versions"] = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    return "\n".join(
-        f"- {name}: {f'{value:,}' if isinstance(value, (int, float)) else value}" for name, value in facts.items()
-    )
+    return "\n".join(f"- {name}: {f'{value:,}' if isinstance(value, (int, float)) else value}" for name, value in facts.items())
 
 
 def _speak(name: str) -> str:

@@ -233,8 +233,7 @@ class Rouge(GenerationMetric):
         names = ["rouge1", "rouge2", "rougeL"]
         scorer = _require("rouge_score.rouge_scorer").RougeScorer(names)
         scores = [
-            scorer.score_multi(candidates, prediction)
-            for prediction, candidates in zip(predictions, references, strict=True)
+            scorer.score_multi(candidates, prediction) for prediction, candidates in zip(predictions, references, strict=True)
         ]
         return {name.lower(): 100.0 * float(np.mean([score[name].fmeasure for score in scores])) for name in names}
 

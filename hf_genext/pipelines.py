@@ -36,6 +36,9 @@ class ConditionalGenerationPipeline(Pipeline):
         [{'generated_text': 'JH EH N ER AH T IH V'}]
     """
 
+    processor: Any
+    tokenizer: Any
+
     _load_processor = None
     _load_tokenizer = None
     _load_image_processor = False
@@ -68,9 +71,7 @@ class ConditionalGenerationPipeline(Pipeline):
         """Sort the arguments of a call by the step that takes them."""
         preprocess_params = {} if truncation is None else {"truncation": truncation}
         postprocess_params = (
-            {}
-            if clean_up_tokenization_spaces is None
-            else {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
+            {} if clean_up_tokenization_spaces is None else {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
         )
         return preprocess_params, generate_kwargs, postprocess_params
 

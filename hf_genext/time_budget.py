@@ -100,18 +100,12 @@ class TimeBudgetCallback(TrainerCallback):
         self.evaluations_done = int(state["evaluations_done"])
         self.budget.update()
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Show a bar over the time."""
         if state.is_world_process_zero and not args.disable_tqdm:
-            self._bar = tqdm(
-                total=round(self.budget.seconds), initial=round(self.budget.elapsed), unit="s", desc="training"
-            )
+            self._bar = tqdm(total=round(self.budget.seconds), initial=round(self.budget.elapsed), unit="s", desc="training")
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Read the clock before the schedule is asked for the next learning rate."""
         self.budget.update()
 
@@ -133,9 +127,7 @@ class TimeBudgetCallback(TrainerCallback):
             control.should_training_stop = True
         return control
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Remember how long evaluating and saving took, to leave that much time at the end."""
         if self._evaluation_started_at is not None:
             took = time.monotonic() - self._evaluation_started_at
@@ -155,9 +147,7 @@ class TimeBudgetCallback(TrainerCallback):
             shown = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in logs.items()}
             self._bar.write(f"{self.budget.elapsed / 60:6.1f} min  {shown}")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Close the bar."""
         if self._bar is not None:
             self._bar.close()

@@ -1,5 +1,6 @@
-"""`GenextTrainer`: Transformers' `Seq2SeqTrainer` with token-budget batches, exact losses, generation metrics, a time
-budget, and checkpoints that survive a kill.
+"""`GenextTrainer`: what Transformers' `Seq2SeqTrainer` lacks.
+
+Token-budget batches, exact losses, generation metrics, a time budget, and checkpoints that survive a kill.
 
 Legend: batch, length (input positions), target (output positions).
 """
@@ -27,8 +28,8 @@ from transformers.optimization import get_scheduler
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete
 from hf_genext.batching import ConditionalCollator, TokenBudgetBatchSampler
+from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete
 from hf_genext.devices import has_compiler, has_fast_bfloat16
 from hf_genext.optimizers import Muon, build_muon_groups
 from hf_genext.time_budget import TimeBudget, TimeBudgetCallback, build_budgeted_schedule
@@ -63,9 +64,7 @@ class GenextTrainingArguments(Seq2SeqTrainingArguments):
             every step. `"auto"` does so where a compiler is found and the run is long enough.
     """
 
-    max_tokens_per_batch: int | None = field(
-        default=None, metadata={"help": "Padded target tokens of a batch on one device."}
-    )
+    max_tokens_per_batch: int | None = field(default=None, metadata={"help": "Padded target tokens of a batch on one device."})
     max_minutes: float | None = field(
         default=None, metadata={"help": "Plan the whole schedule for this wall time, over resumes too."}
     )
@@ -144,6 +143,10 @@ class GenextTrainer(Seq2SeqTrainer):
         args, kwargs: As [`Seq2SeqTrainer`] takes them. `processing_class` is a [`GenextProcessor`].
     """
 
+    optimizer: Any
+    lr_scheduler: Any
+    control: Any
+
     def __init__(
         self,
         *args: Any,
@@ -219,9 +222,7 @@ class GenextTrainer(Seq2SeqTrainer):
 
     # Training
 
-    def train(
-        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any
-    ) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as [`Seq2SeqTrainer.train`] does.
 
         Args:
@@ -281,9 +282,7 @@ class GenextTrainer(Seq2SeqTrainer):
         )
         return self.optimizer
 
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> LRScheduler:
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """Transformers' schedule; with `max_minutes` read at the share of the time that is spent."""
         if self._budget_callback is None or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
@@ -379,9 +378,7 @@ class GenextTrainer(Seq2SeqTrainer):
         With `compute_metrics` or `predict_with_generate` it is [`Seq2SeqTrainer`]'s own loop.
         """
         if self.compute_metrics is not None or self.args.predict_with_generate:
-            return super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
+            return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         # Compiled layers would be compiled again for evaluation, and for every length of a cache.
         with torch.compiler.set_stance("force_eager" if self.args.should_compile_layers else "default"):
             return self._evaluate_exactly(dataloader, metric_key_prefix)
@@ -401,7 +398,7 @@ class GenextTrainer(Seq2SeqTrainer):
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         total_loss, num_tokens, num_rows = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {f"{metric_key_prefix}_loss": total_loss / max(num_tokens, 1.0)}
-        if self.generation_dataset is not None:
+        if self.generation_dataset is not None and self.generation_metrics is not None:
             started_at = time.monotonic()
             texts = self.generate_texts(list(self.generation_dataset["source"]))
             scores = self.generation_metrics(texts, list(self.generation_dataset["references"]))
@@ -464,9 +461,7 @@ _TOKEN_ID_NAMES = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 def _read_token_ids(model: nn.Module) -> dict[str, dict[str, Any]]:
     holders = {"config": model.config.get_text_config(), "generation_config": model.generation_config}
-    return {
-        holder: {name: getattr(values, name, None) for name in _TOKEN_ID_NAMES} for holder, values in holders.items()
-    }
+    return {holder: {name: getattr(values, name, None) for name in _TOKEN_ID_NAMES} for holder, values in holders.items()}
 
 
 def _write_token_ids(model: nn.Module, token_ids: dict[str, dict[str, Any]]) -> None:

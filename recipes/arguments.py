@@ -61,9 +61,7 @@ def parse_settings(dataclass_types: list[type], argv: list[str]) -> tuple[Any, .
     for name, value in nested.items():
         if value is not None and not isinstance(value, dict):
             raise SettingsError(f"{name} must have named parts ({name}: {{key: value}}), got {value!r}.")
-    arguments = [
-        word for name, value in settings.items() if value is not None for word in (f"--{name}", *_to_words(value))
-    ]
+    arguments = [word for name, value in settings.items() if value is not None for word in (f"--{name}", *_to_words(value))]
     parser = HfArgumentParser(dataclass_types, exit_on_error=False)
     try:
         parsed = parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
@@ -80,7 +78,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SettingsError(f"There is no settings file {str(path)!r}. Recipes keep theirs in recipes/*/config.yaml.") from error
+        raise SettingsError(
+            f"There is no settings file {str(path)!r}. Recipes keep theirs in recipes/*/config.yaml."
+        ) from error
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from error
     if settings is not None and not isinstance(settings, dict):
@@ -110,7 +110,7 @@ def _split_overrides(words: list[str]) -> list[tuple[str, list[str]]]:
 
 
 def _is_dict(field: dataclasses.Field) -> bool:
-    """Whether a setting has named parts. (Transformers' own, which also take a string of JSON, are given as that.)"""
+    """Whether a setting has named parts; Transformers' own, which also take a string of JSON, are given as that."""
     return "dict" in str(field.type) and "str" not in str(field.type)
 
 

@@ -17,16 +17,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# A script's own folder comes first in the path, where this file would stand before the library of its name.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(folder for folder in sys.path if Path(folder).resolve() not in (HERE, HERE.parent))]
+
 import torch
-from arguments import SettingsError, parse_settings
 from tqdm.auto import tqdm
-from train_conditional import DataSettings, ModelSettings, RunSettings
 from transformers import pipeline
 
 import hf_genext
 from hf_genext.data import group_references, read_pairs
 from hf_genext.metrics import bootstrap_interval, build_metrics, score_exact
 from hf_genext.training import GenextTrainingArguments
+from recipes.arguments import SettingsError, parse_settings
+from recipes.train_conditional import DataSettings, ModelSettings, RunSettings
 
 
 @dataclass

@@ -28,12 +28,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+# A script's own folder comes first in the path, where evaluate.py would stand before the library of that name.
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(folder for folder in sys.path if Path(folder).resolve() not in (HERE, HERE.parent))]
+
 import datasets
 import torch
 import transformers
-from arguments import SettingsError, parse_settings
-from plots import draw_validation_curve
-from results import build_results, summarize, update_recipe_results
 from transformers import EarlyStoppingCallback, GenerationConfig, set_seed
 
 import hf_genext
@@ -42,6 +43,9 @@ from hf_genext.data import encode_pairs, group_references, read_pairs, split_by_
 from hf_genext.hub import render_model_card, write_results
 from hf_genext.metrics import build_metrics
 from hf_genext.training import GenextTrainer, GenextTrainingArguments, TrainingDivergedError
+from recipes.arguments import SettingsError, parse_settings
+from recipes.plots import draw_validation_curve
+from recipes.results import build_results, summarize, update_recipe_results
 
 logger = logging.getLogger("recipes")
 
@@ -69,9 +73,7 @@ class ModelSettings:
 class DataSettings:
     """What to train and score on."""
 
-    data_script: str | None = field(
-        default=None, metadata={"help": "A script beside the settings file that brings the data."}
-    )
+    data_script: str | None = field(default=None, metadata={"help": "A script beside the settings file that brings the data."})
     train_file: list[str] | None = field(
         default=None, metadata={"help": "A file, a `datasets` source, or two text files (source and target)."}
     )
@@ -100,9 +102,7 @@ class RunSettings:
     task: str = field(default="", metadata={"help": "One line for the card: what goes in and what comes out."})
     example: str = field(default="", metadata={"help": "An input for the card's code."})
     license: str = field(default="apache-2.0", metadata={"help": "Licence of the trained model."})
-    deciding_metrics: dict | None = field(
-        default=None, metadata={"help": "The metrics that decide: {name: higher | lower}."}
-    )
+    deciding_metrics: dict | None = field(default=None, metadata={"help": "The metrics that decide: {name: higher | lower}."})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better one."}
     )
@@ -235,9 +235,7 @@ def _load_data(
         logger.info("%s: %s", " + ".join(names), report)
     else:
         size = settings.validation_size
-        train, validation = split_by_source(
-            train, int(size) if size >= 1 else size, seed=settings.validation_seed
-        )
+        train, validation = split_by_source(train, int(size) if size >= 1 else size, seed=settings.validation_seed)
     return train, validation, facts
 
 

@@ -34,13 +34,14 @@ class PooledBottleneck(GenextPreTrainedModel):
 
     def __init__(self, config: GenextBottleneckConfig, states_size: int) -> None:
         super().__init__(config)
-        self.queries = nn.Embedding(config.num_latents, config.hidden_size)
-        self.queries_norm = GenextRMSNorm(config.hidden_size, config.rms_norm_eps)
+        hidden_size = config.hidden_size or states_size
+        self.queries = nn.Embedding(config.num_latents, hidden_size)
+        self.queries_norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
         self.states_norm = GenextRMSNorm(states_size, config.rms_norm_eps)
         self.cross_attn = GenextCrossAttention(config, layer_idx=0, memory_size=states_size)
-        self.mlp_norm = GenextRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp_norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
         self.mlp = GenextMLP(config)
-        self.norm = GenextRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
         self.dropout = GenextDropout(config.dropout)
         self.post_init()
 

@@ -66,9 +66,7 @@ class GenextTextConditioner(GenextPreTrainedModel):
         # Rotary positions are relative, so counting from the first column is right with padding on either side.
         positions = torch.arange(states.shape[1], device=states.device)[None]
         position_embeddings = self.rotary_emb(states, positions)
-        attention_bias = create_bidirectional_mask(
-            config=self.config, inputs_embeds=states, attention_mask=attention_mask
-        )
+        attention_bias = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
         states = self.dropout(states)
         for layer in self.layers:
             states = layer(states, position_embeddings, attention_bias)

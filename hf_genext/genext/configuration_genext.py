@@ -134,8 +134,7 @@ class GenextBottleneckConfig(PreTrainedConfig):
         """Check the sizes against each other (called by `@strict`)."""
         if self.num_latents < 1:
             raise ValueError(
-                f"num_latents must be 1 or more, got {self.num_latents}. For a memory as long as the input choose "
-                'kind="none".'
+                f'num_latents must be 1 or more, got {self.num_latents}. For a memory as long as the input choose kind="none".'
             )
         if self.kind == "pooled" and self.hidden_size is not None and self.num_attention_heads is not None:
             _validate_attention_sizes(type(self).__name__, self.hidden_size, self.num_attention_heads)

@@ -107,9 +107,7 @@ class GenextDecoder(GenextPreTrainedModel):
         states = self.dropout(states)
         for layer in self.layers:
             states = layer(states, position_embeddings, causal_bias, memory, memory_bias, past_key_values)
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(states), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.norm(states), past_key_values=past_key_values)
 
 
 def build_decoder(config: PreTrainedConfig) -> GenextPreTrainedModel:

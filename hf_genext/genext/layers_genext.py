@@ -38,6 +38,7 @@ class GenextRotaryEmbedding(nn.Module):
     """Rotary position embedding (Su et al. 2021), with the variants that Transformers knows by `rope_type`."""
 
     inv_freq: torch.Tensor
+    attention_scaling: float
 
     def __init__(self, config: PreTrainedConfig) -> None:
         super().__init__()
@@ -167,9 +168,7 @@ class GenextAttention(nn.Module):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attend with the function that the configuration names and project: -> (batch, target, hidden), weights."""
-        attention_function: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
-        )
+        attention_function: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
         output, weights = attention_function(
             self,
             query,
@@ -289,9 +288,7 @@ class GenextEncoderLayer(GradientCheckpointingLayer):
         **kwargs: Any,
     ) -> torch.Tensor:
         """(batch, length, hidden) -> (batch, length, hidden)."""
-        attended, _ = self.self_attn(
-            self.self_attn_norm(hidden_states), position_embeddings, attention_mask, **kwargs
-        )
+        attended, _ = self.self_attn(self.self_attn_norm(hidden_states), position_embeddings, attention_mask, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
 
@@ -328,9 +325,7 @@ class GenextDecoderLayer(GradientCheckpointingLayer):
             **kwargs,
         )
         hidden_states = hidden_states + self.dropout(attended)
-        attended, _ = self.cross_attn(
-            self.cross_attn_norm(hidden_states), memory, memory_mask, past_key_values, **kwargs
-        )
+        attended, _ = self.cross_attn(self.cross_attn_norm(hidden_states), memory, memory_mask, past_key_values, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
 

@@ -34,7 +34,7 @@ class GenextEncoder(GenextPreTrainedModel):
     def __init__(self, config: GenextConfig) -> None:
         super().__init__(config)
         self.conditioner = build_conditioner(config.conditioner)
-        self.bottleneck = build_bottleneck(config.bottleneck, config.conditioner.hidden_size)
+        self.bottleneck = build_bottleneck(config.bottleneck, config.conditioner.hidden_size)  # type: ignore[arg-type]
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -64,9 +64,7 @@ class GenextEncoder(GenextPreTrainedModel):
         Returns:
             The memory (batch, slots, hidden) and its mask (batch, slots).
         """
-        condition = self.conditioner(
-            input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds
-        )
+        condition = self.conditioner(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds)
         bottleneck = self.bottleneck(condition.states, condition.mask)
         return GenextEncoderOutput(
             last_hidden_state=bottleneck.memory, memory_mask=bottleneck.memory_mask, losses=bottleneck.losses

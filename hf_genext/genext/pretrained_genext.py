@@ -96,7 +96,8 @@ class GenextPreTrainedModel(PreTrainedModel):
                 f"{missing[0]!r}; they would be random. The folder is incomplete, or its config.json belongs to "
                 "another model: save the model again with save_pretrained."
             )
-        return (model, loading_info) if wants_loading_info else model
+        opened: Any = (model, loading_info) if wants_loading_info else model
+        return opened
 
 
 __all__ = ["GenextPreTrainedModel"]

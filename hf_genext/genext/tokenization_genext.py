@@ -50,7 +50,7 @@ def train_tokenizer(
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
+        trainer: trainers.Trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
             special_tokens=special_tokens,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
@@ -66,9 +66,7 @@ def train_tokenizer(
         trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, special_tokens=special_tokens, show_progress=False)
     else:
         raise ValueError(f'unit must be "character", "word" or "subword", got {unit!r}.')
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])])
     tokenizer.train_from_iterator(texts, trainer)
     if unit != "subword" and tokenizer.get_vocab_size() == len(special_tokens):
         raise ValueError(f"The texts hold no {unit} to learn a vocabulary from; they are empty or only white space.")

@@ -1,7 +1,7 @@
 """The main job in minutes: train on CMUdict, then pronounce words that no dictionary has.
 
-    python recipes/g2p/demo.py            # about nine minutes on two cores
-    python recipes/g2p/demo.py --max_minutes 3
+python recipes/g2p/demo.py            # about nine minutes on two cores
+python recipes/g2p/demo.py --max_minutes 3
 """
 
 from __future__ import annotations

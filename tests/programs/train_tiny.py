@@ -1,6 +1,6 @@
 """Trains a tiny model on made-up rows and writes its weights; tests start it on one rank or several, and kill it.
 
-    torchrun --nproc_per_node 2 tests/programs/train_tiny.py OUT [--key value ...]
+torchrun --nproc_per_node 2 tests/programs/train_tiny.py OUT [--key value ...]
 """
 
 from __future__ import annotations
