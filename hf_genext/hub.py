@@ -129,9 +129,14 @@ def render_model_card(
     return "\n\n".join(sections) + "\n"
 
 
+def order_metrics(results: Mapping[str, Any]) -> list[str]:
+    """Names of the metrics: the deciding ones in their order, then the others by name."""
+    return [*results["better"], *sorted(set(results["metrics"]) - set(results["better"]))]
+
+
 def render_comparison(results: Mapping[str, Any]) -> str:
     """The metrics beside those of the baselines, as a Markdown table; deciding metrics and their best values are bold."""
-    names = sorted(results["metrics"], key=lambda name: (name not in results["better"], name))
+    names = order_metrics(results)
     rows = {"this model": results["metrics"], **results["baselines"]}
     header = [
         f"**{_speak(name)}** ({results['better'][name]} is better)" if name in results["better"] else _speak(name)
@@ -169,4 +174,4 @@ def _speak(name: str) -> str:
     return name.replace("_", " ")
 
 
-__all__ = ["read_results", "render_comparison", "render_model_card", "validate_results", "write_results"]
+__all__ = ["order_metrics", "read_results", "render_comparison", "render_model_card", "validate_results", "write_results"]

@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from hf_genext.hub import read_results, write_results
+from hf_genext.hub import order_metrics, read_results, write_results
 
 
 def build_results(
@@ -59,8 +59,7 @@ def update_recipe_results(path: Path, new: dict[str, Any]) -> None:
 
 def summarize(results: dict[str, Any]) -> str:
     """The metrics on one line each, the deciding ones first."""
-    names = sorted(results["metrics"], key=lambda name: (name not in results["better"], name))
-    return "\n".join(f"  {name.replace('_', ' '):<28} {results['metrics'][name]:.4g}" for name in names)
+    return "\n".join(f"  {name.replace('_', ' '):<28} {results['metrics'][name]:.4g}" for name in order_metrics(results))
 
 
 __all__ = ["build_results", "summarize", "update_recipe_results"]

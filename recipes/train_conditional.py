@@ -140,6 +140,7 @@ def _run(
     config_path: Path | None,
 ) -> None:
     output_dir = Path(args.output_dir)
+    metrics = build_metrics(data_settings.metrics) if data_settings.metrics else None
     with args.main_process_first(desc="reading the data"):
         train, validation, facts = _load_data(data_settings, args, config_path)
     model, processor = _load_model(model_settings, train)
@@ -153,7 +154,6 @@ def _run(
     logger.info("training rows: %s", train_report)
     logger.info("validation rows: %s", validation_report)
     references = group_references(validation)
-    metrics = build_metrics(data_settings.metrics) if data_settings.metrics else None
     trainer = GenextTrainer(
         model=model,
         args=args,

@@ -1,0 +1,100 @@
+"""Token-budget batches: every row once, within the budget, deterministic, over ranks and epochs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from hf_genext.batching import ConditionalCollator, EncodedPairs, TokenBudgetBatchSampler
+
+
+def draw_lengths(rows=997, seed=0):
+    generator = np.random.default_rng(seed)
+    source = generator.geometric(0.1, rows) + 1
+    return np.stack([source, np.maximum(1, source + generator.integers(-2, 3, rows))], axis=1)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_every_row_comes_once_over_all_ranks_in_equally_many_batches(replicas, shuffle):
+    lengths = draw_lengths()
+    ranks = [
+        list(TokenBudgetBatchSampler(lengths, 200, shuffle=shuffle, num_replicas=replicas, rank=rank))
+        for rank in range(replicas)
+    ]
+    assert len({len(batches) for batches in ranks}) == 1
+    assert len(ranks[0]) == len(TokenBudgetBatchSampler(lengths, 200, num_replicas=replicas))
+    assert sorted(row for batches in ranks for batch in batches for row in batch) == list(range(len(lengths)))
+    assert all(batch for batches in ranks for batch in batches)
+
+
+def test_no_batch_exceeds_the_budget_but_one_row_that_is_longer_itself():
+    lengths = np.concatenate([draw_lengths(), [[5, 300]]])
+    batches = list(TokenBudgetBatchSampler(lengths, 200))
+    for batch in batches:
+        padded = len(batch) * lengths[batch, 1].max()
+        assert padded <= 200 or len(batch) == 1
+    assert [len(lengths) - 1] in batches
+
+
+def test_batches_hold_little_padding():
+    lengths = draw_lengths(20_000)
+    padded = sum(len(batch) * lengths[batch, 1].max() for batch in TokenBudgetBatchSampler(lengths, 1000))
+    shuffled = np.random.default_rng(0).permutation(len(lengths)).reshape(-1, 50)
+    padded_at_random = sum(len(batch) * lengths[batch, 1].max() for batch in shuffled)
+    real = lengths[:, 1].sum()
+    assert padded / real < 1.05
+    assert padded_at_random / real > 2
+
+
+def test_an_epochs_order_depends_on_seed_and_epoch_alone():
+    lengths = draw_lengths()
+
+    def batches(seed, epoch):
+        sampler = TokenBudgetBatchSampler(lengths, 200, seed=seed)
+        sampler.set_epoch(epoch)
+        return list(sampler)
+
+    assert batches(1, 0) == batches(1, 0)
+    assert batches(1, 0) != batches(2, 0)
+    first, second = batches(1, 0), batches(1, 1)
+    assert first != second
+    assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}  # New company, too.
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens must be 1 or more"),
+        ({"max_tokens": 9, "num_replicas": 2, "rank": 2}, "rank=2 and num_replicas=2"),
+        ({"max_tokens": 9, "num_replicas": 5, "rank": 0}, "5 ranks need a row each, got 3 rows"),
+    ],
+)
+def test_impossible_plans_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TokenBudgetBatchSampler([(1, 1), (2, 2), (3, 3)], **arguments)
+
+
+def test_encoded_pairs_give_back_what_went_in():
+    sources, targets = [[5, 6], [7], [8, 9, 10]], [[1, 2], [3, 4, 2], [2]]
+    pairs = EncodedPairs(sources, targets)
+    assert [row["input_ids"].tolist() for row in pairs.__getitems__([2, 0, -2])] == [[8, 9, 10], [5, 6], [7]]
+    assert [pairs[index]["labels"].tolist() for index in range(3)] == targets
+    with pytest.raises(IndexError, match="Row 3 of 3"):
+        pairs[3]
+    with pytest.raises(ValueError, match="2 sources and 1 targets"):
+        EncodedPairs([[1], [2]], [[1]])
+
+
+def test_the_collator_pads_and_leaves_out_a_mask_that_says_nothing():
+    rows = [{"input_ids": [5, 6, 7], "labels": [8, 2]}, {"input_ids": [9], "labels": [2]}]
+    batch = ConditionalCollator(0)(rows)
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [9, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[8, 2], [2, -100]]
+    assert set(ConditionalCollator(0)([rows[0], rows[0]])) == {"input_ids", "labels"}
+    shifted = ConditionalCollator(0, lambda labels: torch.full_like(labels, 3))(rows)
+    assert shifted["decoder_input_ids"].tolist() == [[3, 3], [3, 3]]
+    with pytest.raises(KeyError, match="encode_pairs"):
+        ConditionalCollator(0)([{"text": "a"}])

@@ -1,0 +1,177 @@
+"""Reading pairs from every kind of source, what is refused, and what is counted."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import datasets
+import pytest
+from specimens import build_processor
+
+from hf_genext.data import encode_pairs, group_references, read_pairs, split_by_source
+
+COLUMNS = {"source_column": "word", "target_column": "phones"}
+ROWS = [("cat", "K AE T"), ("violin", "V AY AH L IH N"), ("at", "AE T")]
+
+
+def write_rows(folder, kind):
+    """The three rows as a file of a kind; returns what `read_pairs` takes."""
+    columns = {"word": [word for word, _ in ROWS], "phones": [phones for _, phones in ROWS]}
+    if kind == "dataset":
+        return datasets.Dataset.from_dict(columns)
+    if kind == "text pair":
+        for name, values in columns.items():
+            (folder / name).write_text("\n".join(values) + "\n", encoding="utf-8")
+        return [folder / "word", folder / "phones"]
+    if kind == "saved dataset":
+        datasets.DatasetDict({"train": datasets.Dataset.from_dict(columns)}).save_to_disk(folder / "saved")
+        return folder / "saved"
+    path = folder / f"rows{kind}"
+    if kind == ".parquet":
+        datasets.Dataset.from_dict(columns).to_parquet(path)
+    elif kind in (".jsonl", ".json"):
+        path.write_text("".join(json.dumps({"word": w, "phones": p}) + "\n" for w, p in ROWS), encoding="utf-8")
+    else:
+        separator = "," if ".csv" in kind else "\t"
+        text = "".join(separator.join(row) + "\n" for row in [("word", "phones"), *ROWS])
+        path.write_bytes(gzip.compress(text.encode()) if kind.endswith(".gz") else text.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", [".tsv", ".csv", ".tsv.gz", ".jsonl", ".json", ".parquet", "text pair", "dataset", "saved dataset"]
+)
+def test_every_kind_of_source_gives_the_same_rows(tmp_path, kind):
+    pairs, report = read_pairs(write_rows(tmp_path, kind), **COLUMNS)
+    assert list(zip(pairs["source"], pairs["target"], strict=True)) == ROWS
+    assert (report.read, report.kept) == (3, 3)
+
+
+def test_words_that_look_like_numbers_nulls_or_quotes_stay_as_they_are(tmp_path):
+    path = tmp_path / "rows.tsv"
+    words = ["1984", "null", "NA", 'say "x', "007", "true", "1e5", "été", "日本"]
+    path.write_text("".join(f"{word}\tAH\n" for word in words), encoding="utf-8")
+    pairs, _ = read_pairs(path, column_names=["word", "phones"], **COLUMNS)
+    assert list(pairs["source"]) == words
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_text(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_bytes(b"\xef\xbb\xbfword\tphones\r\ncat\tK AE T\r\n")
+    pairs, _ = read_pairs(path, **COLUMNS)
+    assert pairs[:] == {"source": ["cat"], "target": ["K AE T"]}
+
+
+def test_rows_with_an_empty_side_are_counted_and_named(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text("word\tphones\ncat\tK\n\tB\n dog \t \nat\tAE T\n  \t  \n", encoding="utf-8")
+    pairs, report = read_pairs(path, **COLUMNS)
+    assert list(pairs["source"]) == ["cat", "at"]
+    assert str(report) == ("5 rows read, 2 kept; 2 dropped: empty source (rows 2, 5); 1 dropped: empty target (rows 3)")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.tsv", b"", "is empty"),
+        ("rows.tsv", b"  \n\n", "is empty"),
+        ("rows.tsv", b"word\tphones\n", "no rows"),
+        ("rows.tsv", b"word\tphones\n\t\n \t \n", "No row has both sides"),
+        ("rows.tsv", b"word\tphones\ncat\tK\xe9 T\n", r"not UTF-8: byte 0xe9 at offset 17, line 2.*iconv"),
+        ("rows.tsv", b"spelling\tsounds\ncat\tK AE T\n", "no column 'word' in .*it has 'spelling', 'sounds'"),
+        ("rows.tsv", b"word\tphones\ncat\n", "cannot be read as tsv.*columns"),
+        ("rows.jsonl", b'{"word": "cat", "phones": \n', "cannot be read as jsonl"),
+        ("rows.jsonl", b'{"word": "cat", "phones": ["K", "T"]}\n', "'phones' of .* holds list"),
+        ("rows.parquet", b"PAR1 no", "not a parquet file"),
+        ("rows.xlsx", b"PK", "known are .tsv, .csv"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_the_reason(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_pairs(path, **COLUMNS)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.tsv"):
+        read_pairs(tmp_path / "none.tsv", **COLUMNS)
+
+
+def test_text_files_of_unequal_length_are_refused(tmp_path):
+    (tmp_path / "a").write_text("x\ny\n")
+    (tmp_path / "b").write_text("x\n")
+    with pytest.raises(ValueError, match=r"has 2 lines.*has 1"):
+        read_pairs([tmp_path / "a", tmp_path / "b"], **COLUMNS)
+
+
+def test_no_source_stands_on_both_sides_of_a_split():
+    rows = datasets.Dataset.from_dict(
+        {"source": [f"{'Ww'[row % 2]}ord{row // 3}" for row in range(300)], "target": [str(row) for row in range(300)]}
+    )
+    train, validation = split_by_source(rows, 20, seed=4)
+    train_words, validation_words = ({word.casefold() for word in part["source"]} for part in (train, validation))
+    assert len(validation_words) == 20
+    assert not train_words & validation_words
+    assert sorted([*train["target"], *validation["target"]]) == sorted(rows["target"])
+    # The order of the rows does not matter, the seed does.
+    shuffled = split_by_source(rows.shuffle(seed=1), 20, seed=4)[1]
+    assert {word.casefold() for word in shuffled["source"]} == validation_words
+    assert {word.casefold() for word in split_by_source(rows, 20, seed=5)[1]["source"]} != validation_words
+
+
+@pytest.mark.parametrize("size", [0, 3, 7, 0.0, 1.0])
+def test_a_split_that_leaves_a_side_empty_is_refused(size):
+    rows = datasets.Dataset.from_dict({"source": ["a", "b", "c"], "target": ["x", "y", "z"]})
+    with pytest.raises(ValueError, match="both sides need some"):
+        split_by_source(rows, size, seed=0)
+
+
+def test_several_targets_of_a_source_are_its_references():
+    rows = datasets.Dataset.from_dict({"source": ["Read", "a", "read", "READ"], "target": ["R IY D", "AH", "R EH D", "R IY D"]})
+    grouped = group_references(rows)
+    assert grouped[:] == {"source": ["Read", "a"], "references": [["R IY D", "R EH D"], ["AH"]]}
+
+
+def encode(sources, targets, **rules):
+    rows = datasets.Dataset.from_dict({"source": sources, "target": targets})
+    return encode_pairs(rows, build_processor(), **{"max_source_length": 24, "max_target_length": 24, **rules})
+
+
+def test_rows_are_encoded_as_the_processor_does():
+    processor = build_processor()
+    encoded, report = encode([word for word, _ in ROWS], [phones for _, phones in ROWS])
+    assert (report.read, report.kept, len(encoded)) == (3, 3, 3)
+    for row, (word, phones) in zip(encoded, ROWS, strict=False):
+        assert row["input_ids"].tolist() == processor(text=word)["input_ids"]
+        assert row["labels"].tolist() == processor(text_target=phones)["labels"]
+    assert encoded.lengths.tolist() == [[4, 4], [7, 7], [3, 3]]
+
+
+def test_rows_longer_than_the_model_are_refused_cut_or_dropped_as_told():
+    rows = (["cat", "violins"], ["K AE T", "AE"])
+    with pytest.raises(ValueError, match=r"Row 2 has a source of 8 tokens \('violins'\); the model takes 5"):
+        encode(*rows, max_source_length=5)
+    encoded, report = encode(*rows, max_source_length=5, too_long="truncate")
+    assert encoded[1]["input_ids"].tolist() == [*build_processor()(text="viol")["input_ids"]]
+    assert str(report) == "2 rows read, 2 kept; 1 changed: source longer than 5 tokens (rows 2)"
+    encoded, report = encode(*rows, max_source_length=5, too_long="drop")
+    assert len(encoded) == 1
+    assert str(report) == "2 rows read, 1 kept; 1 dropped: source longer than 5 tokens (rows 2)"
+    with pytest.raises(ValueError, match="No row is left"):
+        encode(["violins"], ["AE"], max_source_length=5, too_long="drop")
+
+
+def test_targets_that_the_vocabulary_lacks_are_refused_kept_or_dropped_as_told():
+    rows = (["cat", "at"], ["K QQ T", "AE T"])
+    with pytest.raises(ValueError, match="Row 1: the target vocabulary lacks 'QQ' "):
+        encode(*rows)
+    encoded, report = encode(*rows, unknown_target="drop")
+    assert len(encoded) == 1
+    assert "1 dropped: unknown token in the target (rows 1)" in str(report)
+    encoded, report = encode(*rows, unknown_target="keep")
+    assert build_processor().target_tokenizer.unk_token_id in encoded[0]["labels"]
+    assert "1 changed: unknown token in the target (rows 1)" in str(report)
+    with pytest.raises(ValueError, match="unknown_target must be one of 'error', 'keep', 'drop'"):
+        encode(*rows, unknown_target="guess")

@@ -1,0 +1,259 @@
+"""Recipes by their real commands, and what they say to settings and data that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from transformers import AutoModelForSeq2SeqLM, AutoProcessor, pipeline
+
+from hf_genext.checkpoints import hold_folder
+from hf_genext.hub import read_results
+from recipes.arguments import SettingsError, parse_settings
+from recipes.evaluate import main as evaluate
+from recipes.results import build_results, update_recipe_results
+from recipes.train_conditional import DataSettings, ModelSettings, RunSettings
+from recipes.train_conditional import main as train
+
+ROOT = Path(__file__).parents[1]
+SMOKE_CONFIGS = sorted(ROOT.glob("recipes/*/smoke.yaml"))
+SMOKE = "recipes/g2p/smoke.yaml"
+PIECES = ["--max_steps", "4", "--eval_steps", "4", "--save_steps", "4", "--num_threads", "1", "--validation_size", "40"]
+
+
+def start(*arguments, **kwargs):
+    """Start a recipe as the documentation says."""
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+    command = [*launcher, "recipes/train_conditional.py", *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **kwargs
+    )
+
+
+def write_tsv(path, rows):
+    path.write_text("".join(f"{word}\t{phones}\n" for word, phones in rows), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The smoke run of the g2p recipe: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("smoke") / "model"
+    process = start(SMOKE, "--output_dir", folder)
+    printed, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, printed
+    return folder, printed
+
+
+def test_the_smoke_run_leaves_a_complete_folder(smoke):
+    folder, printed = smoke
+    names = {path.name for path in folder.iterdir()}
+    assert {
+        *("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "target_tokenizer"),
+        *("README.md", "results.json", "validation_curve.png", "trainer_state.json"),
+    } <= names
+    assert not [path for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]  # Nothing to unpickle.
+    results = read_results(folder / "results.json")
+    assert results["data"]["validation_sources"] == 200
+    assert 0 < results["metrics"]["phoneme_error_rate"] < 100 < results["data"]["training_rows"]
+    assert f"{results['metrics']['word_error_rate']:.4g}" in printed
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.eval_results[0].metric_type == "word_error_rate"
+    assert "hf_genext" in card.data.tags
+
+
+def test_the_folder_is_what_every_door_understands(smoke):
+    folder, _ = smoke
+    pipe = pipeline("conditional-generation", model=str(folder))
+    assert pipe("Violin") == pipe("VIOLIN")
+    assert pipe("violin")[0]["generated_text"]
+    model, processor = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    assert model.config.vocab_size == len(processor.target_tokenizer)
+    assert model.generation_config.eos_token_id == processor.target_tokenizer.eos_token_id
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_weights(smoke, tmp_path):
+    folder = tmp_path / "model"
+    process = start(SMOKE, "--output_dir", folder)
+    try:
+        deadline = time.monotonic() + 300
+        while not (folder / "checkpoint-30" / "complete.json").is_file():
+            assert process.poll() is None, process.stdout.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert not (folder / "model.safetensors").exists()
+    process = start(SMOKE, "--output_dir", folder)
+    printed, _ = process.communicate(timeout=400)
+    assert process.returncode != 0
+    assert "holds checkpoints of an earlier run" in printed
+    process = start(SMOKE, "--output_dir", folder, "--resume_from_checkpoint", "auto")
+    printed, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, printed
+    assert f"Going on from {folder / 'checkpoint-30'}" in printed
+    expected, actual = (load_file(path / "model.safetensors") for path in (smoke[0], folder))
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_fine_tuning_goes_on_from_the_folder(smoke, tmp_path, capsys):
+    rows = [(f"{first}{second}", f"{first.upper()} AH") for first in "bdfgklmnpst" for second in "aeiou"]
+    mine = write_tsv(tmp_path / "mine.tsv", rows)
+    settings = ["--model", str(smoke[0]), "--train_file", mine, "--output_dir", str(tmp_path / "tuned")]
+    # The phonemes of the model are the vocabulary: what it lacks is named.
+    with pytest.raises(ValueError, match=r"Row \d+: the target vocabulary lacks 'QQ'"):
+        train(
+            [SMOKE, *settings, "--train_file", write_tsv(tmp_path / "bad.tsv", [*rows, ("quq", "QQ"), ("qui", "QQ")]), *PIECES]
+        )
+    train([SMOKE, *settings, *PIECES, "--validation_size", "10"])
+    before, after = (load_file(folder / "model.safetensors") for folder in (smoke[0], tmp_path / "tuned"))
+    change = max((before[name] - after[name]).abs().max().item() for name in before)
+    assert 0 < change < 0.1
+    tuned = AutoProcessor.from_pretrained(tmp_path / "tuned")
+    assert tuned.target_tokenizer.get_vocab() == AutoProcessor.from_pretrained(smoke[0]).target_tokenizer.get_vocab()
+
+
+def test_any_model_is_scored_on_any_file(smoke, tmp_path, capsys):
+    words = ["cat", "dog", "violin", "read"]
+    pipe = pipeline("conditional-generation", model=str(smoke[0]))
+    answers = [answer[0]["generated_text"] for answer in pipe(words, num_beams=2)]
+    # Two are right by one of their references, one is wrong by one phoneme too many, one wholly.
+    rows = [(words[0], answers[0]), (words[0], "QQ"), (words[1], "QQ"), (words[1], answers[1])]
+    rows += [(words[2], answers[2].rsplit(" ", 1)[0]), (words[3], "QQ")]
+    file = write_tsv(tmp_path / "test.tsv", rows)
+    predictions = tmp_path / "predictions.tsv"
+    arguments = ["--model", str(smoke[0]), "--test_file", file, "--num_beams", "2", "--predictions_file", str(predictions)]
+    scores = evaluate([SMOKE, *arguments])
+    assert scores["word_error_rate"] == 50.0
+    lengths = [len(answer.split()) for answer in answers]
+    errors = 1 + max(1, lengths[3])
+    expected = 100 * errors / (lengths[0] + lengths[1] + lengths[2] - 1 + 1)
+    assert scores["phoneme_error_rate"] == pytest.approx(expected)
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["sources"] == 4
+    assert [line.split("\t")[1] for line in predictions.read_text().splitlines()] == answers
+    with pytest.raises(SettingsError, match="--model FOLDER and --test_file FILE"):
+        evaluate([SMOKE])
+
+
+KINDS = [ModelSettings, DataSettings, RunSettings]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--vaildation_size", "3"], "no setting 'vaildation_size' .*Did you mean 'validation_size'"),
+        (["--decoder", "3"], "decoder must have named parts"),
+        (["--title.size", "3"], "title has no parts"),
+        (["--validation_size", "many"], "invalid float value: 'many'"),
+        (["no.yaml"], "no settings file 'no.yaml'"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_named(words, message):
+    with pytest.raises(SettingsError, match=message):
+        parse_settings(KINDS, words)
+
+
+def test_settings_come_from_the_file_then_from_the_command_line(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("validation_size: 3\ndecoder: {hidden_size: 8, dropout: 0.1}\nmetrics: [bleu, chrf]\n")
+    model, data, run, found = parse_settings(KINDS, [str(path), "--decoder.hidden_size", "16", "--title=A b"])
+    assert model.decoder == {"hidden_size": 16, "dropout": 0.1}
+    assert (data.validation_size, data.metrics, run.title, found) == (3, ["bleu", "chrf"], "A b", path)
+    with pytest.raises(SettingsError, match="Unexpected 'extra'"):
+        parse_settings(KINDS, [str(path), "extra"])
+    for content, message in (
+        ("validatoin_size: 3\n", "Did you mean 'validation_size'"),
+        ("- 3\n", "key: value"),
+        ("a: [", "YAML"),
+    ):
+        path.write_text(content)
+        with pytest.raises(SettingsError, match=message):
+            parse_settings(KINDS, [str(path)])
+
+
+@pytest.mark.parametrize(
+    ("content", "extra", "message"),
+    [
+        (b"", [], "is empty"),
+        (b"cat\tK \xff\n", [], "not UTF-8"),
+        (
+            b"cat\tK AE T\ndog\tD AO G\n",
+            ["--source_column", "spelling"],
+            "no column 'spelling' in .*it has 'word', 'pronunciation'",
+        ),
+        (b"c" * 60 + b"\tK\ndog\tD AO G\n" * 9, ["--validation_size", "1"], "source of 61 tokens .*the model takes 48"),
+        (b"cat\tK AE T\ndog\tD AO G\n", ["--metrics", "wer"], "no metric 'wer'"),
+        (b"cat\tK AE T\ndog\tD AO G\n", ["--decoder.hiden_size", "8"], "no field 'hiden_size'. Did you mean 'hidden_size'"),
+        (b"cat\tK AE T\ndog\tD AO G\n", ["--validation_size", "7"], "7 of 2 distinct sources"),
+    ],
+)
+def test_data_and_models_that_cannot_be_used_are_refused(tmp_path, content, extra, message):
+    path = tmp_path / "mine.tsv"
+    path.write_bytes(content)
+    output = ["--output_dir", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match=message):
+        train([SMOKE, "--train_file", str(path), *output, *PIECES, "--validation_size", "1", *extra])
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_the_command_ends_with_one_line_and_no_traceback(tmp_path):
+    process = start(SMOKE, "--learning_rat", "3", "--output_dir", tmp_path)
+    printed, _ = process.communicate(timeout=200)
+    assert process.returncode != 0
+    script = printed.split("Traceback")[0]  # What follows is the launcher's own.
+    assert "error: There is no setting 'learning_rat' (in the command line). Did you mean 'learning_rate'?" in script
+
+
+def test_an_output_folder_in_use_is_refused(tmp_path):
+    with hold_folder(tmp_path), pytest.raises(RuntimeError, match="is in use by process"):
+        train([SMOKE, "--output_dir", str(tmp_path), *PIECES])
+
+
+def test_results_of_several_seeds_are_means_with_their_spread(tmp_path):
+    path = tmp_path / "results.json"
+    facts = {"deciding": {"word_error_rate": "lower"}, "data": {}, "hardware": "x", "versions": {}}
+    for seed, rate in ((1, 20.0), (2, 24.0), (1, 22.0)):
+        update_recipe_results(path, build_results({"word_error_rate": rate}, seed=seed, minutes=float(seed), **facts))
+    results = read_results(path)
+    assert results["metrics"] == {"word_error_rate": 23.0}
+    assert results["spread"]["word_error_rate"] == pytest.approx(2**0.5)
+    assert (results["seeds"], results["minutes"]) == ([1, 2], 1.5)
+
+
+def test_every_recipe_has_its_files_and_its_settings_are_known():
+    assert SMOKE_CONFIGS
+    from hf_genext.training import GenextTrainingArguments
+
+    for folder in {path.parent for path in SMOKE_CONFIGS}:
+        for name in ("config.yaml", "README.md", "results.json"):
+            assert (folder / name).is_file(), f"{folder} lacks {name}"
+        read_results(folder / "results.json")
+        for config in folder.glob("*.yaml"):
+            first_lines = config.read_text().splitlines()[:4]
+            assert any("accelerate launch" in line for line in first_lines), f"{config} does not name its command"
+            assert yaml.safe_load(config.read_text())["output_dir"].startswith("out/")
+            parse_settings([*KINDS, GenextTrainingArguments], [str(config)])
+
+
+@pytest.mark.slow
+def test_two_ranks_are_two_and_leave_one_folder(tmp_path):
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2"]
+    command = [*launcher, "recipes/train_conditional.py", SMOKE, "--output_dir", str(tmp_path / "model"), "--num_threads", "1"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr
+    results = read_results(tmp_path / "model" / "results.json")
+    assert "2 threads" in results["hardware"]
+    assert 0 < results["metrics"]["phoneme_error_rate"] < 100
