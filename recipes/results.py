@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ def build_results(
     seed: int,
     minutes: float,
     deciding: dict[str, str],
+    baselines: dict[str, dict[str, float]],
     data: dict[str, Any],
     hardware: str,
     versions: dict[str, str],
@@ -23,7 +25,7 @@ def build_results(
     return {
         "metrics": dict(metrics),
         "spread": {},
-        "baselines": {},
+        "baselines": baselines,
         "better": {name: direction for name, direction in deciding.items() if name in metrics},
         "data": data,
         "seeds": [seed],
@@ -57,9 +59,21 @@ def update_recipe_results(path: Path, new: dict[str, Any]) -> None:
     write_results(path, merged)
 
 
+def replace_marked(text: str, name: str, content: str) -> str:
+    """Put content between the marks `<!-- name -->` and `<!-- end -->` of a Markdown text.
+
+    Raises:
+        ValueError: if the marks are not there.
+    """
+    pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"The text has no marks <!-- {name} --> and <!-- end -->.")
+    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
+
+
 def summarize(results: dict[str, Any]) -> str:
     """The metrics on one line each, the deciding ones first."""
     return "\n".join(f"  {name.replace('_', ' '):<28} {results['metrics'][name]:.4g}" for name in order_metrics(results))
 
 
-__all__ = ["build_results", "summarize", "update_recipe_results"]
+__all__ = ["build_results", "replace_marked", "summarize", "update_recipe_results"]

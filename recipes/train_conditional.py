@@ -103,6 +103,9 @@ class RunSettings:
     example: str = field(default="", metadata={"help": "An input for the card's code."})
     license: str = field(default="apache-2.0", metadata={"help": "Licence of the trained model."})
     deciding_metrics: dict | None = field(default=None, metadata={"help": "The metrics that decide: {name: higher | lower}."})
+    baselines: dict | None = field(
+        default=None, metadata={"help": "Others' metrics, to stand beside ours: {label: {name: number}}."}
+    )
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better one."}
     )
@@ -143,7 +146,7 @@ def _run(
     metrics = build_metrics(data_settings.metrics) if data_settings.metrics else None
     with args.main_process_first(desc="reading the data"):
         train, validation, facts = _load_data(data_settings, args, config_path)
-    model, processor = _load_model(model_settings, train)
+    model, processor = load_model(model_settings, train)
     lengths = {
         "max_source_length": min(model_settings.max_source_length, processor.tokenizer.model_max_length),
         "max_target_length": min(model_settings.max_target_length, processor.target_tokenizer.model_max_length),
@@ -182,6 +185,7 @@ def _run(
         seed=args.seed,
         minutes=trainer.elapsed_minutes,
         deciding=run_settings.deciding_metrics or {},
+        baselines=run_settings.baselines or {},
         data={**facts, "training_rows": len(encoded_train), "validation_sources": len(references)},
         hardware=f"{platform.processor() or platform.machine()}, {torch.get_num_threads() * args.world_size} threads"
         if args.device.type == "cpu"
@@ -248,16 +252,16 @@ def _import_script(path: Path) -> Any:
     return module
 
 
-def _load_model(
-    settings: ModelSettings, train: datasets.Dataset
+def load_model(
+    settings: ModelSettings, train: datasets.Dataset, processor: hf_genext.GenextProcessor | None = None
 ) -> tuple[hf_genext.GenextForConditionalGeneration, hf_genext.GenextProcessor]:
-    """An existing model and its processor, or new ones with vocabularies from the training rows."""
+    """An existing model and its processor, or a new model, with vocabularies from the training rows where none are given."""
     if settings.model is not None:
         model = hf_genext.GenextForConditionalGeneration.from_pretrained(
             settings.model, attn_implementation=settings.attn_implementation
         )
         return model, hf_genext.GenextProcessor.from_pretrained(settings.model)
-    processor = hf_genext.GenextProcessor(
+    processor = processor or hf_genext.GenextProcessor(
         tokenizer=hf_genext.train_tokenizer(
             train["source"],
             unit=settings.source_unit,

@@ -223,12 +223,19 @@ def test_an_output_folder_in_use_is_refused(tmp_path):
 
 def test_results_of_several_seeds_are_means_with_their_spread(tmp_path):
     path = tmp_path / "results.json"
-    facts = {"deciding": {"word_error_rate": "lower"}, "data": {}, "hardware": "x", "versions": {}}
+    facts = {
+        "deciding": {"word_error_rate": "lower"},
+        "baselines": {"rival": {"word_error_rate": 21.0}},
+        "data": {},
+        "hardware": "x",
+        "versions": {},
+    }
     for seed, rate in ((1, 20.0), (2, 24.0), (1, 22.0)):
         update_recipe_results(path, build_results({"word_error_rate": rate}, seed=seed, minutes=float(seed), **facts))
     results = read_results(path)
     assert results["metrics"] == {"word_error_rate": 23.0}
     assert results["spread"]["word_error_rate"] == pytest.approx(2**0.5)
+    assert results["baselines"] == {"rival": {"word_error_rate": 21.0}}
     assert (results["seeds"], results["minutes"]) == ([1, 2], 1.5)
 
 

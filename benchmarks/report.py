@@ -1,0 +1,76 @@
+"""Writes the tables of benchmarks/README.md from the files in benchmarks/results/.
+
+python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:] = [str(HERE.parent), *(folder for folder in sys.path if Path(folder).resolve() != HERE.parent)]
+
+from recipes.results import replace_marked
+
+
+def _training(results: dict[str, Any]) -> str:
+    lines = [
+        "| way to train | target tokens/s | ratio | its best rate | validation loss after equal time |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name, row in results["contenders"].items():
+        lines.append(
+            f"| {name} | {row['tokens_per_second']:,.0f} | {row['ratio']:.2f} | {row['learning_rate']:g} "
+            f"| {row['validation_loss']:.4f} |"
+        )
+    lines += [
+        "",
+        f"{results['hardware']}; {results['seconds_of_training']:.0f} s of training each, compiling included; "
+        f"median of {len(next(iter(results['contenders'].values()))['tokens_per_second_rounds'])} rounds that take turns.",
+        "",
+        f"Forward and backward pass take {results['flops_per_target_token'] / 1e6:.1f} MFLOP per real target token, so "
+        f"`GenextTrainer` computes {results['gflops_per_second']:.0f} GFLOP/s with {results['num_threads']} thread(s), the "
+        "optimizer not counted.",
+        "",
+        "Self CPU time of a step that is not compiled, by operation:",
+        "",
+        "| operation | share |",
+        "|---|---:|",
+        *(f"| {name} | {share:.0%} |" for name, share in results["profile"].items()),
+    ]
+    return "\n".join(lines)
+
+
+def _ranks(results: dict[str, Any]) -> str:
+    lines = ["| ranks, one thread each | target tokens/s | ratio |", "|---|---:|---:|"]
+    for count, row in results["ranks"].items():
+        lines.append(f"| {count} | {row['tokens_per_second']:,.0f} | {row['ratio']:.2f} |")
+    return "\n".join(lines)
+
+
+def _imports(results: dict[str, Any]) -> str:
+    lines = ["| import | CPU seconds |", "|---|---:|"]
+    return "\n".join(lines + [f"| {name} | {seconds:.2f} |" for name, seconds in results["cpu_seconds"].items()])
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"training": _training, "ranks": _ranks, "imports": _imports}
+
+
+def write_tables() -> None:
+    """Put each table between its marks in benchmarks/README.md."""
+    readme = HERE / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for name, render in TABLES.items():
+        file = HERE / "results" / f"{name}.json"
+        if file.is_file():
+            table = render(json.loads(file.read_text(encoding="utf-8")))
+            text = replace_marked(text, name, table)
+    readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_tables()

@@ -1,0 +1,60 @@
+"""Render the card of every recipe's model into model_cards/, and the tables of the READMEs, from the results.json.
+
+python recipes/render_cards.py            # `make cards`
+python recipes/render_cards.py --check    # fails where a file is not what the results say
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, ROOT / "recipes"))]
+
+import yaml
+
+from hf_genext.hub import read_results, render_comparison, render_model_card
+from recipes.results import replace_marked
+
+
+def render_cards() -> dict[Path, str]:
+    """What each file must hold, by its path: cards, and READMEs with their tables."""
+    cards = {}
+    readme = ROOT / "README.md"
+    front_page = readme.read_text(encoding="utf-8")
+    for results_path in sorted(ROOT.glob("recipes/*/results.json")):
+        settings = yaml.safe_load((results_path.parent / "config.yaml").read_text(encoding="utf-8"))
+        cards[ROOT / "model_cards" / f"{results_path.parent.name}.md"] = render_model_card(
+            read_results(results_path),
+            title=settings["title"],
+            task=settings["task"],
+            example=settings["example"],
+            license=settings["license"],
+        )
+        table = render_comparison(read_results(results_path))
+        recipe_readme = results_path.parent / "README.md"
+        cards[recipe_readme] = replace_marked(recipe_readme.read_text(encoding="utf-8"), "results", table)
+        front_page = replace_marked(front_page, results_path.parent.name, table)
+    cards[readme] = front_page
+    return cards
+
+
+def main() -> None:
+    """Write or check the cards; see the top of the file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="Write nothing; fail where a file is out of date.")
+    options = parser.parse_args()
+    for path, text in render_cards().items():
+        if options.check:
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                sys.exit(f"{path.relative_to(ROOT)} is not what its results.json says; run `make cards`.")
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""What the project's files say of each other: the README's tree and numbers, the cards, the house."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import hf_genext
+from recipes.render_cards import render_cards
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(path for folder in ("hf_genext", "recipes", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+
+
+def test_cards_are_what_the_results_say():
+    cards = render_cards()
+    assert cards
+    for path, text in cards.items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make cards`"
+
+
+@pytest.mark.parametrize("document", ["README.md", "benchmarks/README.md"])
+def test_every_measured_number_comes_from_a_results_file(document):
+    text = (ROOT / document).read_text(encoding="utf-8").replace("Python 3.11", "").replace("Apache-2.0", "")
+    known = {f"{number:.{digits}f}" for number in _read_result_numbers() for digits in (1, 2, 4)}
+    known |= {f"{number:.4g}" for number in _read_result_numbers()}
+    shown = re.findall(r"(?<![\w.-])\d+\.\d+(?![\w.])", text)
+    assert shown
+    assert [number for number in shown if number not in known] == []
+
+
+def _read_result_numbers():
+    files = [*ROOT.glob("recipes/*/results.json"), *ROOT.glob("benchmarks/results/*.json")]
+    assert files
+
+    def walk(value):
+        if isinstance(value, dict):
+            for item in value.values():
+                yield from walk(item)
+        elif isinstance(value, list):
+            for item in value:
+                yield from walk(item)
+        elif isinstance(value, (int, float)):
+            yield float(value)
+
+    for file in files:
+        yield from walk(json.loads(file.read_text(encoding="utf-8")))
+
+
+def test_the_readmes_tree_names_every_file_of_the_package_once():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "hf_genext").rglob("*.py"):
+        if path.parent.name == "genext" and path.name == "__init__.py":
+            continue
+        assert len(re.findall(rf"^\s*{path.name} ", text, flags=re.MULTILINE)) == 1, path.name
+
+
+def test_links_in_the_documentation_lead_somewhere():
+    checked = 0
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("recipes/*/README.md")]:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+            checked += 1
+    assert checked
+
+
+def test_versions_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == hf_genext.__version__
+    assert f"[{hf_genext.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    lower = dict(line.split("==") for line in (ROOT / "constraints-lower.txt").read_text().splitlines() if "==" in line)
+    for requirement in project["dependencies"]:
+        name, bound = requirement.split(">=")
+        assert lower[name].startswith(bound), f"{requirement}: constraints-lower.txt has {lower[name]}"
+        assert name in pins
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_file_says_what_it_is_for_and_stays_a_room(path):
+    text = path.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) < 600
+    for word in ("utils", "helpers", "misc", "common"):
+        assert word not in path.stem
+
+
+def test_nothing_in_the_package_unpickles():
+    for path in (ROOT / "hf_genext").rglob("*.py"):
+        assert not re.search(r"\bpickle\b(?! of)|torch\.load\(|allow_pickle=True", path.read_text(encoding="utf-8")), path
+
+
+def test_public_names_exist_and_are_documented():
+    assert hf_genext.__all__ == sorted(hf_genext.__all__, key=str.lower)
+    for name in hf_genext.__all__:
+        assert getattr(hf_genext, name).__doc__
