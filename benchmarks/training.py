@@ -14,7 +14,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -35,7 +34,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallba
 from benchmarks.report import write_tables
 from hf_genext.batching import ConditionalCollator, EncodedPairs
 from hf_genext.data import encode_pairs, read_pairs, split_by_source
-from hf_genext.devices import has_compiler, has_fast_bfloat16
+from hf_genext.devices import describe_device, has_compiler, has_fast_bfloat16
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 from recipes.arguments import parse_settings
 from recipes.g2p.prepare_data import prepare_data
@@ -369,7 +368,7 @@ def main() -> None:
         "gflops_per_second": ours["tokens_per_second"] * flops / 1e9,
         "profile": profile(task, contenders[-1]),
         "num_threads": options.num_threads,
-        "hardware": f"{platform.machine()}, {options.num_threads} threads, bf16 units: {has_fast_bfloat16()}",
+        "hardware": f"{describe_device(options.num_threads)}, bf16 units: {'yes' if has_fast_bfloat16() else 'no'}",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
     RESULTS.parent.mkdir(exist_ok=True)

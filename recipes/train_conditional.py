@@ -22,7 +22,6 @@ import contextlib
 import importlib.util
 import logging
 import os
-import platform
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +39,7 @@ from transformers import EarlyStoppingCallback, GenerationConfig, set_seed
 import hf_genext
 from hf_genext.checkpoints import hold_folder, list_checkpoints
 from hf_genext.data import encode_pairs, group_references, read_pairs, split_by_source
+from hf_genext.devices import describe_device
 from hf_genext.hub import render_model_card, write_results
 from hf_genext.metrics import build_metrics
 from hf_genext.training import GenextTrainer, GenextTrainingArguments, TrainingDivergedError
@@ -187,9 +187,7 @@ def _run(
         deciding=run_settings.deciding_metrics or {},
         baselines=run_settings.baselines or {},
         data={**facts, "training_rows": len(encoded_train), "validation_sources": len(references)},
-        hardware=f"{platform.processor() or platform.machine()}, {torch.get_num_threads() * args.world_size} threads"
-        if args.device.type == "cpu"
-        else torch.cuda.get_device_name(args.device),
+        hardware=describe_device(torch.get_num_threads() * args.world_size),
         versions={"hf_genext": hf_genext.__version__, "transformers": transformers.__version__, "torch": torch.__version__},
     )
     write_results(output_dir / "results.json", results)

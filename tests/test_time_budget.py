@@ -105,8 +105,8 @@ def test_the_whole_schedule_fits_the_time_and_ends_at_zero(clock, tmp_path):
     assert turn.evaluated_at == [15, 30, 45, 60]
     # Read at the last turn of the clock: up over 6 s, then down to nothing.
     assert max(turn.rates[5:8]) == max(turn.rates) == pytest.approx(0.04, rel=0.02)
-    assert turn.rates[33] == pytest.approx(0.04 * 27 / 54)
-    assert turn.rates[-1] == pytest.approx(0.04 / 54)
+    assert turn.rates[33] == pytest.approx(0.04 * 27 / 54, rel=1e-3)
+    assert turn.rates[-1] == pytest.approx(0.04 / 54, rel=1e-3)
     assert [folder.name for folder in list_checkpoints(tmp_path)] == ["checkpoint-45", "checkpoint-60"]
 
 
@@ -121,5 +121,5 @@ def test_a_run_that_was_stopped_goes_on_with_the_time_that_is_left(clock, tmp_pa
     trainer.train(resume_from_checkpoint="auto")
     assert trainer.state.global_step == 60
     assert turn.evaluated_at == [45, 60]
-    assert turn.rates[0] == pytest.approx(0.04 * 30 / 54)
+    assert turn.rates[0] == pytest.approx(0.04 * 30 / 54, rel=1e-3)
     assert trainer.state.log_history[0]["step"] <= 15
