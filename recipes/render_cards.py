@@ -7,8 +7,10 @@ python recipes/render_cards.py --check    # fails where a file is not what the r
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, ROOT / "recipes"))]
@@ -35,10 +37,23 @@ def render_cards() -> dict[Path, str]:
         )
         table = render_comparison(read_results(results_path))
         recipe_readme = results_path.parent / "README.md"
-        cards[recipe_readme] = replace_marked(recipe_readme.read_text(encoding="utf-8"), "results", table)
+        text = replace_marked(recipe_readme.read_text(encoding="utf-8"), "results", table)
+        experiments = results_path.parent / "experiments.json"
+        if experiments.is_file():
+            text = replace_marked(text, "experiments", render_experiments(json.loads(experiments.read_text(encoding="utf-8"))))
+        cards[recipe_readme] = text
         front_page = replace_marked(front_page, results_path.parent.name, table)
     cards[readme] = front_page
     return cards
+
+
+def render_experiments(experiments: dict[str, Any]) -> str:
+    """A Markdown table of what was tried: `{"columns": [...], "rows": [[...], ...]}`."""
+    lines = ["| " + " | ".join(experiments["columns"]) + " |", "|---|" + "---:|" * (len(experiments["columns"]) - 1)]
+    for row in experiments["rows"]:
+        cells = ["" if cell is None else f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:
