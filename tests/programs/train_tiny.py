@@ -39,7 +39,8 @@ class Slow(TrainerCallback):
         self.seconds = seconds
 
     def on_step_end(self, args, state, control, **kwargs):
-        print(f"step {state.global_step}", flush=True)
+        if state.is_world_process_zero:
+            print(f"step {state.global_step}", flush=True)
         time.sleep(self.seconds)
 
 
