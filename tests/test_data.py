@@ -20,6 +20,10 @@ def write_rows(folder, kind):
     columns = {"word": [word for word, _ in ROWS], "phones": [phones for _, phones in ROWS]}
     if kind == "dataset":
         return datasets.Dataset.from_dict(columns)
+    if kind == "folder that datasets opens":
+        (folder / "data").mkdir()
+        datasets.Dataset.from_dict(columns).to_csv(folder / "data" / "train.csv")
+        return str(folder / "data")
     if kind == "text pair":
         for name, values in columns.items():
             (folder / name).write_text("\n".join(values) + "\n", encoding="utf-8")
@@ -40,7 +44,19 @@ def write_rows(folder, kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [".tsv", ".csv", ".tsv.gz", ".jsonl", ".json", ".parquet", "text pair", "dataset", "saved dataset"]
+    "kind",
+    [
+        ".tsv",
+        ".csv",
+        ".tsv.gz",
+        ".jsonl",
+        ".json",
+        ".parquet",
+        "text pair",
+        "dataset",
+        "saved dataset",
+        "folder that datasets opens",
+    ],
 )
 def test_every_kind_of_source_gives_the_same_rows(tmp_path, kind):
     pairs, report = read_pairs(write_rows(tmp_path, kind), **COLUMNS)

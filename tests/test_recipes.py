@@ -18,9 +18,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoProcessor, pipeline
 
 from hf_genext.checkpoints import hold_folder
+from hf_genext.data import group_references, read_pairs, split_by_source
 from hf_genext.hub import read_results
+from hf_genext.metrics import build_metrics
 from recipes.arguments import SettingsError, parse_settings
 from recipes.evaluate import main as evaluate
+from recipes.g2p.prepare_data import prepare_data
 from recipes.results import build_results, update_recipe_results
 from recipes.train_conditional import DataSettings, ModelSettings, RunSettings
 from recipes.train_conditional import main as train
@@ -49,9 +52,11 @@ def write_tsv(path, rows):
 def smoke(tmp_path_factory):
     """The smoke run of the g2p recipe: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("smoke") / "model"
+    kept = (ROOT / "recipes/g2p/results.json").read_bytes()
     process = start(SMOKE, "--output_dir", folder)
     printed, _ = process.communicate(timeout=400)
     assert process.returncode == 0, printed
+    assert (ROOT / "recipes/g2p/results.json").read_bytes() == kept, "only --update_results may write it"
     return folder, printed
 
 
@@ -123,6 +128,24 @@ def test_fine_tuning_goes_on_from_the_folder(smoke, tmp_path, capsys):
     assert 0 < change < 0.1
     tuned = AutoProcessor.from_pretrained(tmp_path / "tuned")
     assert tuned.target_tokenizer.get_vocab() == AutoProcessor.from_pretrained(smoke[0]).target_tokenizer.get_vocab()
+
+
+def test_training_stops_early_when_nothing_gets_better(tmp_path):
+    rows = [(f"{first}{second}", f"{first.upper()} AH") for first in "bdfgklmnpst" for second in "aeiou"]
+    words = ["--train_file", write_tsv(tmp_path / "mine.tsv", rows), "--output_dir", str(tmp_path / "out"), *PIECES]
+    words += [
+        "--max_steps",
+        "400",
+        "--learning_rate",
+        "0",
+        "--early_stopping_patience",
+        "2",
+        "--load_best_model_at_end",
+        "true",
+    ]
+    train([SMOKE, *words, "--metric_for_best_model", "loss", "--validation_size", "10", "--metrics", "exact_match"])
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["global_step"] == 12  # Three evaluations, four steps apart: the first, and two that are no better.
 
 
 def test_any_model_is_scored_on_any_file(smoke, tmp_path, capsys):
@@ -263,4 +286,15 @@ def test_two_ranks_are_two_and_leave_one_folder(tmp_path):
     assert done.returncode == 0, done.stderr
     results = read_results(tmp_path / "model" / "results.json")
     assert "2 threads" in results["hardware"]
-    assert 0 < results["metrics"]["word_error_rate"] <= 100
+    # What the ranks scored together is what one process scores alone: no word twice, none left out.
+    rows, _ = read_pairs(
+        prepare_data(tmp_path)["train_file"],
+        source_column="word",
+        target_column="pronunciation",
+        column_names=["word", "pronunciation"],
+    )
+    references = group_references(split_by_source(rows, 200, seed=0)[1])
+    answers = pipeline("conditional-generation", model=str(tmp_path / "model"))(list(references["source"]), batch_size=64)
+    metrics = build_metrics(["word_error_rate", "phoneme_error_rate"])
+    alone = metrics([answer[0]["generated_text"] for answer in answers], list(references["references"]))
+    assert results["metrics"] == pytest.approx(alone)
