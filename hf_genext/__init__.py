@@ -20,6 +20,8 @@ from hf_genext.genext.pretrained_genext import GenextPreTrainedModel
 from hf_genext.genext.processing_genext import GenextProcessor
 from hf_genext.genext.tokenization_genext import train_tokenizer
 from hf_genext.pipelines import ConditionalGenerationPipeline
+from hf_genext.static_embedding.configuration_static_embedding import StaticEmbeddingConfig
+from hf_genext.static_embedding.modeling_static_embedding import StaticEmbeddingModel
 
 if TYPE_CHECKING:
     from hf_genext.training import GenextTrainer, GenextTrainingArguments
@@ -50,5 +52,7 @@ __all__ = [
     "GenextTextConditionerConfig",
     "GenextTrainer",
     "GenextTrainingArguments",
+    "StaticEmbeddingConfig",
+    "StaticEmbeddingModel",
     "train_tokenizer",
 ]

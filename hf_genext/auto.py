@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, PreTrainedConfig
+from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -20,6 +20,8 @@ from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, Gen
 from hf_genext.genext.pretrained_genext import GenextPreTrainedModel
 from hf_genext.genext.processing_genext import GenextProcessor
 from hf_genext.pipelines import ConditionalGenerationPipeline
+from hf_genext.static_embedding.configuration_static_embedding import StaticEmbeddingConfig
+from hf_genext.static_embedding.modeling_static_embedding import StaticEmbeddingModel
 
 TASK = "conditional-generation"
 
@@ -28,9 +30,11 @@ CONFIGS: tuple[type[PreTrainedConfig], ...] = (
     GenextConfig,
     GenextDecoderConfig,
     GenextTextConditionerConfig,
+    StaticEmbeddingConfig,
 )
-MODELS: tuple[tuple[type[_BaseAutoModelClass], type[PreTrainedConfig], type[GenextPreTrainedModel]], ...] = (
+MODELS: tuple[tuple[type[_BaseAutoModelClass], type[PreTrainedConfig], type[PreTrainedModel]], ...] = (
     (AutoModel, GenextConfig, GenextModel),
+    (AutoModel, StaticEmbeddingConfig, StaticEmbeddingModel),
     (AutoModelForSeq2SeqLM, GenextConfig, GenextForConditionalGeneration),
 )
 PROCESSORS: tuple[tuple[type[PreTrainedConfig], type[GenextProcessor]], ...] = ((GenextConfig, GenextProcessor),)

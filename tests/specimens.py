@@ -16,6 +16,8 @@ from hf_genext import (
     GenextModel,
     GenextProcessor,
     GenextTextConditionerConfig,
+    StaticEmbeddingConfig,
+    StaticEmbeddingModel,
     train_tokenizer,
 )
 
@@ -31,6 +33,10 @@ class ModelSpecimen:
     build: Callable[[], PreTrainedModel]
     inputs: dict[str, torch.Tensor]
     """`input_ids` with padding on the right, `attention_mask`; `labels` where the model is trained with them."""
+    is_as_long_as_input: bool = False
+    """Whether the main output has a position for each input position."""
+    attends: bool = True
+    """Whether the model has layers of attention."""
 
 
 def build_config(kind: str = "none", *, tie: bool = True, dropout: float = 0.0) -> GenextConfig:
@@ -97,17 +103,33 @@ def build_processor() -> GenextProcessor:
 
 
 MODEL_SPECIMENS = [
-    ModelSpecimen(f"{model_class.__name__}-{label}", build, build_inputs(with_labels=generates))
+    ModelSpecimen(
+        f"{model_class.__name__}-{label}",
+        build,
+        build_inputs(with_labels=generates),
+        is_as_long_as_input=not generates and label != "pooled",
+    )
     for model_class, generates in ((GenextModel, False), (GenextForConditionalGeneration, True))
     for label, build in (
         ("none", lambda model_class=model_class: sharpen(model_class(build_config("none")))),
         ("pooled", lambda model_class=model_class: sharpen(model_class(build_config("pooled")))),
         ("untied", lambda model_class=model_class: sharpen(model_class(build_config("none", tie=False)))),
     )
+] + [
+    ModelSpecimen(
+        f"StaticEmbeddingModel-{label}",
+        lambda settings=settings: sharpen(
+            StaticEmbeddingModel(StaticEmbeddingConfig(vocab_size=31, hidden_size=7, **settings))
+        ),
+        build_inputs(with_labels=False),
+        attends=False,
+    )
+    for label, settings in (("mean", {}), ("sif", {"pooling": "sif", "normalize": True}))
 ]
 CONFIG_SPECIMENS = [
     build_config("pooled"),
     GenextTextConditionerConfig(vocab_size=9),
     GenextBottleneckConfig(kind="pooled", num_latents=3),
     GenextDecoderConfig(vocab_size=11),
+    StaticEmbeddingConfig(vocab_size=9, hidden_size=5, num_buckets=4),
 ]

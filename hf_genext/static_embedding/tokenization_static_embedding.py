@@ -1,0 +1,59 @@
+"""Word-level tokenizers for spaces of word vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+UNKNOWN, PADDING = "[UNK]", "[PAD]"
+
+
+def build_word_tokenizer(
+    words: Sequence[str], *, lowercase: bool = False, split: Literal["punctuation", "whitespace"] = "punctuation"
+) -> PreTrainedTokenizerFast:
+    """A fast tokenizer whose ids are the places of the words, then those of the unknown and the padding token.
+
+    Args:
+        words: The distinct words.
+        lowercase: Whether to lower-case text first.
+        split: `"punctuation"` parts text at white space and around punctuation, but leaves marks inside a word (don't,
+            well-known) where they are; `"whitespace"` parts at white space alone.
+
+    Returns:
+        The tokenizer; it adds no special tokens.
+
+    Raises:
+        ValueError: for another way to split.
+
+    Example:
+        >>> tokenizer = build_word_tokenizer(["the", "violin", ","], lowercase=True)
+        >>> tokenizer("The violin, well-known").input_ids
+        [0, 1, 2, 3]
+    """
+    if split not in ("punctuation", "whitespace"):
+        raise ValueError(f'split must be "punctuation" or "whitespace", got {split!r}.')
+    vocabulary = {word: place for place, word in enumerate(words)}
+    for special in (UNKNOWN, PADDING):
+        # A space that has such a word keeps its vector there; the special row is another one.
+        vocabulary.setdefault(special, len(words) + (special == PADDING))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase() if lowercase else None
+    tokenizer.pre_tokenizer = (
+        pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.WhitespaceSplit(),
+                pre_tokenizers.Split(Regex(r"[^\w\s]+(?=\s|$)|(?<=^|\s)[^\w\s]+|[\w](?:[^\s]*[\w])?"), behavior="isolated"),
+            ]
+        )
+        if split == "punctuation"
+        else pre_tokenizers.WhitespaceSplit()
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token=UNKNOWN, pad_token=PADDING, model_input_names=["input_ids", "attention_mask"]
+    )
+
+
+__all__ = ["build_word_tokenizer"]

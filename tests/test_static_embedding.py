@@ -1,0 +1,205 @@
+"""Spaces of word vectors: through Transformers' doors, as a mapping, and beside gensim."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gensim
+import numpy as np
+import pytest
+import torch
+from gensim.models import KeyedVectors
+from gensim.test.utils import datapath
+from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
+
+from hf_genext import StaticEmbeddingConfig, StaticEmbeddingModel
+from hf_genext.static_embedding.tokenization_static_embedding import build_word_tokenizer
+from hf_genext.static_embedding.vocabulary_static_embedding import Vocabulary
+
+FILE = datapath("lee_fasttext.vec")
+
+
+@pytest.fixture(scope="module")
+def space():
+    return StaticEmbeddingModel.from_vectors(FILE)
+
+
+@pytest.fixture(scope="module")
+def peer():
+    return KeyedVectors.load_word2vec_format(FILE)
+
+
+def test_a_space_is_a_mapping_from_words_to_vectors(space, peer):
+    assert len(space) == len(peer) and list(space.words) == peer.index_to_key
+    for word in ("the", "Australia", "night"):
+        np.testing.assert_allclose(space[word], peer[word], atol=1e-6)
+        assert word in space
+    assert space[["the", "night"]].shape == (2, peer.vector_size)
+    assert "unheardof" not in space and 3 not in space
+    with pytest.raises(KeyError, match="no word 'nigth'; near it are 'night'"):
+        space["nigth"]
+    with pytest.raises(TypeError, match="a word or a list of words, got int"):
+        space[3]
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative"), [("night", ()), (["night", "Australia"], ["the"]), ([np.ones(10, np.float32), "night"], [])]
+)
+def test_neighbours_are_gensims(space, peer, positive, negative):
+    ours = space.most_similar(positive, negative, topn=20)
+    theirs = peer.most_similar(positive=positive, negative=list(negative), topn=20)
+    assert [word for word, _ in ours] == [word for word, _ in theirs]
+    np.testing.assert_allclose([cosine for _, cosine in ours], [cosine for _, cosine in theirs], atol=1e-5)
+    assert space.similarity("night", "Australia") == pytest.approx(float(peer.similarity("night", "Australia")), abs=1e-6)
+
+
+def test_judgements_and_analogies_are_scored_as_gensim_does(space, peer):
+    pairs = []
+    for line in Path(datapath("wordsim353.tsv")).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            first, second, judgement = line.split("\t")[:3]
+            pairs.append((first.lower(), second.lower(), float(judgement)))
+    scores = space.evaluate_word_pairs(pairs)
+    pearson, *_ = peer.evaluate_word_pairs(datapath("wordsim353.tsv"), case_insensitive=False)
+    assert scores["out_of_vocabulary"] > 0
+    assert scores["pearson"] == pytest.approx(pearson[0], abs=0.05)
+    known = [pair for pair in pairs if pair[0] in space and pair[1] in space]
+    assert scores["pairs"] == len(known)
+    cosines = np.array([float(peer.similarity(first, second)) for first, second, _ in known])
+    assert scores["pearson"] == pytest.approx(np.corrcoef(cosines, [pair[2] for pair in known])[0, 1], abs=1e-5)
+    from scipy.stats import spearmanr
+
+    assert scores["spearman"] == pytest.approx(spearmanr(cosines, [pair[2] for pair in known])[0], abs=1e-9)
+    words = list(space.words)[:60]
+    questions = [(words[i], words[i + 1], words[i + 2], words[i + 3]) for i in range(0, 56)] + [("the", "zzz", "of", "to")]
+    right = sum(peer.most_similar(positive=[b, c], negative=[a], topn=1)[0][0] == d for a, b, c, d in questions if b != "zzz")
+    found = space.evaluate_word_analogies(questions)
+    assert found["questions"] == 56 and found["out_of_vocabulary"] == 1
+    # gensim takes the mean of vectors at length 1 and so do we; ties in rounding may differ by one question.
+    assert found["accuracy"] * 56 == pytest.approx(right, abs=1)
+    with pytest.raises(ValueError, match="knows none of the 1 questions"):
+        space.evaluate_word_analogies([("zzz", "yyy", "xxx", "www")])
+
+
+def test_the_folder_opens_through_transformers_doors(space, tmp_path):
+    space.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is StaticEmbeddingConfig
+    opened, tokenizer = AutoModel.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    assert type(opened) is StaticEmbeddingModel
+    assert np.array_equal(opened["night"], space["night"])
+    assert opened.words == space.words
+    texts = ["the night Australia", "unheardof night"]
+    batch = tokenizer(texts, padding=True, return_tensors="pt")
+    outputs = opened(**batch)
+    np.testing.assert_allclose(
+        outputs.pooler_output[0].detach(), np.mean([space[word] for word in texts[0].split()], axis=0), atol=1e-6
+    )
+    np.testing.assert_allclose(outputs.pooler_output[1].detach(), space["night"], atol=1e-6)  # Unknown words count nothing.
+    np.testing.assert_allclose(opened.encode(texts), outputs.pooler_output.detach(), atol=1e-6)
+    assert np.array_equal(opened.encode(texts[0]), opened.encode(texts)[0])
+    features = pipeline("feature-extraction", model=str(tmp_path))("the night", return_tensors=True)
+    np.testing.assert_allclose(features[0].numpy(), np.stack([space["the"], space["night"]]), atol=1e-6)
+    half = AutoModel.from_pretrained(tmp_path, dtype=torch.float16)
+    assert half.dtype == torch.float16 and half["night"].dtype == np.float16
+    again = tmp_path / "again"
+    opened.save_pretrained(again)
+    assert AutoModel.from_pretrained(again).words == space.words
+
+
+def test_opening_maps_the_matrix_and_reads_no_other_word(tmp_path):
+    words = [f"w{index}" for index in range(50_000)]
+    StaticEmbeddingModel.from_words(words, np.ones((50_000, 8), np.float32)).save_pretrained(tmp_path)
+    opened = AutoModel.from_pretrained(tmp_path)
+    assert opened._vocabulary is None
+    assert opened["w49999"].tolist() == [1.0] * 8
+    assert opened._tokenizer is None
+
+
+def test_smooth_inverse_frequency_weights_words_by_the_papers_formula(tmp_path):
+    counts, matrix = np.array([900, 90, 10]), np.eye(3, dtype=np.float32)
+    space = StaticEmbeddingModel.from_words(["the", "night", "owl"], matrix, counts=counts, pooling="sif")
+    expected = np.array([1e-3 / (1e-3 + share) for share in (0.9, 0.09, 0.01)])
+    np.testing.assert_allclose(space.encode("the night owl"), expected / 3, rtol=1e-5)
+    space.save_pretrained(tmp_path)
+    np.testing.assert_allclose(AutoModel.from_pretrained(tmp_path).encode("owl"), matrix[2] * expected[2], rtol=1e-5)
+    normalized = StaticEmbeddingModel.from_words(["the", "owl"], matrix[:2], counts=[9, 1], pooling="sif", normalize=True)
+    assert np.linalg.norm(normalized.encode("the owl")) == pytest.approx(1)
+    with pytest.raises(ValueError, match="needs a count for each of the 3 words, got none"):
+        StaticEmbeddingModel.from_words(["the", "night", "owl"], matrix, pooling="sif")
+
+
+@pytest.mark.parametrize(
+    ("words", "shape", "message"),
+    [
+        (["a"], (2, 3), "1 words and vectors of shape"),
+        ([], (0, 3), "at least one word"),
+        (["a", "a"], (2, 3), "1 come a second"),
+    ],
+)
+def test_words_and_vectors_that_do_not_fit_are_refused(words, shape, message):
+    with pytest.raises(ValueError, match=message):
+        StaticEmbeddingModel.from_words(words, np.zeros(shape, np.float32))
+
+
+def test_a_folder_whose_matrix_does_not_fit_is_refused(space, tmp_path):
+    space.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "hidden_size": 11}))
+    with pytest.raises(ValueError, match=r"'embeddings' should be \(\d+, 11\) and is \(\d+, 10\)"):
+        AutoModel.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "vocabulary.safetensors").write_bytes(b"\x00" * 40)
+    with pytest.raises(ValueError, match="no vocabulary that can be read"):
+        AutoModel.from_pretrained(tmp_path)["night"]
+    (tmp_path / "vocabulary.safetensors").unlink()
+    with pytest.raises(ValueError, match="rows have no names"):
+        AutoModel.from_pretrained(tmp_path)["night"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"vocab_size": 1}, "rows for the two special tokens"),
+        ({"num_buckets": 5, "min_ngram": 4, "max_ngram": 3}, "1 <= min_ngram <= max_ngram"),
+        ({"pooling": "max"}, "pooling"),
+        ({"sif_coefficient": 0.0}, "sif_coefficient must be more than 0"),
+    ],
+)
+def test_configurations_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(Exception, match=message):
+        StaticEmbeddingConfig(**settings)
+
+
+def test_a_vocabulary_is_a_list_of_words(tmp_path):
+    words = ["the", "violin", "café", "日本", "a b", ""]
+    vocabulary = Vocabulary(words, counts=[5, 4, 3, 2, 1, 0])
+    vocabulary.save(tmp_path / "v.safetensors")
+    for given in (vocabulary, Vocabulary.load(tmp_path / "v.safetensors")):
+        assert list(given) == words and given[-1] == "" and given[1:3] == ["violin", "café"]
+        assert [given.index(word) for word in words] == list(range(6))
+        assert "viola" not in given and 3 not in given
+        assert given.counts.tolist() == [5, 4, 3, 2, 1, 0]
+        assert given.find_nearest_spellings("vilin") == ["violin"]
+        with pytest.raises(ValueError, match="'viola' is not among the 6 words"):
+            given.index("viola")
+        with pytest.raises(IndexError):
+            given[6]
+    with pytest.raises(ValueError, match="6 words and 1 counts"):
+        Vocabulary(words, counts=[1])
+
+
+def test_text_is_parted_around_punctuation_but_not_inside_words():
+    words = ["don't", "well-known", ",", ".", "the", '"', "...", "3.5"]
+    tokenizer = build_word_tokenizer(words)
+    text = 'the well-known , don\'t "the", 3.5...'
+    assert [tokenizer.decode([token]) for token in tokenizer(text).input_ids] == [
+        "the", "well-known", ",", "don't", '"', "the", "[UNK]", "3.5", "...",
+    ]  # fmt: skip
+    assert tokenizer("unknown").input_ids == [len(words)] == [tokenizer.unk_token_id]
+    assert tokenizer.pad_token_id == len(words) + 1
+    assert build_word_tokenizer(["the"], lowercase=True)("THE").input_ids == [0]
+    assert build_word_tokenizer(["the,"], split="whitespace")("the,").input_ids == [0]
+    with pytest.raises(ValueError, match="split must be"):
+        build_word_tokenizer(["a"], split="letters")
+    assert gensim.__version__

@@ -1,0 +1,252 @@
+"""Foreign files of word vectors: equal to gensim's readers, refused when damaged, written so that gensim reads them."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+import struct
+import zipfile
+from pathlib import Path
+
+import gensim
+import numpy as np
+import pytest
+from gensim.models import KeyedVectors
+from gensim.models.fasttext import load_facebook_vectors
+
+from hf_genext.static_embedding.vectors_static_embedding import hash_ngrams, read_vectors, write_word2vec
+
+DATA = Path(gensim.__file__).parent / "test" / "test_data"
+TEXT = ["EN.1-10.cbow1_wind5_hs0_neg10_size300_smpl1e-05.txt", "IT.1-10.cbow1_wind5_hs0_neg10_size300_smpl1e-05.txt"]
+TEXT += ["crime-and-punishment.vec", "high_precision.kv.txt", "lee_fasttext.vec", "pang_lee_polarity_fasttext.vec"]
+TEXT += ["pretrained.vec", "toy-model.vec", "word2vec_pre_kv_c", "model-from-gensim-3.8.0.w2v"]
+BINARY = ["euclidean_vectors.bin", "high_precision.kv.bin", "poincare_vectors.bin"]
+HEADLESS = ["test_glove.txt"]
+FASTTEXT = ["crime-and-punishment.bin", "lee_fasttext.bin", "lee_fasttext_new.bin", "non_ascii_fasttext.bin"]
+FASTTEXT += ["toy-model.bin", "toy-model-pretrained.bin", "cp852_fasttext.bin"]
+
+
+def read_with_gensim(name):
+    """gensim's vectors for a file, or `None` where its reader of that format refuses it."""
+    path = str(DATA / name)
+    try:
+        if name in FASTTEXT:
+            return load_facebook_vectors(path, encoding="cp852" if "cp852" in name else "utf-8")
+        return KeyedVectors.load_word2vec_format(path, binary=name in BINARY, no_header=name in HEADLESS)
+    except Exception:
+        return None
+
+
+@pytest.mark.parametrize("name", TEXT + BINARY + HEADLESS + FASTTEXT)
+def test_files_of_gensims_test_data_give_gensims_vectors(name):
+    expected = read_with_gensim(name)
+    encoding = "cp852" if "cp852" in name else "utf-8"
+    if expected is None:
+        with pytest.raises(ValueError, match="damaged"):
+            read_vectors(DATA / name)
+        return
+    found = read_vectors(DATA / name, encoding=encoding)
+    assert found.words == expected.index_to_key
+    np.testing.assert_allclose(found.matrix, expected.vectors, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FASTTEXT)
+def test_words_that_fasttext_did_not_see_have_gensims_vectors(name):
+    from hf_genext import StaticEmbeddingModel
+
+    encoding = "cp852" if "cp852" in name else "utf-8"
+    expected = read_with_gensim(name)
+    space = StaticEmbeddingModel.from_vectors(DATA / name, encoding=encoding)
+    for word in ("unheardof", "präludium", "日本語", "a", "rejection-rejection", "landlady's"):
+        if not expected.bucket or not expected.max_n:
+            continue
+        np.testing.assert_allclose(space[word], expected.get_vector(word), rtol=0, atol=1e-5)
+
+
+def test_a_classifiers_word_vectors_are_those_of_its_text_file():
+    # gensim reads no supervised models; fastText's own text export beside it has five digits.
+    name = "pang_lee_polarity_fasttext"
+    exact, rounded = (read_vectors(DATA / f"{name}{kind}", encoding="latin-1") for kind in (".bin", ".vec"))
+    assert exact.words == rounded.words
+    np.testing.assert_allclose(exact.matrix, rounded.matrix, rtol=1e-4, atol=1e-5)
+
+
+def test_enough_files_were_read():
+    read = [name for name in TEXT + BINARY + HEADLESS + FASTTEXT if read_with_gensim(name) is not None]
+    assert len(read) >= 16, read
+
+
+def draw(words=50, size=6, seed=0):
+    generator = np.random.default_rng(seed)
+    names = [f"w{index}" for index in range(words - 3)] + ["été", "日本", "don't"]
+    return names, generator.normal(size=(words, size)).astype(np.float32)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_what_is_written_is_read_again_by_us_and_by_gensim(tmp_path, binary):
+    words, matrix = draw()
+    path = tmp_path / ("vectors.bin" if binary else "vectors.txt")
+    write_word2vec(path, words, matrix)
+    ours, theirs = read_vectors(path), KeyedVectors.load_word2vec_format(str(path), binary=binary)
+    assert ours.words == theirs.index_to_key == words
+    assert np.array_equal(ours.matrix, matrix)
+    assert np.array_equal(theirs.vectors, matrix)
+    for word in ("two words", "", "a\tb"):
+        with pytest.raises(ValueError, match="cannot hold the word"):
+            write_word2vec(path, [word], matrix[:1])
+    assert np.array_equal(read_vectors(path).matrix, matrix)
+
+
+def compress(path, kind):
+    packed = path.with_name(path.name + kind)
+    if kind == ".zip":
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.write(path, path.name)
+    else:
+        packed.write_bytes({".gz": gzip, ".bz2": bz2, ".xz": lzma}[kind].compress(path.read_bytes()))
+    return packed
+
+
+@pytest.mark.parametrize("kind", [".gz", ".bz2", ".xz", ".zip"])
+@pytest.mark.parametrize("name", ["vectors.bin", "vectors.txt"])
+def test_compressed_files_are_read_as_they_are(tmp_path, name, kind):
+    words, matrix = draw()
+    write_word2vec(tmp_path / name, words, matrix)
+    packed = compress(tmp_path / name, kind)
+    assert np.array_equal(read_vectors(packed).matrix, matrix)
+    cut = packed.read_bytes()
+    packed.write_bytes(cut[: len(cut) // 2])
+    with pytest.raises(ValueError, match=r"breaks off|damaged|cannot be read"):
+        read_vectors(packed)
+
+
+def test_glove_words_may_hold_spaces(tmp_path):
+    path = tmp_path / "glove.txt"
+    path.write_text("the 0.1 0.2 0.3\n. . 1 2 3\nat name@domain.com 4 5 6e-1\n2 7 8 9\n", encoding="utf-8")
+    found = read_vectors(path)
+    assert found.words == ["the", ". .", "at name@domain.com", "2"]
+    np.testing.assert_allclose(found.matrix, [[0.1, 0.2, 0.3], [1, 2, 3], [4, 5, 0.6], [7, 8, 9]], rtol=1e-6)
+
+
+def test_limit_dtype_and_repeated_words(tmp_path, caplog):
+    path = tmp_path / "vectors.txt"
+    path.write_text("4 2\na 1 2\nb 3 4\na 5 6\nc 7 8\n")
+    found = read_vectors(path, dtype="float16")
+    assert found.words == ["a", "b", "c"]
+    assert found.matrix.dtype == np.float16
+    assert found.matrix.tolist() == [[1, 2], [3, 4], [7, 8]]
+    assert "1 of 4 words come a second time" in caplog.text
+    assert read_vectors(path, limit=2).words == ["a", "b"]
+    with pytest.raises(ValueError, match="limit must be 1 or more"):
+        read_vectors(path, limit=0)
+
+
+def pack_fasttext(words, rows, size, buckets, *, claimed_rows=None):
+    content = struct.pack("<2i", 793_712_314, 12) + struct.pack("<12i", size, 5, 5, 1, 5, 1, 1, 1, buckets, 3, 6, 100)
+    content += struct.pack("<d", 1e-4) + struct.pack("<3i", len(words), len(words), 0) + struct.pack("<2q", 9, -1)
+    content += b"".join(word.encode() + b"\x00" + struct.pack("<qb", 1, 0) for word in words)
+    return content + struct.pack("<?2q", False, claimed_rows or len(rows), size) + np.asarray(rows, "<f4").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"abc", "too short"),
+        (b"hello world\nnothing here\n", r"line 1|first line"),
+        (b"3 2\na 1 2\nb 3 4\n", "claims 3 words"),
+        (b"3 2\na 1 2.00000\nb 3 4\n", "claims 3 words, but 2 follow"),
+        (b"2 2\na 1 2\nb 3\n", "line 3 has 1 numbers instead of 2"),
+        (b"2 2\na 1 2\nb 3 x\n", "line 3: could not convert"),
+        (b"2 2\na 1 2\nb 3 nan\n", "vector of 'b' holds what is no number"),
+        (b"2 2\na 1 2\n\xff 3 4\n", r"'\\xff' is not utf-8"),
+        (b"9000000000 300\na 1 2\n", "claims 9,000,000,000 words of 300 numbers"),
+        (b"5 900000\na \x00\x01", "claims vectors of 900,000 numbers"),
+        (b"0 5\n\n", "claims no words"),
+        (b"2 2\na " + b"\x00" * 8 + b"b \x00\x00", "claims 2 words"),
+        (b"2 1\na \x00\x00\x80?b \x00\x00\xc0\x7f\n\n\n", "vector of 'b' holds what is no number"),
+        (pack_fasttext(["a"], np.zeros((3, 2)), 2, 2)[:-4], "claims a matrix of 3 rows"),
+        (pack_fasttext(["a"], np.zeros((3, 2)), 2, 2, claimed_rows=2**40), "does not fit 1 words, 2 buckets"),
+        (pack_fasttext(["a"], np.full((3, 2), np.nan), 2, 2), "holds what is no number"),
+    ],
+)
+def test_damaged_files_are_refused_with_the_place(tmp_path, content, message):
+    path = tmp_path / "vectors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_vectors(path)
+
+
+def test_a_missing_file_and_an_archive_of_several_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="none"):
+        read_vectors(tmp_path / "none")
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a.txt", "1 1\na 1\n")
+        archive.writestr("b.txt", "1 1\nb 1\n")
+    with pytest.raises(ValueError, match=r"holds 2 files \(a.txt, b.txt\)"):
+        read_vectors(tmp_path / "two.zip")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_files_give_vectors_or_a_clear_error(tmp_path, seed):
+    """Cut, flipped, repeated and overwritten bytes, seeded; longer runs are a matter of `FUZZ_ROUNDS`."""
+    import os
+    import tracemalloc
+
+    generator = np.random.default_rng(seed)
+    words, matrix = draw(20, 5)
+    originals = []
+    for name in ("v.bin", "v.txt"):
+        write_word2vec(tmp_path / name, words, matrix)
+        originals.append((tmp_path / name).read_bytes())
+    originals.append(b"".join(originals[1].splitlines(keepends=True)[1:]))
+    originals.append(pack_fasttext(words, generator.normal(size=(len(words) + 7, 5)), 5, 7))
+    originals.append(gzip.compress(originals[0]))
+    path = tmp_path / "mutated"
+    outcomes = {"read": 0, "refused": 0}
+    tracemalloc.start()
+    for _ in range(int(os.environ.get("FUZZ_ROUNDS", "250"))):
+        content = bytearray(originals[generator.integers(len(originals))])
+        for _ in range(generator.integers(1, 4)):
+            place = int(generator.integers(len(content)))
+            kind = generator.integers(5)
+            if kind == 0:
+                del content[place:]
+            elif kind == 1:
+                content[place] ^= 1 << int(generator.integers(8))
+            elif kind == 2:
+                content[place : place + 4] = struct.pack("<i", int(generator.choice([-1, 0, 2**31 - 1, 2**20])))
+            elif kind == 3:
+                content[place:place] = content[place : place + int(generator.integers(40))]
+            else:
+                content[place : place + 3] = generator.choice([b"nan", b"\xff\xfe\xfd", b"   ", b"\n\n\n", b"999", b"1e99"])
+            if not content:
+                content = bytearray(b"\n")
+        path.write_bytes(content)
+        try:
+            found = read_vectors(path)
+        except ValueError as error:
+            assert str(error)
+            outcomes["refused"] += 1
+        else:
+            assert len(found.words) == len(found.matrix) == len(set(found.words))
+            assert np.isfinite(found.matrix).all()
+            outcomes["read"] += 1
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert min(outcomes.values()) > 10, outcomes
+    assert peak < 2**27, f"{peak / 2**20:.0f} MiB for files of some KiB"
+
+
+def test_ngram_hashes_are_fasttexts():
+    # Of the word "ab": <a, <ab, <ab>, ab, ab>, b>, a, b, by the definition of the 32-bit FNV-1a hash.
+    def fnv(text):
+        state = 2_166_136_261
+        for byte in text.encode():
+            state = ((state ^ (byte if byte < 128 else byte | 0xFFFFFF00)) * 16_777_619) % 2**32
+        return state % 1000
+
+    grams = ["<a", "<ab", "<ab>", "a", "ab", "ab>", "b", "b>"]
+    assert sorted(hash_ngrams("ab", 1, 4, 1000)) == sorted(fnv(gram) for gram in grams)
+    assert sorted(hash_ngrams("é", 3, 3, 1000)) == [fnv("<é>")]
