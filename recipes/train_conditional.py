@@ -40,7 +40,7 @@ import hf_genext
 from hf_genext.checkpoints import hold_folder, list_checkpoints
 from hf_genext.data import encode_pairs, group_references, read_pairs, split_by_source
 from hf_genext.devices import describe_device
-from hf_genext.hub import render_model_card, write_results
+from hf_genext.hub import read_results, render_model_card, write_results
 from hf_genext.metrics import build_metrics
 from hf_genext.training import GenextTrainer, GenextTrainingArguments, TrainingDivergedError
 from recipes.arguments import SettingsError, parse_settings
@@ -144,6 +144,7 @@ def _run(
 ) -> None:
     output_dir = Path(args.output_dir)
     metrics = build_metrics(data_settings.metrics) if data_settings.metrics else None
+    recipe_results = _find_recipe_results(config_path) if run_settings.update_results else None
     with args.main_process_first(desc="reading the data"):
         train, validation, facts = _load_data(data_settings, args, config_path)
     model, processor = load_model(model_settings, train)
@@ -201,10 +202,8 @@ def _run(
         pictures={"Validation": "validation_curve.png"},
     )
     (output_dir / "README.md").write_text(card, encoding="utf-8")
-    if run_settings.update_results:
-        if config_path is None:
-            raise SettingsError("--update_results needs a settings file: it writes results.json beside it.")
-        update_recipe_results(config_path.parent / "results.json", results)
+    if recipe_results is not None:
+        update_recipe_results(recipe_results, results)
     print(f"\n{summarize(results)}\nThe model is in {output_dir}. Use it:\n")
     print("  import hf_genext\n  from transformers import pipeline\n")
     print(f'  pipe = pipeline("conditional-generation", model="{output_dir}")\n  pipe({run_settings.example!r})')
@@ -239,6 +238,16 @@ def _load_data(
         size = settings.validation_size
         train, validation = split_by_source(train, int(size) if size >= 1 else size, seed=settings.validation_seed)
     return train, validation, facts
+
+
+def _find_recipe_results(config_path: Path | None) -> Path:
+    """The recipe's results file, checked before the training and not after it."""
+    if config_path is None:
+        raise SettingsError("--update_results needs a settings file: it writes results.json beside it.")
+    path = config_path.parent / "results.json"
+    if path.is_file():
+        read_results(path)
+    return path
 
 
 def _import_script(path: Path) -> Any:

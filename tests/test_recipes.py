@@ -231,6 +231,19 @@ def test_data_and_models_that_cannot_be_used_are_refused(tmp_path, content, extr
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
+def test_results_that_cannot_be_updated_are_refused_before_the_training(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text((ROOT / SMOKE).read_text())
+    mine = write_tsv(tmp_path / "mine.tsv", [("cat", "K AE T"), ("dog", "D AO G")])
+    words = ["--train_file", mine, "--output_dir", str(tmp_path / "out"), *PIECES, "--update_results", "true"]
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match="lack the field 'metrics'"):
+        train([str(config), *words])
+    with pytest.raises(SettingsError, match="needs a settings file"):
+        train(words)
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
+
+
 def test_the_command_ends_with_one_line_and_no_traceback(tmp_path):
     process = start(SMOKE, "--learning_rat", "3", "--output_dir", tmp_path)
     printed, _ = process.communicate(timeout=200)
