@@ -32,7 +32,7 @@ def _training(results: dict[str, Any]) -> str:
         f"{results['hardware']}; {results['seconds_of_training']:.0f} s of training each, compiling included; "
         f"median of {len(next(iter(results['contenders'].values()))['tokens_per_second_rounds'])} rounds that take turns.",
         "",
-        f"Forward and backward pass take {results['flops_per_target_token'] / 1e6:.1f} MFLOP per real target token, so "
+        f"Forward and backward pass take {results['mflop_per_target_token']:.1f} MFLOP per real target token, so "
         f"`GenextTrainer` computes {results['gflops_per_second']:.0f} GFLOP/s with {results['num_threads']} thread(s), the "
         "optimizer not counted.",
         "",

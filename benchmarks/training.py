@@ -364,7 +364,7 @@ def main() -> None:
     results = {
         "contenders": rows,
         "seconds_of_training": options.final_seconds,
-        "flops_per_target_token": flops,
+        "mflop_per_target_token": flops / 1e6,
         "gflops_per_second": ours["tokens_per_second"] * flops / 1e9,
         "profile": profile(task, contenders[-1]),
         "num_threads": options.num_threads,

@@ -121,7 +121,8 @@ def render_model_card(
     sections = [
         f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{task}",
         "## Use\n\n```python\nimport hf_genext\nfrom transformers import pipeline\n\n"
-        f'pipe = pipeline("conditional-generation", model="path/to/this/folder")\npipe({example!r})\n```',
+        'pipe = pipeline("conditional-generation", model="path/to/this/folder")\n'
+        f"pipe({json.dumps(example, ensure_ascii=False)})\n```",
         f"## Results\n\n{render_comparison(results)}",
         *(f"![{caption}]({path})" for caption, path in (pictures or {}).items()),
         f"## Training\n\n{_render_facts(results)}",
