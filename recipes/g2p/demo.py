@@ -15,7 +15,7 @@ from pathlib import Path
 from prepare_data import write_cmudict
 
 HERE = Path(__file__).parent
-WORDS = ["Zuckerberg", "Transformerish", "Tokyo's", "brillig", "slithy", "Kardashev", "covfefe", "bookish-looking"]
+WORDS = ["Zelenskyy", "Galadriel's", "Xiaomi", "TikTok's", "brillig", "slithy", "covfefe", "bookish-looking"]
 
 
 def main() -> None:
