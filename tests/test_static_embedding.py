@@ -11,6 +11,8 @@ import pytest
 import torch
 from gensim.models import KeyedVectors
 from gensim.test.utils import datapath
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
 
 from hf_genext import StaticEmbeddingConfig, StaticEmbeddingModel
@@ -203,3 +205,68 @@ def test_text_is_parted_around_punctuation_but_not_inside_words():
     with pytest.raises(ValueError, match="split must be"):
         build_word_tokenizer(["a"], split="letters")
     assert gensim.__version__
+
+
+def write_static_folder(folder, layout, *, tensors=None):
+    """A folder as model2vec or sentence-transformers writes it, with a WordPiece tokenizer."""
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "night", "##s", "the", "owl"]
+    backend = Tokenizer(models.WordPiece({piece: place for place, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    matrix = torch.randn(8, 5, generator=torch.Generator().manual_seed(2))
+    home = folder / "0_StaticEmbedding" if layout == "sentence-transformers" else folder
+    home.mkdir(parents=True, exist_ok=True)
+    backend.save(str(home / "tokenizer.json"))
+    if layout == "sentence-transformers":
+        save_file(tensors or {"embedding.weight": matrix}, home / "model.safetensors")
+        modules = [{"type": "sentence_transformers.models.StaticEmbedding"}, {"type": "sentence_transformers.models.Normalize"}]
+        (folder / "modules.json").write_text(json.dumps(modules))
+    else:
+        save_file(tensors or {"embeddings": matrix}, home / "model.safetensors")
+        (home / "config.json").write_text(json.dumps({"model_type": "model2vec", "normalize": True}))
+    return matrix.numpy()
+
+
+@pytest.mark.parametrize("layout", ["model2vec", "sentence-transformers"])
+def test_folders_of_other_libraries_become_spaces(tmp_path, layout):
+    matrix = write_static_folder(tmp_path / "theirs", layout)
+    space = StaticEmbeddingModel.from_vectors(tmp_path / "theirs")
+    np.testing.assert_array_equal(space["owl"], matrix[7])
+    # Their rule: tokens without special ones and without unknown ones, mean, length 1.
+    expected = matrix[[6, 4, 5, 7]].mean(axis=0)
+    expected /= np.linalg.norm(expected)
+    np.testing.assert_allclose(space.encode(["the nights owl zzz", "owl"])[0], expected, atol=1e-6)
+    space.save_pretrained(tmp_path / "ours")
+    np.testing.assert_allclose(AutoModel.from_pretrained(tmp_path / "ours").encode("the nights owl zzz"), expected, atol=1e-6)
+
+
+def test_weights_and_a_mapping_of_a_folder_count(tmp_path):
+    rows, mapping = torch.randn(3, 5), torch.tensor([0, 0, 0, 0, 1, 2, 1, 2])
+    weights = torch.arange(8) / 4.0
+    write_static_folder(tmp_path, "model2vec", tensors={"embeddings": rows, "mapping": mapping, "weights": weights})
+    space = StaticEmbeddingModel.from_vectors(tmp_path, normalize=False)
+    expected = (rows[1] * weights[6] + rows[2] * weights[7]) / 2
+    np.testing.assert_allclose(space.encode("the owl"), expected.numpy(), atol=1e-6)
+    with pytest.raises(ValueError, match="leave limit out"):
+        StaticEmbeddingModel.from_vectors(tmp_path, limit=3)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"other": torch.ones(8, 5)}, "holds other, not a matrix"),
+        ({"embeddings": torch.ones(7, 5)}, "8 tokens do not fit 7 vectors"),
+        ({"embeddings": torch.ones(3, 5), "mapping": torch.tensor([0, 9])}, "points outside of its 3 vectors"),
+        ({"embeddings": torch.ones(8, 5), "weights": torch.ones(3)}, "weights of shape"),
+    ],
+)
+def test_folders_whose_parts_do_not_fit_are_refused(tmp_path, tensors, message):
+    write_static_folder(tmp_path, "model2vec", tensors=tensors)
+    with pytest.raises(ValueError, match=message):
+        StaticEmbeddingModel.from_vectors(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="is no tokenizer"):
+        StaticEmbeddingModel.from_vectors(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"has no tokenizer\.json"):
+        StaticEmbeddingModel.from_vectors(tmp_path)

@@ -22,6 +22,7 @@ from transformers.utils import cached_file
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_static_embedding import StaticEmbeddingConfig
+from .folders_static_embedding import read_static_folder
 from .tokenization_static_embedding import build_word_tokenizer
 from .vectors_static_embedding import read_vectors, write_word2vec
 from .vocabulary_static_embedding import VOCABULARY_NAME, Vocabulary
@@ -194,10 +195,11 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
         lowercase: bool | None = None,
         **config: Any,
     ) -> Self:
-        """Read a file of word2vec (text, binary), GloVe or fastText (.vec, .bin), compressed or not.
+        """Read a file of word2vec (text, binary), GloVe or fastText (.vec, .bin), compressed or not, or another's folder.
 
         Args:
-            path: The file.
+            path: The file; or a folder of model2vec or of sentence-transformers' StaticEmbedding, whose words are the tokens of
+                its tokenizer. Of the further arguments only `limit` does not apply to a folder, and is refused.
             limit: Read the first so many words only.
             dtype: Kind of number to keep.
             encoding: Encoding of the words.
@@ -212,6 +214,10 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
             FileNotFoundError: if there is no such file.
             ValueError: for a file that is none of these, or is damaged; the message says where.
         """
+        if os.path.isdir(path):
+            if limit is not None:
+                raise ValueError("A folder's tokenizer needs all its vectors; leave limit out.")
+            return cls._from_static_folder(path, dtype, **config)
         read = read_vectors(path, limit=limit, dtype=dtype, encoding=encoding, errors=errors)
         if lowercase is None:
             lowercase = all(word == word.lower() for word in read.words)
@@ -219,6 +225,22 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
         return cls.from_words(
             read.words, read.matrix, counts=read.counts, ngrams=read.ngrams, lowercase=lowercase, **subwords, **config
         )
+
+    @classmethod
+    def _from_static_folder(cls, path: str | os.PathLike[str], dtype: str, **config: Any) -> Self:
+        read = read_static_folder(path)
+        count, tokenizer = len(read.tokens), read.tokenizer
+        settings = {
+            "unk_token_id": count + 1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "normalize": read.normalize,
+            "pooling": "mean" if read.weights is None else "sif",
+        }
+        space = cls.from_words(read.tokens, read.matrix.to(getattr(torch, dtype)), counts=[1] * count, **{**settings, **config})
+        if space.config.pooling == "sif" and read.weights is not None:
+            space.weights = torch.cat([read.weights.float(), torch.zeros(2)])
+        space._tokenizer = tokenizer
+        return space
 
     @classmethod
     def from_pretrained(
