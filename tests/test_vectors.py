@@ -137,6 +137,10 @@ def test_limit_dtype_and_repeated_words(tmp_path, caplog):
     assert found.matrix.dtype == np.float16
     assert found.matrix.tolist() == [[1, 2], [3, 4], [7, 8]]
     assert "1 of 4 words come a second time" in caplog.text
+    path.write_text("1 2\na 1 70000\n")
+    with pytest.raises(ValueError, match="none that float16 can hold"):
+        read_vectors(path, dtype="float16")
+    path.write_text("4 2\na 1 2\nb 3 4\na 5 6\nc 7 8\n")
     assert read_vectors(path, limit=2).words == ["a", "b"]
     with pytest.raises(ValueError, match="limit must be 1 or more"):
         read_vectors(path, limit=0)
@@ -169,6 +173,7 @@ def pack_fasttext(words, rows, size, buckets, *, claimed_rows=None):
         (pack_fasttext(["a"], np.zeros((3, 2)), 2, 2)[:-4], "claims a matrix of 3 rows"),
         (pack_fasttext(["a"], np.zeros((3, 2)), 2, 2, claimed_rows=2**40), "does not fit 1 words, 2 buckets"),
         (pack_fasttext(["a"], np.full((3, 2), np.nan), 2, 2), "holds what is no number"),
+        (pack_fasttext(["abc"], np.full((3, 2), 3e38), 2, 2), "vector of 'abc' holds what is no number"),
     ],
 )
 def test_damaged_files_are_refused_with_the_place(tmp_path, content, message):

@@ -275,19 +275,21 @@ def _read_word2vec_binary(source: _Source, limit: int | None, dtype: np.dtype, e
         block[filled] = np.frombuffer(source.read_exactly(4 * size, f"the vector of word {place + 1} of {count:,}"), "<f4")
         filled += 1
         if filled == len(block):
-            _require_finite(source, block, words)
-            matrix.append(block)
+            matrix.append(_convert(source, block, words, dtype))
             filled = 0
-    _require_finite(source, block[:filled], words)
-    matrix.append(block[:filled])
+    matrix.append(_convert(source, block[:filled], words, dtype))
     return Vectors(words, matrix.finish())
 
 
-def _require_finite(source: _Source, block: np.ndarray, words: list[str]) -> None:
-    """Refuse numbers that are none; the block holds the last of the words."""
+def _convert(source: _Source, block: np.ndarray, words: list[str], dtype: np.dtype) -> np.ndarray:
+    """The block, which holds the last of the words, as another kind of number; what is none there is refused."""
+    with np.errstate(over="ignore"):
+        block = block.astype(dtype, copy=False)
     wrong = np.flatnonzero(~np.isfinite(block).all(axis=1))
     if len(wrong):
-        source.fail(f"the vector of {words[len(words) - len(block) + int(wrong[0])]!r} holds what is no number")
+        word = words[len(words) - len(block) + int(wrong[0])]
+        source.fail(f"the vector of {word!r} holds what is no number, or none that {dtype} can hold")
+    return block
 
 
 def _read_header(source: _Source) -> tuple[int, int]:
@@ -332,8 +334,7 @@ def _read_lines(
         if lines:
             found, numbers = _parse_lines(source, lines, size, number, encoding, errors)
             words.extend(found)
-            _require_finite(source, numbers, words)
-            matrix.append(numbers)
+            matrix.append(_convert(source, numbers, words, dtype))
             number += len(lines)
         if not block:
             break
@@ -437,13 +438,19 @@ def _read_fasttext(source: _Source, limit: int | None, dtype: np.dtype, encoding
     if ngrams is not None:
         for place, name in enumerate(words):
             rows_of_word = hash_ngrams(name, min_ngram, max_ngram, buckets)
-            found[place] += ngrams[rows_of_word].sum(axis=0)
+            with np.errstate(over="ignore"):
+                found[place] += ngrams[rows_of_word].sum(axis=0)
             found[place] /= 1 + len(rows_of_word)
+    if ngrams is not None:
+        with np.errstate(over="ignore"):
+            ngrams = ngrams.astype(dtype, copy=False)
+        if not np.isfinite(ngrams).all():
+            source.fail(f"its n-grams hold numbers that {dtype} cannot")
     return Vectors(
         words,
-        found.astype(dtype, copy=False),
+        _convert(source, found, words, dtype),
         np.array(counts[kept], dtype=np.int64),
-        None if ngrams is None else ngrams.astype(dtype),
+        ngrams,
         min_ngram if has_subwords else 0,
         max_ngram if has_subwords else 0,
     )
