@@ -22,6 +22,7 @@ from hf_genext.genext.tokenization_genext import train_tokenizer
 from hf_genext.pipelines import ConditionalGenerationPipeline
 from hf_genext.static_embedding.configuration_static_embedding import StaticEmbeddingConfig
 from hf_genext.static_embedding.modeling_static_embedding import StaticEmbeddingModel
+from hf_genext.static_embedding.pretraining_static_embedding import StaticEmbeddingForPreTraining
 
 if TYPE_CHECKING:
     from hf_genext.training import GenextTrainer, GenextTrainingArguments
@@ -53,6 +54,7 @@ __all__ = [
     "GenextTrainer",
     "GenextTrainingArguments",
     "StaticEmbeddingConfig",
+    "StaticEmbeddingForPreTraining",
     "StaticEmbeddingModel",
     "train_tokenizer",
 ]

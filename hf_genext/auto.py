@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoProcessor, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    AutoModelForSeq2SeqLM,
+    AutoProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -22,6 +30,7 @@ from hf_genext.genext.processing_genext import GenextProcessor
 from hf_genext.pipelines import ConditionalGenerationPipeline
 from hf_genext.static_embedding.configuration_static_embedding import StaticEmbeddingConfig
 from hf_genext.static_embedding.modeling_static_embedding import StaticEmbeddingModel
+from hf_genext.static_embedding.pretraining_static_embedding import StaticEmbeddingForPreTraining
 
 TASK = "conditional-generation"
 
@@ -35,6 +44,7 @@ CONFIGS: tuple[type[PreTrainedConfig], ...] = (
 MODELS: tuple[tuple[type[_BaseAutoModelClass], type[PreTrainedConfig], type[PreTrainedModel]], ...] = (
     (AutoModel, GenextConfig, GenextModel),
     (AutoModel, StaticEmbeddingConfig, StaticEmbeddingModel),
+    (AutoModelForPreTraining, StaticEmbeddingConfig, StaticEmbeddingForPreTraining),
     (AutoModelForSeq2SeqLM, GenextConfig, GenextForConditionalGeneration),
 )
 PROCESSORS: tuple[tuple[type[PreTrainedConfig], type[GenextProcessor]], ...] = ((GenextConfig, GenextProcessor),)
@@ -89,7 +99,7 @@ def register() -> None:
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
     for auto_class, config_class, model_class in MODELS:
         auto_class.register(config_class, model_class, exist_ok=True)
-    fitting = {auto_class for auto_class, _, _ in MODELS}
+    fitting = {auto_class for auto_class, config_class, _ in MODELS if config_class is GenextConfig}
     for auto_class in vars(modeling_auto).values():
         if (
             isinstance(auto_class, type)

@@ -116,6 +116,8 @@ def check_alone_is_as_in_a_batch(specimen: ModelSpecimen) -> None:
         alone = {name: tensor[row : row + 1] for name, tensor in specimen.inputs.items()}
         alone["input_ids"] = alone["input_ids"][:, :length]
         alone["attention_mask"] = alone["attention_mask"][:, :length]
+        if specimen.is_as_long_as_input and "labels" in alone:
+            alone["labels"] = alone["labels"][:, :length]
         kept = together[row, :length] if specimen.is_as_long_as_input else together[row]
         assert_near(kept, run(model, alone)[0])
 

@@ -17,6 +17,7 @@ from hf_genext import (
     GenextProcessor,
     GenextTextConditionerConfig,
     StaticEmbeddingConfig,
+    StaticEmbeddingForPreTraining,
     StaticEmbeddingModel,
     train_tokenizer,
 )
@@ -94,6 +95,18 @@ def build_inputs(*, with_labels: bool) -> dict[str, torch.Tensor]:
     return inputs
 
 
+def build_word_inputs() -> dict[str, torch.Tensor]:
+    """Three rows of unequal length, in which every word is to be predicted."""
+    inputs = build_inputs(with_labels=False)
+    return {**inputs, "labels": inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)}
+
+
+def build_pretraining(**settings) -> StaticEmbeddingForPreTraining:
+    """A space of 31 words that learns."""
+    words = [f"word{index}" for index in range(31)]
+    return StaticEmbeddingForPreTraining.from_words(words, range(31, 0, -1), hidden_size=7, window=2, **settings)
+
+
 def build_processor() -> GenextProcessor:
     """Letters on one side, phonemes on the other."""
     return GenextProcessor(
@@ -102,30 +115,43 @@ def build_processor() -> GenextProcessor:
     )
 
 
-MODEL_SPECIMENS = [
-    ModelSpecimen(
-        f"{model_class.__name__}-{label}",
-        build,
-        build_inputs(with_labels=generates),
-        is_as_long_as_input=not generates and label != "pooled",
-    )
-    for model_class, generates in ((GenextModel, False), (GenextForConditionalGeneration, True))
-    for label, build in (
-        ("none", lambda model_class=model_class: sharpen(model_class(build_config("none")))),
-        ("pooled", lambda model_class=model_class: sharpen(model_class(build_config("pooled")))),
-        ("untied", lambda model_class=model_class: sharpen(model_class(build_config("none", tie=False)))),
-    )
-] + [
-    ModelSpecimen(
-        f"StaticEmbeddingModel-{label}",
-        lambda settings=settings: sharpen(
-            StaticEmbeddingModel(StaticEmbeddingConfig(vocab_size=31, hidden_size=7, **settings))
-        ),
-        build_inputs(with_labels=False),
-        attends=False,
-    )
-    for label, settings in (("mean", {}), ("sif", {"pooling": "sif", "normalize": True}))
-]
+MODEL_SPECIMENS = (
+    [
+        ModelSpecimen(
+            f"{model_class.__name__}-{label}",
+            build,
+            build_inputs(with_labels=generates),
+            is_as_long_as_input=not generates and label != "pooled",
+        )
+        for model_class, generates in ((GenextModel, False), (GenextForConditionalGeneration, True))
+        for label, build in (
+            ("none", lambda model_class=model_class: sharpen(model_class(build_config("none")))),
+            ("pooled", lambda model_class=model_class: sharpen(model_class(build_config("pooled")))),
+            ("untied", lambda model_class=model_class: sharpen(model_class(build_config("none", tie=False)))),
+        )
+    ]
+    + [
+        ModelSpecimen(
+            f"StaticEmbeddingModel-{label}",
+            lambda settings=settings: sharpen(
+                StaticEmbeddingModel(StaticEmbeddingConfig(vocab_size=31, hidden_size=7, **settings))
+            ),
+            build_inputs(with_labels=False),
+            attends=False,
+        )
+        for label, settings in (("mean", {}), ("sif", {"pooling": "sif", "normalize": True}))
+    ]
+    + [
+        ModelSpecimen(
+            f"StaticEmbeddingForPreTraining-{label}",
+            lambda settings=settings: sharpen(build_pretraining(**settings)),
+            build_word_inputs(),
+            is_as_long_as_input=True,
+            attends=False,
+        )
+        for label, settings in (("skip_gram", {}), ("cbow", {"objective": "cbow", "num_buckets": 13}))
+    ]
+)
 CONFIG_SPECIMENS = [
     build_config("pooled"),
     GenextTextConditionerConfig(vocab_size=9),

@@ -29,8 +29,12 @@ class StaticEmbeddingConfig(PreTrainedConfig):
         num_buckets: Rows of the matrix of character n-grams, into which they are hashed (Bojanowski et al. 2017); 0 for none.
         min_ngram: Shortest n-gram in characters.
         max_ngram: Longest n-gram in characters.
-        initializer_range: Standard deviation of the initial vectors; left out, uniform in half of one by the size, as
-            word2vec begins.
+        initializer_range: Standard deviation of the initial vectors; left out, as word2vec begins: input vectors uniform within
+            half of one by the size, output vectors zero.
+        objective: What [`StaticEmbeddingForPreTraining`] learns: `"skip_gram"`, to tell each word from random ones by one
+            neighbour, or `"cbow"`, by the mean of its neighbours (Mikolov et al. 2013).
+        window: The farthest neighbour, in words.
+        num_negatives: Random words for each real one.
         pad_token_id: Row of the padding token; the last one if left out.
         unk_token_id: Row of the unknown token; the last but one if left out.
         format_version: Version of the folder format; a version newer than the package is refused.
@@ -55,6 +59,9 @@ class StaticEmbeddingConfig(PreTrainedConfig):
     min_ngram: int = 3
     max_ngram: int = 6
     initializer_range: float | None = None
+    objective: Literal["skip_gram", "cbow"] = "skip_gram"
+    window: int = 5
+    num_negatives: int = 5
     pad_token_id: int | None = None
     unk_token_id: int | None = None
     format_version: int = FORMAT_VERSION
@@ -90,6 +97,11 @@ class StaticEmbeddingConfig(PreTrainedConfig):
             raise ValueError(
                 f"Subwords need num_buckets >= 1 and 1 <= min_ngram <= max_ngram, got num_buckets={self.num_buckets}, "
                 f"min_ngram={self.min_ngram} and max_ngram={self.max_ngram}. num_buckets=0 turns them off."
+            )
+        if self.window < 1 or self.num_negatives < 0:
+            raise ValueError(
+                f"window must be 1 or more and num_negatives 0 or more, got window={self.window} and "
+                f"num_negatives={self.num_negatives}. Both are usually 5."
             )
         if not self.sif_coefficient > 0:
             raise ValueError(f"sif_coefficient must be more than 0 (1e-3 is usual), got {self.sif_coefficient}.")
