@@ -161,7 +161,7 @@ def pack_fasttext(words, rows, size, buckets, *, claimed_rows=None):
         (b"hello world\nnothing here\n", r"line 1|first line"),
         (b"3 2\na 1 2\nb 3 4\n", "claims 3 words"),
         (b"3 2\na 1 2.00000\nb 3 4\n", "claims 3 words, but 2 follow"),
-        (b"2 2\na 1 2\nb 3\n", "line 3 has 1 numbers instead of 2"),
+        (b"2 2\na 1 2\nb 3\n", "line 3: 1 numbers instead of 2"),
         (b"2 2\na 1 2\nb 3 x\n", "line 3: could not convert"),
         (b"2 2\na 1 2\nb 3 nan\n", "vector of 'b' holds what is no number"),
         (b"2 2\na 1 2\n\xff 3 4\n", r"'\\xff' is not utf-8"),

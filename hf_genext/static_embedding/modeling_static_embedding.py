@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,8 +23,18 @@ from transformers.utils import cached_file
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_static_embedding import StaticEmbeddingConfig
-from .folders_static_embedding import read_static_folder
-from .tokenization_static_embedding import build_word_tokenizer
+from .folders_static_embedding import StaticFolder, read_static_folder
+from .readout_static_embedding import (
+    ReadOutPooling,
+    compute_sif_weights,
+    folds_case,
+    list_tokens,
+    open_pretrained,
+    project_vectors,
+    read_out,
+    strip_tokenizer,
+)
+from .tokenization_static_embedding import Split, build_word_tokenizer
 from .vectors_static_embedding import read_vectors, write_word2vec
 from .vocabulary_static_embedding import VOCABULARY_NAME, Vocabulary
 from .words_static_embedding import WordMapping
@@ -70,7 +81,7 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
             self.register_buffer("weights", torch.ones(config.vocab_size))
         self._vocabulary: Vocabulary | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._split: Literal["punctuation", "whitespace"] = "punctuation"
+        self._split: Split = "punctuation"
         self._unit_vectors: tuple[int, np.ndarray] | None = None
         self.post_init()
 
@@ -136,7 +147,7 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
         *,
         counts: Sequence[int] | np.ndarray | None = None,
         ngrams: np.ndarray | torch.Tensor | None = None,
-        split: Literal["punctuation", "whitespace"] = "punctuation",
+        split: Split = "punctuation",
         **config: Any,
     ) -> Self:
         """Make a space of words and vectors.
@@ -166,16 +177,29 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
             raise ValueError("A space needs at least one word, got none.")
         if len(set(words)) != len(words):
             raise ValueError(f"Words must be distinct; {len(words) - len(set(words)):,} come a second time.")
+        rows = torch.cat([matrix, torch.zeros(2, matrix.shape[1], dtype=matrix.dtype)])
+        return cls._from_rows(words, rows, counts, ngrams, split, config)
+
+    @classmethod
+    def _from_rows(
+        cls,
+        words: Sequence[str],
+        rows: torch.Tensor,
+        counts: Sequence[int] | np.ndarray | None,
+        ngrams: np.ndarray | torch.Tensor | None,
+        split: Split,
+        config: dict[str, Any],
+    ) -> Self:
+        """Make a space of distinct words and their rows, after which come the two special rows."""
         settings = StaticEmbeddingConfig(
-            vocab_size=len(words) + 2,
-            hidden_size=matrix.shape[1],
+            vocab_size=len(rows),
+            hidden_size=rows.shape[1],
             num_buckets=0 if ngrams is None else len(ngrams),
             **config,
         )
         with torch.device("meta"):
             space = cls(settings)
-        special = torch.zeros(2, matrix.shape[1], dtype=matrix.dtype)
-        space.embeddings = nn.Parameter(torch.cat([matrix, special]))
+        space.embeddings = nn.Parameter(rows)
         if ngrams is not None:
             space.ngram_embeddings = nn.Parameter(torch.as_tensor(ngrams))
         space._vocabulary, space._split = Vocabulary(words, counts), split
@@ -218,29 +242,115 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
             if limit is not None:
                 raise ValueError("A folder's tokenizer needs all its vectors; leave limit out.")
             return cls._from_static_folder(path, dtype, **config)
-        read = read_vectors(path, limit=limit, dtype=dtype, encoding=encoding, errors=errors)
+        read = read_vectors(path, limit=limit, dtype=dtype, encoding=encoding, errors=errors, extra_rows=2)
         if lowercase is None:
             lowercase = all(word == word.lower() for word in read.words)
         subwords: dict[str, Any] = {} if read.ngrams is None else {"min_ngram": read.min_ngram, "max_ngram": read.max_ngram}
-        return cls.from_words(
-            read.words, read.matrix, counts=read.counts, ngrams=read.ngrams, lowercase=lowercase, **subwords, **config
-        )
+        settings = {"lowercase": lowercase, **subwords, **config}
+        return cls._from_rows(read.words, torch.from_numpy(read.matrix), read.counts, read.ngrams, "punctuation", settings)
 
     @classmethod
     def _from_static_folder(cls, path: str | os.PathLike[str], dtype: str, **config: Any) -> Self:
         read = read_static_folder(path)
+        return cls._from_tokens(replace(read, matrix=read.matrix.to(getattr(torch, dtype))), **config)
+
+    @classmethod
+    def _from_tokens(cls, read: StaticFolder, **config: Any) -> Self:
+        """A space whose words are the tokens of another's tokenizer, which it keeps."""
         count, tokenizer = len(read.tokens), read.tokenizer
+        # Other libraries want a token for each row, so the two special rows have theirs where nothing uses them.
+        tokenizer.add_tokens([f"[row {row}]" for row in range(len(tokenizer), count + 2)], special_tokens=True)
         settings = {
             "unk_token_id": count + 1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id,
             "pad_token_id": tokenizer.pad_token_id,
             "normalize": read.normalize,
             "pooling": "mean" if read.weights is None else "sif",
         }
-        space = cls.from_words(read.tokens, read.matrix.to(getattr(torch, dtype)), counts=[1] * count, **{**settings, **config})
+        space = cls.from_words(read.tokens, read.matrix, counts=[1] * count, **{**settings, **config})
         if space.config.pooling == "sif" and read.weights is not None:
             space.weights = torch.cat([read.weights.float(), torch.zeros(2)])
         space._tokenizer = tokenizer
         return space
+
+    @classmethod
+    def from_pretrained_model(
+        cls,
+        model: str | os.PathLike[str] | PreTrainedModel,
+        tokenizer: str | os.PathLike[str] | PreTrainedTokenizerBase | None = None,
+        *,
+        words: Sequence[str] | None = None,
+        split: Split | None = None,
+        layer: int | Literal["last"] = "last",
+        pooling: ReadOutPooling = "mean",
+        prompt: str | None = None,
+        pca_dims: int | None = None,
+        remove_mean: bool = False,
+        remove_components: int = 0,
+        frequencies: Sequence[float] | np.ndarray | Literal["zipf"] | None = None,
+        sif_coefficient: float = 1e-4,
+        batch_size: int = 256,
+        device: str | torch.device | None = None,
+        show_progress: bool = True,
+        **config: Any,
+    ) -> Self:
+        """Read a pretrained model's words, or sentences, out to a space: each has a forward pass of its own.
+
+        Args:
+            model: Any encoder, encoder-decoder (its encoder) or causal language model; or its folder or Hub id.
+            tokenizer: Its tokenizer; left out, that of the folder.
+            words: Words or sentences, each of which becomes a word of the space. Left out, they are the tokens of the
+                tokenizer, which the space then keeps, so that it has a vector for every text.
+            split: How text is parted into words, see [`build_word_tokenizer`]; left out, `"none"` where most of the words have
+                white space in them, which are sentences, else `"punctuation"`.
+            layer: Index into the model's `hidden_states` (0: embeddings), or `"last"`.
+            pooling: `"mean"` over the word's own tokens; `"mean_with_special"` over all, as sentence-transformers does; the
+                `"first"` of all ([CLS]) or the `"last"` of all.
+            prompt: What stands in front of each word and is no part of it, see [`read_out`].
+            pca_dims: How many principal components to keep; left out, the vectors stay as they are.
+            remove_mean: Whether to take the mean away first.
+            remove_components: How many of the first components to leave out ("all-but-the-top", Mu and Viswanath 2018).
+            frequencies: How often each word occurs, or `"zipf"`, by its place: the vectors are multiplied by their SIF weights
+                (Arora et al. 2017), so that frequent words count less in a sentence. Cosines of words stay the same.
+            sif_coefficient: The `a` of those weights.
+            batch_size: Words at once.
+            device: Where to run; left out, a model that is given stays where it is, and one that is opened takes the
+                accelerator, if there is one.
+            show_progress: Whether to show a progress bar.
+            config: Fields of [`StaticEmbeddingConfig`], such as `normalize`.
+
+        Returns:
+            The space.
+
+        Raises:
+            ValueError: for a layer or pooling that there is not, more components than words, words that repeat or have no
+                token, a model without states, or states that are no numbers.
+        """
+        network, reader = open_pretrained(model, tokenizer, device)
+        tokens, is_read = list_tokens(reader) if words is None else (list(words), np.ones(len(words), dtype=bool))
+        if len(set(tokens)) != len(tokens):
+            raise ValueError(f"Words must be distinct; {len(tokens) - len(set(tokens)):,} come a second time.")
+        vectors = read_out(
+            network,
+            reader,
+            np.flatnonzero(is_read) if words is None else tokens,
+            layer=layer,
+            pooling=pooling,
+            prompt=prompt,
+            batch_size=batch_size,
+            show_progress=show_progress,
+        )
+        if pca_dims is not None or remove_mean or remove_components:
+            vectors = project_vectors(vectors, pca_dims, remove_mean=remove_mean, remove_components=remove_components)
+        if frequencies is not None:
+            vectors *= compute_sif_weights(frequencies, sif_coefficient, is_read)[:, None]
+        if words is not None:
+            sentences = 2 * sum(len(word.split()) > 1 for word in tokens) > len(tokens)
+            settings = {"lowercase": all(word == word.lower() for word in tokens), **config}
+            return cls.from_words(tokens, vectors, split=split or ("none" if sentences else "punctuation"), **settings)
+        matrix = torch.zeros(len(tokens), vectors.shape[1])
+        matrix[torch.from_numpy(is_read)] = torch.from_numpy(vectors)
+        folder = StaticFolder(tokens, matrix, None, strip_tokenizer(reader), normalize=False)
+        return cls._from_tokens(folder, **{"lowercase": folds_case(reader), **config})
 
     @classmethod
     def from_pretrained(

@@ -8,16 +8,18 @@ Legend: words, size (of a vector), buckets (rows of hashed n-grams).
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import io
 import logging
 import lzma
 import os
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, NoReturn, cast
 
@@ -26,7 +28,8 @@ import numpy as np
 logger = logging.getLogger(__name__)
 
 _FASTTEXT_MAGIC = 793_712_314
-_BLOCK = 1 << 23
+_BLOCK = 1 << 20
+"""What is read at once; its numbers and their places fit a processor's cache."""
 _LONGEST_WORD = 1 << 16
 _LONGEST_LINE = 1 << 24
 _LARGEST_SIZE = 1 << 16
@@ -61,6 +64,7 @@ def read_vectors(
     dtype: str | np.dtype = "float32",
     encoding: str = "utf-8",
     errors: str | None = None,
+    extra_rows: int = 0,
 ) -> Vectors:
     """Read a file of word vectors; its format is recognised by its content.
 
@@ -71,6 +75,7 @@ def read_vectors(
         encoding: Encoding of the words.
         errors: What to do with bytes that are no text in that encoding, as `bytes.decode` takes it; left out, they are an error
             in text and word2vec files, and escaped in fastText's binary files, which hold cut characters.
+        extra_rows: So many rows of zeros follow the words' in the matrix, for the caller to fill without a copy of it.
 
     Returns:
         The words and their vectors. Of a word that comes twice the first vector counts; how many did is logged.
@@ -84,15 +89,40 @@ def read_vectors(
         raise FileNotFoundError(f"There is no file {str(path)!r} (looked from {os.getcwd()!r}).")
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be 1 or more, got {limit}.")
+    wanted = _Wanted(limit, np.dtype(dtype), encoding, errors, extra_rows)
+    if wanted.dtype.kind != "f":
+        raise ValueError(f'dtype must be a kind of real number, such as "float32" or "float16", got {dtype!r}.')
+    try:
+        codecs.lookup(encoding)
+    except LookupError as error:
+        raise ValueError(f"{error}; encoding must be one that Python knows, such as 'utf-8' or 'latin-1'.") from error
     stream, size = _open(path)
     with stream:
         source = _Source(stream, str(path), size)
         try:
             read = _recognise(source)
-            vectors = read(source, limit, np.dtype(dtype), encoding, errors)
+            vectors = read(source, wanted)
         except (EOFError, OSError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"{str(path)!r} breaks off or cannot be unpacked: {error}") from error
-    return _drop_repeated(vectors, str(path))
+    return _drop_repeated(vectors, str(path), extra_rows)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What [`read_vectors`] was asked for."""
+
+    limit: int | None
+    dtype: np.dtype
+    encoding: str
+    errors: str | None
+    extra_rows: int
+
+    def decode(self, word: bytes, source: _Source, line: int | None = None) -> str:
+        """A word as text."""
+        try:
+            return word.decode(self.encoding, self.errors or "strict")
+        except UnicodeDecodeError as error:
+            source.fail(f"the word {word[:40]!r} is not {self.encoding} ({error.reason}); pass encoding= or errors=", line)
 
 
 class _Source:
@@ -151,12 +181,13 @@ class _Source:
         if self.size is not None and count > self.size - self.position:
             self.fail(f"it claims {what}, {count:,} bytes at least, but {self.size - self.position:,} are left")
 
-    def fail(self, reason: str) -> NoReturn:
+    def fail(self, reason: str, line: int | None = None) -> NoReturn:
         """Raise with the place."""
-        raise ValueError(f"{self.name!r} is damaged or no file of word vectors: {reason} (at byte {self.position:,}).")
+        what = f"{reason} (at byte {self.position:,})" if line is None else f"line {line:,}: {reason}"
+        raise ValueError(f"{self.name!r} is damaged or no file of word vectors: {what}.")
 
 
-_Reader = Callable[[_Source, int | None, np.dtype, str, str | None], Vectors]
+_Reader = Callable[[_Source, _Wanted], Vectors]
 
 
 def _open(path: Path) -> tuple[IO[bytes], int | None]:
@@ -217,13 +248,6 @@ def _looks_like_text(source: _Source, start: int) -> bool:
     return False
 
 
-def _decode(word: bytes, encoding: str, errors: str | None, source: _Source) -> str:
-    try:
-        return word.decode(encoding, errors or "strict")
-    except UnicodeDecodeError as error:
-        source.fail(f"the word {word[:40]!r} is not {encoding} ({error.reason}); pass encoding= or errors='replace'")
-
-
 def _check_header(source: _Source, count: int, size: int, least: int, limit: int | None) -> int:
     """Refuse impossible numbers; returns how many words to read."""
     if not (1 <= size <= _LARGEST_SIZE):
@@ -235,60 +259,65 @@ def _check_header(source: _Source, count: int, size: int, least: int, limit: int
 
 
 class _Growing:
-    """A matrix that grows with what was really read, so that a header that lies costs nothing."""
+    """A matrix that grows with what was really read, so that a header that lies costs nothing.
 
-    def __init__(self, size: int, dtype: np.dtype, expected: int | None) -> None:
-        self._matrix = np.empty((min(expected or 1024, 1 << 14), size), dtype=dtype)
+    Where the file's size vouches for the expected rows, they are taken at once.
+    """
+
+    def __init__(self, source: _Source, size: int, wanted: _Wanted, expected: int | None) -> None:
+        rows = expected if expected and source.size is not None else min(expected or 1024, 1 << 14)
+        self._matrix = np.empty((rows + wanted.extra_rows, size), dtype=wanted.dtype)
         self._expected = expected
+        self._extra = wanted.extra_rows
         self.rows = 0
 
     def append(self, block: np.ndarray) -> None:
         """Add rows."""
-        needed = self.rows + len(block)
-        if needed > len(self._matrix):
-            larger = max(needed, 2 * len(self._matrix))
-            if self._expected is not None:
-                larger = max(needed, min(larger, self._expected))
+        end = self.rows + len(block)
+        if end + self._extra > len(self._matrix):
+            larger = 2 * len(self._matrix) if self._expected is None else min(2 * len(self._matrix), self._expected)
             # `resize` gives the old memory back as it goes.
-            self._matrix.resize((larger, self._matrix.shape[1]), refcheck=False)
-        self._matrix[self.rows : needed] = block
-        self.rows = needed
+            self._matrix.resize((max(end, larger) + self._extra, self._matrix.shape[1]), refcheck=False)
+        self._matrix[self.rows : end] = block
+        self.rows = end
 
     def finish(self) -> np.ndarray:
-        """The rows."""
-        if self.rows < len(self._matrix):
-            self._matrix.resize((self.rows, self._matrix.shape[1]), refcheck=False)
+        """The rows, and the extra ones."""
+        if self.rows + self._extra < len(self._matrix):
+            self._matrix.resize((self.rows + self._extra, self._matrix.shape[1]), refcheck=False)
+        self._matrix[self.rows :] = 0
         return self._matrix
 
 
-def _read_word2vec_binary(source: _Source, limit: int | None, dtype: np.dtype, encoding: str, errors: str | None) -> Vectors:
+def _read_word2vec_binary(source: _Source, wanted: _Wanted) -> Vectors:
     count, size = _read_header(source)
-    wanted = _check_header(source, count, size, 4 * size + 1, limit)
+    kept = _check_header(source, count, size, 4 * size + 1, wanted.limit)
     words: list[str] = []
-    matrix = _Growing(size, dtype, wanted)
+    matrix = _Growing(source, size, wanted, kept)
     rows = max(1, _BLOCK // (4 * size))
-    block = np.empty((min(rows, wanted), size), dtype="<f4")
+    block = np.empty((min(rows, kept), size), dtype="<f4")
     filled = 0
-    for place in range(wanted):
+    for place in range(kept):
         word = source.read_until(b" ", _LONGEST_WORD, f"word {place + 1} of {count:,}").lstrip(b"\n")
-        words.append(_decode(word, encoding, errors, source))
+        words.append(wanted.decode(word, source))
         block[filled] = np.frombuffer(source.read_exactly(4 * size, f"the vector of word {place + 1} of {count:,}"), "<f4")
         filled += 1
         if filled == len(block):
-            matrix.append(_convert(source, block, words, dtype))
+            matrix.append(_convert(source, block, words[-filled:], wanted.dtype))
             filled = 0
-    matrix.append(_convert(source, block[:filled], words, dtype))
+    matrix.append(_convert(source, block[:filled], words[len(words) - filled :], wanted.dtype))
     return Vectors(words, matrix.finish())
 
 
-def _convert(source: _Source, block: np.ndarray, words: list[str], dtype: np.dtype) -> np.ndarray:
-    """The block, which holds the last of the words, as another kind of number; what is none there is refused."""
+def _convert(source: _Source, block: np.ndarray, names: list[str], dtype: np.dtype) -> np.ndarray:
+    """The rows, the first of which have these names, as another kind of number; what is none there is refused."""
     with np.errstate(over="ignore"):
         block = block.astype(dtype, copy=False)
     wrong = np.flatnonzero(~np.isfinite(block).all(axis=1))
     if len(wrong):
-        word = words[len(words) - len(block) + int(wrong[0])]
-        source.fail(f"the vector of {word!r} holds what is no number, or none that {dtype} can hold")
+        row = int(wrong[0])
+        whose = f"the vector of {names[row]!r}" if row < len(names) else f"row {row + 1:,} of its n-grams"
+        source.fail(f"{whose} holds what is no number, or none that {dtype} can hold")
     return block
 
 
@@ -297,44 +326,49 @@ def _read_header(source: _Source) -> tuple[int, int]:
     return int(fields[0]), int(fields[1])
 
 
-def _read_word2vec_text(source: _Source, limit: int | None, dtype: np.dtype, encoding: str, errors: str | None) -> Vectors:
+def _read_word2vec_text(source: _Source, wanted: _Wanted) -> Vectors:
     count, size = _read_header(source)
-    wanted = _check_header(source, count, size, 2 * size + 1, limit)
-    vectors = _read_lines(source, size, wanted, dtype, encoding, errors, first_line=2)
-    if len(vectors.words) < wanted:
+    kept = _check_header(source, count, size, 2 * size + 1, wanted.limit)
+    vectors = _read_lines(source, size, wanted, most=kept, expected=kept, first_line=2)
+    if len(vectors.words) < kept:
         source.fail(f"its header claims {count:,} words, but {len(vectors.words):,} follow")
     return vectors
 
 
-def _read_headless_text(source: _Source, limit: int | None, dtype: np.dtype, encoding: str, errors: str | None) -> Vectors:
+def _read_headless_text(source: _Source, wanted: _Wanted) -> Vectors:
     # A word may hold spaces, which makes a line longer, never shorter: the shortest of some lines has the size.
     lines = source.peek(1 << 18).split(b"\n")[:20]
     sizes = [len(line.split()) - 1 for line in lines if line.strip()]
     size = min(sizes, default=0)
     if not 1 <= size <= _LARGEST_SIZE:
         source.fail(f"its first line has {size + 1} fields, not a word and its numbers")
-    return _read_lines(source, size, limit, dtype, encoding, errors, first_line=1)
+    expected = None
+    if source.size is not None:
+        # As many as the first lines are to the file, and some more.
+        expected = int(1.02 * len(lines) * source.size / sum(len(line) + 1 for line in lines)) + 1
+        expected = expected if wanted.limit is None else min(expected, wanted.limit)
+    return _read_lines(source, size, wanted, most=wanted.limit, expected=expected, first_line=1)
 
 
 def _read_lines(
-    source: _Source, size: int, wanted: int | None, dtype: np.dtype, encoding: str, errors: str | None, *, first_line: int
+    source: _Source, size: int, wanted: _Wanted, *, most: int | None, expected: int | None, first_line: int
 ) -> Vectors:
     words: list[str] = []
-    matrix = _Growing(size, dtype, wanted)
+    matrix = _Growing(source, size, wanted, expected)
     rest = b""
     number = first_line
-    while wanted is None or len(words) < wanted:
+    while most is None or len(words) < most:
         block = source.read(_BLOCK)
         lines = (rest + block).split(b"\n")
         rest = lines.pop() if block else b""
         if len(rest) > _LONGEST_LINE:
-            source.fail(f"line {number + len(lines)} is longer than {_LONGEST_LINE:,} bytes")
-        if wanted is not None:
-            lines = lines[: wanted - len(words)]
+            source.fail(f"it is longer than {_LONGEST_LINE:,} bytes", number + len(lines))
+        if most is not None:
+            lines = lines[: most - len(words)]
         if lines:
-            found, numbers = _parse_lines(source, lines, size, number, encoding, errors)
+            found, numbers = _parse_lines(source, lines, size, number, wanted)
             words.extend(found)
-            matrix.append(_convert(source, numbers, words, dtype))
+            matrix.append(_convert(source, numbers, found, wanted.dtype))
             number += len(lines)
         if not block:
             break
@@ -343,22 +377,48 @@ def _read_lines(
     return Vectors(words, matrix.finish())
 
 
-def _parse_lines(
-    source: _Source, lines: list[bytes], size: int, number: int, encoding: str, errors: str | None
-) -> tuple[list[str], np.ndarray]:
-    """Words and numbers of whole lines; the first has the given number."""
-    pairs = [line.rstrip().partition(b" ") for line in lines]
-    kept = [(word, rest) for word, _, rest in pairs if word or rest]
-    numbers = _parse_numbers(b" ".join(rest for _, rest in kept))
-    if numbers is None or len(numbers) != size * len(kept):
-        kept, numbers = _parse_line_by_line(source, lines, size, number)
-    return [_decode(word, encoding, errors, source) for word, _ in kept], numbers.reshape(-1, size)
+def _parse_lines(source: _Source, lines: list[bytes], size: int, first: int, wanted: _Wanted) -> tuple[list[str], np.ndarray]:
+    """Words and numbers of whole lines; the first has the given number. Blank lines hold nothing."""
+    parted = [(number, *line.rstrip().partition(b" ")) for number, line in enumerate(lines, start=first)]
+    kept = [(number, word, rest) for number, word, _, rest in parted if word or rest]
+    numbers = _parse_numbers([rest for *_, rest in kept], size)
+    if numbers is None:
+        kept, numbers = _parse_line_by_line(source, lines, size, first)
+    return [wanted.decode(word, source, number) for number, word, _ in kept], numbers
 
 
-def _parse_numbers(text: bytes) -> np.ndarray | None:
+def _parse_numbers(texts: list[bytes], size: int) -> np.ndarray | None:
+    """The numbers of texts with single spaces between them, (texts, size), or `None` if something does not fit.
+
+    Arrow reads numbers three times as fast as NumPy, and does where it is installed, as `datasets` requires.
+    """
+    text = b" ".join(texts)
+    spaces = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord(" "))
+    ends = np.cumsum([len(part) + 1 for part in texts]) - 1
+    if len(spaces) + 1 != size * len(texts) or not np.array_equal(spaces[size - 1 :: size], ends[:-1]):
+        return None
+    try:
+        import pyarrow
+    except ImportError:
+        numbers = _parse_with_numpy(text)
+        return numbers.reshape(-1, size) if numbers is not None and len(numbers) == size * len(texts) else None
+    # One string for each number and one for each space; the latter are null, so that nothing need be copied or moved.
+    count = len(spaces) + 1
+    offsets = np.empty(2 * count + 1, dtype=np.int32)
+    offsets[0], offsets[-2:] = 0, len(text)
+    offsets[1:-2:2] = spaces
+    offsets[2:-2:2] = spaces + 1
+    is_number = np.full((2 * count + 7) // 8, 0b01010101, dtype=np.uint8)
+    buffers = [pyarrow.py_buffer(part) for part in (is_number, offsets, text)]
+    try:
+        cast = pyarrow.Array.from_buffers(pyarrow.string(), 2 * count, buffers, null_count=count).cast(pyarrow.float32())
+    except pyarrow.ArrowInvalid:
+        return None
+    return np.frombuffer(cast.buffers()[1], dtype=np.float32, count=2 * count)[::2].reshape(-1, size)
+
+
+def _parse_with_numpy(text: bytes) -> np.ndarray | None:
     """All numbers of a text, or `None` if something in it is none."""
-    import warnings
-
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
         try:
@@ -368,25 +428,28 @@ def _parse_numbers(text: bytes) -> np.ndarray | None:
 
 
 def _parse_line_by_line(
-    source: _Source, lines: list[bytes], size: int, number: int
-) -> tuple[list[tuple[bytes, bytes]], np.ndarray]:
+    source: _Source, lines: list[bytes], size: int, first: int
+) -> tuple[list[tuple[int, bytes, bytes]], np.ndarray]:
     """The slow way, for words with spaces, and to say which line is wrong."""
     kept, rows = [], []
-    for offset, line in enumerate(lines):
+    for number, line in enumerate(lines, start=first):
         fields = line.rstrip().rsplit(None, size)
         if not fields:
             continue
+        if len(fields) == size and line[:1].isspace():
+            fields.insert(0, b"")
         if len(fields) != size + 1:
-            source.fail(f"line {number + offset} has {len(fields) - 1} numbers instead of {size}")
+            source.fail(f"{len(fields) - 1} numbers instead of {size}", number)
         try:
             rows.append([float(field) for field in fields[1:]])
         except ValueError as error:
-            source.fail(f"line {number + offset}: {error}")
-        kept.append((fields[0], b""))
-    return kept, np.array(rows, dtype=np.float32).reshape(-1, size)
+            source.fail(f"{error}", number)
+        kept.append((number, fields[0], b""))
+    with np.errstate(over="ignore"):
+        return kept, np.array(rows, dtype=np.float64).astype(np.float32).reshape(-1, size)
 
 
-def _read_fasttext(source: _Source, limit: int | None, dtype: np.dtype, encoding: str, errors: str | None) -> Vectors:
+def _read_fasttext(source: _Source, wanted: _Wanted) -> Vectors:
     """The binary format of fastText (`FastText::saveModel`), as of version 12 and as it was before it had a version."""
     size, _ = source.unpack("2i", "its header")
     is_new = size == _FASTTEXT_MAGIC
@@ -407,11 +470,12 @@ def _read_fasttext(source: _Source, limit: int | None, dtype: np.dtype, encoding
         source.fail("its n-grams are pruned (a quantized model), which is not supported; export the model unquantized")
     source.require(entries * 10, f"{entries:,} dictionary entries")
     words, counts = [], []
+    words_wanted = replace(wanted, errors=wanted.errors or "backslashreplace")
     for place in range(entries):
         word = source.read_until(b"\x00", _LONGEST_WORD, f"entry {place + 1} of {entries:,}")
         count, kind = source.unpack("qb", f"entry {place + 1} of {entries:,}")
         if kind == 0:
-            words.append(_decode(word, encoding, errors or "backslashreplace", source))
+            words.append(words_wanted.decode(word, source))
             counts.append(count)
     if is_new and source.unpack("?", "its matrix")[0]:
         source.fail("its matrix is quantized, which is not supported; export the model unquantized")
@@ -422,38 +486,38 @@ def _read_fasttext(source: _Source, limit: int | None, dtype: np.dtype, encoding
             f"buckets and vectors of {size:,} numbers"
         )
     source.require(4 * rows * columns, f"a matrix of {rows:,} rows of {columns:,} numbers")
-    growing = _Growing(size, np.dtype(np.float32), rows)
-    step = max(1, _BLOCK // (4 * size))
-    for start in range(0, rows, step):
-        count = min(step, rows - start)
-        data = source.read_exactly(4 * size * count, "its matrix")
-        growing.append(np.frombuffer(data, "<f4").reshape(count, size))
-    matrix = growing.finish()
-    if not np.isfinite(matrix).all():
-        source.fail("its matrix holds what is no number")
+    kept = num_words if wanted.limit is None else min(wanted.limit, num_words)
+    words = words[:kept]
     has_subwords = buckets > 0 and max_ngram > 0
-    kept = slice(0, num_words if limit is None else min(limit, num_words))
-    words, found = words[kept], matrix[kept].copy()
-    ngrams = matrix[num_words:] if has_subwords else None
-    if ngrams is not None:
+    matrix = _read_rows(source, num_words, size, kept, wanted.extra_rows)
+    ngrams = _read_rows(source, buckets, size, buckets if has_subwords else 0, 0)
+    if has_subwords:
         for place, name in enumerate(words):
             rows_of_word = hash_ngrams(name, min_ngram, max_ngram, buckets)
             with np.errstate(over="ignore"):
-                found[place] += ngrams[rows_of_word].sum(axis=0)
-            found[place] /= 1 + len(rows_of_word)
-    if ngrams is not None:
-        with np.errstate(over="ignore"):
-            ngrams = ngrams.astype(dtype, copy=False)
-        if not np.isfinite(ngrams).all():
-            source.fail(f"its n-grams hold numbers that {dtype} cannot")
+                matrix[place] += ngrams[rows_of_word].sum(axis=0)
+            matrix[place] /= 1 + len(rows_of_word)
     return Vectors(
         words,
-        _convert(source, found, words, dtype),
-        np.array(counts[kept], dtype=np.int64),
-        ngrams,
+        _convert(source, matrix, words, wanted.dtype),
+        np.array(counts[:kept], dtype=np.int64),
+        _convert(source, ngrams, [], wanted.dtype) if has_subwords else None,
         min_ngram if has_subwords else 0,
         max_ngram if has_subwords else 0,
     )
+
+
+def _read_rows(source: _Source, rows: int, size: int, kept: int, extra_rows: int) -> np.ndarray:
+    """The first kept rows of a matrix of fastText's; all are read and looked at."""
+    matrix = _Growing(source, size, _Wanted(None, np.dtype(np.float32), "utf-8", None, extra_rows), kept)
+    step = max(1, _BLOCK // (4 * size))
+    for start in range(0, rows, step):
+        count = min(step, rows - start)
+        block = np.frombuffer(source.read_exactly(4 * size * count, "its matrix"), "<f4").reshape(count, size)
+        if not np.isfinite(block).all():
+            source.fail("its matrix holds what is no number")
+        matrix.append(block[: max(0, kept - start)])
+    return matrix.finish()
 
 
 def hash_ngrams(word: str, min_ngram: int, max_ngram: int, num_buckets: int) -> np.ndarray:
@@ -484,7 +548,7 @@ def hash_ngrams(word: str, min_ngram: int, max_ngram: int, num_buckets: int) -> 
     return np.array(buckets, dtype=np.int64)
 
 
-def _drop_repeated(vectors: Vectors, name: str) -> Vectors:
+def _drop_repeated(vectors: Vectors, name: str, extra_rows: int) -> Vectors:
     first: dict[str, int] = {}
     for place, word in enumerate(vectors.words):
         first.setdefault(word, place)
@@ -493,8 +557,9 @@ def _drop_repeated(vectors: Vectors, name: str) -> Vectors:
     repeated = len(vectors.words) - len(first)
     logger.warning("%s: %s of %s words come a second time; their first vectors count.", name, repeated, len(vectors.words))
     places = np.fromiter(first.values(), dtype=np.int64, count=len(first))
+    rows = np.concatenate([places, np.arange(len(vectors.words), len(vectors.words) + extra_rows)])
     counts = None if vectors.counts is None else vectors.counts[places]
-    return Vectors(list(first), vectors.matrix[places], counts, vectors.ngrams, vectors.min_ngram, vectors.max_ngram)
+    return Vectors(list(first), vectors.matrix[rows], counts, vectors.ngrams, vectors.min_ngram, vectors.max_ngram)
 
 
 def write_word2vec(
