@@ -9,10 +9,11 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 UNKNOWN, PADDING = "[UNK]", "[PAD]"
+Split = Literal["punctuation", "whitespace", "none"]
 
 
 def build_word_tokenizer(
-    words: Sequence[str], *, lowercase: bool = False, split: Literal["punctuation", "whitespace"] = "punctuation"
+    words: Sequence[str], *, lowercase: bool = False, split: Split = "punctuation"
 ) -> PreTrainedTokenizerFast:
     """A fast tokenizer whose ids are the places of the words, then those of the unknown and the padding token.
 
@@ -20,7 +21,8 @@ def build_word_tokenizer(
         words: The distinct words.
         lowercase: Whether to lower-case text first.
         split: `"punctuation"` parts text at white space and around punctuation, but leaves marks inside a word (don't,
-            well-known) where they are; `"whitespace"` parts at white space alone.
+            well-known) where they are; `"whitespace"` parts at white space alone; `"none"` takes a text for one word, as a
+            space of sentences needs.
 
     Returns:
         The tokenizer; it adds no special tokens.
@@ -33,27 +35,26 @@ def build_word_tokenizer(
         >>> tokenizer("The violin, well-known").input_ids
         [0, 1, 2, 3]
     """
-    if split not in ("punctuation", "whitespace"):
-        raise ValueError(f'split must be "punctuation" or "whitespace", got {split!r}.')
+    if split not in ("punctuation", "whitespace", "none"):
+        raise ValueError(f'split must be "punctuation", "whitespace" or "none", got {split!r}.')
     vocabulary = {word: place for place, word in enumerate(words)}
     for special in (UNKNOWN, PADDING):
         # A space that has such a word keeps its vector there; the special row is another one.
         vocabulary.setdefault(special, len(words) + (special == PADDING))
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase() if lowercase else None
-    tokenizer.pre_tokenizer = (
-        pre_tokenizers.Sequence(
+    if split == "punctuation":
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
                 pre_tokenizers.WhitespaceSplit(),
                 pre_tokenizers.Split(Regex(r"[^\w\s]+(?=\s|$)|(?<=^|\s)[^\w\s]+|[\w](?:[^\s]*[\w])?"), behavior="isolated"),
             ]
         )
-        if split == "punctuation"
-        else pre_tokenizers.WhitespaceSplit()
-    )
+    elif split == "whitespace":
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, unk_token=UNKNOWN, pad_token=PADDING, model_input_names=["input_ids", "attention_mask"]
     )
 
 
-__all__ = ["build_word_tokenizer"]
+__all__ = ["Split", "build_word_tokenizer"]
