@@ -325,6 +325,8 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
             ValueError: for a layer or pooling that there is not, more components than words, words that repeat or have no
                 token, a model without states, or states that are no numbers.
         """
+        if isinstance(words, str):
+            raise TypeError(f"words must be a list of words or sentences, got one string {words[:40]!r}. Put it in a list.")
         network, reader = open_pretrained(model, tokenizer, device)
         tokens, is_read = list_tokens(reader) if words is None else (list(words), np.ones(len(words), dtype=bool))
         if len(set(tokens)) != len(tokens):

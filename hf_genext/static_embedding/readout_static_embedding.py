@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tokenizers import Regex, normalizers, processors
+from tokenizers import normalizers, processors
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils.logging import tqdm
@@ -106,8 +106,8 @@ def strip_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFa
     backend.no_truncation()
     backend.no_padding()
     if _tells_spaces(tokenizer):
-        before = normalizers.Replace(Regex(r"\A(?=\S)"), " ")
-        backend.normalizer = normalizers.Sequence([backend.normalizer, before] if backend.normalizer else [before])
+        before = [normalizers.Strip(left=True, right=False), normalizers.Prepend(" ")]
+        backend.normalizer = normalizers.Sequence([backend.normalizer, *before] if backend.normalizer else before)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token=tokenizer.unk_token,
@@ -116,9 +116,10 @@ def strip_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFa
     )
 
 
-def folds_case(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a tokenizer sees no difference between small and capital letters."""
-    return tokenizer("AbC").input_ids == tokenizer("abc").input_ids
+def folds_case(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether a tokenizer lower-cases text."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return normalizer is not None and "abc" in normalizer.normalize_str("ABC")
 
 
 def _tells_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -250,14 +251,23 @@ def _is_unknown(ids: list[int], own: list[bool], unknown: int) -> bool:
 
 
 def _surround_tokens(tokenizer: PreTrainedTokenizerBase, tokens: np.ndarray, prompt: str) -> list[_Row]:
-    encoded = tokenizer("a", return_special_tokens_mask=True)
-    special = encoded["special_tokens_mask"]
-    first, last = special.index(0), len(special) - 1 - special[::-1].index(0)
+    prefix, _, suffix = _find_frame(tokenizer)
     # A token knows whether a space stands in front of it.
     before = tokenizer(prompt.rstrip(), add_special_tokens=False).input_ids if prompt.strip() else []
-    prefix, suffix = [*encoded["input_ids"][:first], *before], encoded["input_ids"][last + 1 :]
+    prefix = [*prefix, *before]
     own = [False] * len(prefix) + [True] + [False] * len(suffix)
     return [([*prefix, int(token), *suffix], own) for token in tokens]
+
+
+def _find_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int], list[int]]:
+    """The special tokens in front of a text, the tokens of some text, and the special tokens behind it."""
+    for text in ("a", *tokenizer.get_vocab()):
+        encoded = tokenizer(text, return_special_tokens_mask=True)
+        ids, special = encoded["input_ids"], encoded["special_tokens_mask"]
+        if 0 in special:
+            first, end = special.index(0), len(special) - special[::-1].index(0)
+            return ids[:first], ids[first:end], ids[end:]
+    raise ValueError(f"The {type(tokenizer).__name__} makes no token of any text.")
 
 
 def _pool(
@@ -305,13 +315,12 @@ def _find_states(
 
 
 def _choose_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
-    encoded = tokenizer("a", return_special_tokens_mask=True)
-    token = encoded["input_ids"][encoded["special_tokens_mask"].index(0)]
+    prefix, (token, *_), _ = _find_frame(tokenizer)
     pair = torch.tensor([[token, token], [token, (token + 1) % len(tokenizer)]], device=next(model.parameters()).device)
     states = _find_states(model, pair, torch.ones_like(pair), "last")[:, 0].float()
     if not torch.allclose(states[0], states[1], rtol=1e-4, atol=1e-4):
         return ""  # The first token sees the second: no causal language model.
-    start = "" if encoded["special_tokens_mask"][0] else tokenizer.bos_token or tokenizer.eos_token or ""
+    start = "" if prefix else tokenizer.bos_token or tokenizer.eos_token or ""
     return start + (" " if _tells_spaces(tokenizer) else "")
 
 
