@@ -133,9 +133,14 @@ def encode_corpus(
         file.flush()
         os.fsync(file.fileno())
     words, counts, places = encoder.choose_vocabulary(min_count, max_vocab_size, name)
-    text = np.frombuffer("\n".join(words).encode("utf-8", "surrogatepass"), dtype=np.uint8)
-    save_file({"text": text, "counts": counts, "places": places}, folder / _WORDS_NAME)
-    facts = {"fingerprint": fingerprint, "num_tokens": encoder.num_tokens, "num_distinct": len(encoder.numbers) - 1}
+    letters = np.frombuffer("\n".join(words).encode("utf-8", "surrogatepass"), dtype=np.uint8)
+    save_file({"words": letters, "counts": counts, "places": places}, folder / _WORDS_NAME)
+    facts = {
+        "fingerprint": fingerprint,
+        "num_ids": encoder.num_ids,
+        "num_tokens": encoder.num_tokens,
+        "num_distinct": len(encoder.numbers) - 1,
+    }
     unfinished = folder / f"{_FACTS_NAME}.unfinished"
     unfinished.write_text(json.dumps(facts), encoding="utf-8")
     os.replace(unfinished, folder / _FACTS_NAME)
@@ -164,7 +169,7 @@ class _Encoder:
     def __init__(self, lowercase: bool, split: str, max_words_in_memory: int) -> None:
         self.numbers = _Numbers()
         self.counts = np.zeros(1 << 16, dtype=np.int64)
-        self.num_tokens = 0
+        self.num_ids = self.num_tokens = 0
         self._lowercase, self._split, self._limit = lowercase, split, max_words_in_memory
         self._threshold = 1
 
@@ -178,6 +183,7 @@ class _Encoder:
         while len(self.counts) < self.numbers.next:
             self.counts = np.concatenate([self.counts, np.zeros_like(self.counts)])
         np.add.at(self.counts, numbers, 1)
+        self.num_ids += len(numbers)
         self.num_tokens += len(numbers) - int((numbers == 0).sum())
         while len(self.numbers) > self._limit:
             self._forget_rare()
@@ -218,17 +224,19 @@ def _open_encoded(folder: Path, fingerprint: str) -> EncodedCorpus | None:
             return None
         arrays = load_file(folder / _WORDS_NAME)
         ids = np.memmap(folder / _IDS_NAME, dtype=np.int32, mode="r")
+        if len(ids) != facts["num_ids"]:
+            raise ValueError(f"{_IDS_NAME} holds {len(ids):,} ids instead of {facts['num_ids']:,}")
+        return EncodedCorpus(
+            words=arrays["words"].tobytes().decode("utf-8", "surrogatepass").split("\n"),
+            counts=arrays["counts"],
+            ids=ids,
+            places=arrays["places"],
+            num_tokens=facts["num_tokens"],
+            num_distinct=facts["num_distinct"],
+        )
     except Exception as error:
         logger.warning("The corpus in %s cannot be read (%s); it is made anew.", folder, error)
         return None
-    return EncodedCorpus(
-        words=arrays["text"].tobytes().decode("utf-8", "surrogatepass").split("\n"),
-        counts=arrays["counts"],
-        ids=ids,
-        places=arrays["places"],
-        num_tokens=facts["num_tokens"],
-        num_distinct=facts["num_distinct"],
-    )
 
 
 def _is_dataset(source: Any) -> bool:

@@ -24,7 +24,7 @@ try:
     from numba import njit
 except ImportError as error:  # pragma: no cover
     raise ImportError(
-        "The compiled training of word vectors needs numba: pip install 'hf_genext[embedding]'. Without it choose engine=\"torch\"."
+        "The compiled training of word vectors needs numba: pip install 'hf_genext[embedding]'. Or choose engine=\"torch\"."
     ) from error
 
 MAX_SENTENCE = 1_000
@@ -87,11 +87,11 @@ def build_kernel(size: int, num_negatives: int, objective: str, has_subwords: bo
         has_subwords: Whether a word's vector is the mean of its own row and those of its n-grams.
 
     Returns:
-        `train(ids, places, rows, ngram_rows, ngram_starts, ngrams, outputs, keep, shares, others, table, window, rate, end_rate,
-        seed, totals)`, which changes `rows` (words, size), `ngram_rows` (buckets, size) and `outputs` (words, size) in place,
-        and adds to `totals` the loss in nats, the number of pairs it stands for, and the tokens seen. `ids` (tokens,) are looked
-        up in `places`; `keep` (words,) is the share of a word's tokens that stay, in units of 2^-32; `shares` and `others` are of
-        [`build_alias_table`], `table` is of [`tabulate_sigmoid`]. It lets other threads run.
+        `train(ids, places, rows, ngram_rows, ngram_starts, ngrams, outputs, keep, shares, others, table, window, rate,
+        end_rate, seed, totals)`, which changes `rows` (words, size), `ngram_rows` (buckets, size) and `outputs` (words, size)
+        in place, and adds to `totals` the loss in nats, the number of predictions it stands for, and the tokens seen. `ids`
+        (tokens,) are looked up in `places`; `keep` (words,) is the share of a word's tokens that stay, in units of 2^-32;
+        `shares` and `others` are of [`build_alias_table`], `table` is of [`tabulate_sigmoid`]. It lets other threads run.
     """
     num_outputs = num_negatives + 1
     is_cbow = objective == "cbow"
@@ -103,23 +103,23 @@ def build_kernel(size: int, num_negatives: int, objective: str, has_subwords: bo
 
     @njit(fastmath=True, nogil=True, boundscheck=False, error_model="numpy", cache=True)
     def train(
-        ids,  # noqa: ANN001
-        places,  # noqa: ANN001
-        rows,  # noqa: ANN001
-        ngram_rows,  # noqa: ANN001
-        ngram_starts,  # noqa: ANN001
-        ngrams,  # noqa: ANN001
-        outputs,  # noqa: ANN001
-        keep,  # noqa: ANN001
-        shares,  # noqa: ANN001
-        others,  # noqa: ANN001
-        table,  # noqa: ANN001
-        window,  # noqa: ANN001
-        rate,  # noqa: ANN001
-        end_rate,  # noqa: ANN001
-        seed,  # noqa: ANN001
-        totals,  # noqa: ANN001
-    ):  # noqa: ANN202
+        ids: np.ndarray,
+        places: np.ndarray,
+        rows: np.ndarray,
+        ngram_rows: np.ndarray,
+        ngram_starts: np.ndarray,
+        ngrams: np.ndarray,
+        outputs: np.ndarray,
+        keep: np.ndarray,
+        shares: np.ndarray,
+        others: np.ndarray,
+        table: np.ndarray,
+        window: int,
+        rate: float,
+        end_rate: float,
+        seed: np.uint64,
+        totals: np.ndarray,
+    ) -> None:
         num_words = np.uint64(outputs.shape[0])
         state = np.uint64(seed)
         sentence = np.empty(capacity, np.int32)

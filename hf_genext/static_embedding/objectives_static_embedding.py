@@ -108,9 +108,9 @@ def compute_loss(
     return (positive * pairs).sum() + weight * (negative * pairs.sum(dim=1)).sum(), pairs.sum()
 
 
-CURVATURE = 10.0
-"""How fast a row comes to rest: after n updates at a rate r about 1 - exp(-10 r n) of its way is gone. From the loss's curvature:
-about 24 scores a token, each with a second derivative of 0.1 to 0.25 times a squared length of 2 to 4."""
+CURVATURE = 4.0
+"""How fast a row comes to rest: after n updates at a rate r about 1 - exp(-4 r n) of its way is gone. From the curvature of
+the loss: about 24 scores a token, each with a second derivative of 0.1 to 0.25 times a squared length of 2 to 4."""
 
 
 def compute_damping(num_updates: torch.Tensor, rate: float, parts: int | None = None) -> torch.Tensor:

@@ -47,7 +47,8 @@ class StaticEmbeddingForPreTraining(PreTrainedModel):
     Example:
         >>> import torch
         >>> from hf_genext import StaticEmbeddingForPreTraining
-        >>> model = StaticEmbeddingForPreTraining.from_words(["sun", "moon", "violin"], counts=[5, 4, 2], hidden_size=8, window=2)
+        >>> words = ["sun", "moon", "violin"]
+        >>> model = StaticEmbeddingForPreTraining.from_words(words, counts=[5, 4, 2], hidden_size=8, window=2)
         >>> sentence = torch.tensor([[0, 2, 1, 1]])
         >>> round(float(model.eval()(sentence, labels=sentence).loss), 2)  # 10 pairs, each with 5 random words: 60 ln(2) / 4
         10.4
@@ -69,7 +70,7 @@ class StaticEmbeddingForPreTraining(PreTrainedModel):
         self.register_buffer("noise", torch.ones(config.vocab_size))
         self._vocabulary: Vocabulary | None = None
         self._ngrams: tuple[np.ndarray, np.ndarray] | None = None
-        self._ngram_table: tuple[torch.Tensor, ...] | None = None
+        self._ngram_table: tuple[torch.Tensor, torch.Tensor] | None = None
         self.post_init()
 
     @torch.no_grad()
@@ -116,7 +117,7 @@ class StaticEmbeddingForPreTraining(PreTrainedModel):
         with torch.no_grad():
             model.noise[:-2] = torch.as_tensor(np.asarray(counts, dtype=np.float64) ** noise_exponent).float()
         if model.config.num_buckets:
-            model._build_ngram_table()
+            model.tabulate_ngrams(model.noise.device)
         return model
 
     @classmethod
@@ -140,8 +141,8 @@ class StaticEmbeddingForPreTraining(PreTrainedModel):
         model, info = super().from_pretrained(pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs)
         if missing := sorted(info["missing_keys"]):
             raise ValueError(
-                f"{str(pretrained_model_name_or_path)!r} lacks {', '.join(map(repr, missing))}, which would be random. It is no "
-                f"{cls.__name__}, such as a checkpoint of its training; a space itself is opened with AutoModel."
+                f"{str(pretrained_model_name_or_path)!r} lacks {', '.join(map(repr, missing))}, which would be random. It is "
+                f"no {cls.__name__}, such as a checkpoint of its training; a space itself is opened with AutoModel."
             )
         opened: Any = (model, info) if wants_info else model
         return opened
@@ -201,22 +202,23 @@ class StaticEmbeddingForPreTraining(PreTrainedModel):
         rows = nn.functional.embedding(ids, self.input_embeddings)
         if not self.config.num_buckets:
             return rows
-        if self._ngram_table is None:
-            self._build_ngram_table()
-        table, counts = self._ngram_table = tuple(tensor.to(ids.device) for tensor in self._ngram_table)
+        table, counts = self.tabulate_ngrams(ids.device)
         is_there = (torch.arange(table.shape[1], device=ids.device) < counts[ids][:, None]).to(rows.dtype)
         ngrams = nn.functional.embedding_bag(table[ids], self.ngram_embeddings, mode="sum", per_sample_weights=is_there)
         total = rows + ngrams
         return total + (total / (1 + counts[ids])[:, None] - total).detach()
 
-    def _build_ngram_table(self) -> None:
+    def tabulate_ngrams(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Every word's n-grams in a row of its own, (words + 2, most n-grams), and how many they are, (words + 2,)."""
-        starts, ngrams = self.list_ngrams()
-        counts = np.zeros(self.config.vocab_size, dtype=np.int64)
-        counts[: len(starts) - 1] = np.diff(starts)
-        table = np.zeros((len(counts), max(int(counts.max()), 1)), dtype=np.int64)
-        table[np.arange(table.shape[1]) < counts[:, None]] = ngrams
-        self._ngram_table = torch.from_numpy(table), torch.from_numpy(counts)
+        if self._ngram_table is None:
+            starts, ngrams = self.list_ngrams()
+            counts = np.zeros(self.config.vocab_size, dtype=np.int64)
+            counts[: len(starts) - 1] = np.diff(starts)
+            table = np.zeros((len(counts), max(int(counts.max()), 1)), dtype=np.int64)
+            table[np.arange(table.shape[1]) < counts[:, None]] = ngrams
+            self._ngram_table = torch.from_numpy(table), torch.from_numpy(counts)
+        self._ngram_table = self._ngram_table[0].to(device), self._ngram_table[1].to(device)
+        return self._ngram_table
 
     @can_return_tuple
     def forward(
@@ -262,7 +264,7 @@ class StaticEmbeddingForPreTraining(PreTrainedModel):
             if negative_ids is None:
                 bands = count_bands(len(ids))
                 drawn = torch.multinomial(self.noise.float(), bands * BAND, replacement=True)
-                negative_ids = drawn.view(bands, BAND)  # type: ignore[assignment]
+                negative_ids = drawn.view(bands, BAND)
             total, _ = compute_loss(
                 inputs,
                 nn.functional.embedding(targets, self.output_embeddings),
