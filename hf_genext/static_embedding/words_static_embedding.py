@@ -158,12 +158,7 @@ class WordMapping:
             raise ValueError(
                 f"A correlation needs two pairs at least; the space knows {len(cosines)} of {unknown + len(cosines)}."
             )
-        return {
-            "spearman": _correlate(_rank(cosines), _rank(judgements)),
-            "pearson": _correlate(np.array(cosines), np.array(judgements)),
-            "pairs": len(cosines),
-            "out_of_vocabulary": unknown,
-        }
+        return {**correlate(cosines, judgements), "pairs": len(cosines), "out_of_vocabulary": unknown}
 
     def evaluate_word_analogies(
         self, questions: Iterable[tuple[str, str, str, str]], *, restrict_vocabulary: int | None = 300_000
@@ -203,15 +198,23 @@ def _as_list(given: Any) -> list[Any]:
     return [given] if isinstance(given, (str, np.ndarray)) else list(given)
 
 
+def correlate(first: Sequence[float], second: Sequence[float]) -> dict[str, float]:
+    """Spearman's correlation, where equal values share their mean rank, and Pearson's: `spearman` and `pearson`.
+
+    Example:
+        >>> correlate([0.1, 0.2, 0.9], [3.0, 4.0, 5.0])["spearman"]
+        1.0
+    """
+    return {
+        "spearman": float(np.corrcoef(_rank(first), _rank(second))[0, 1]),
+        "pearson": float(np.corrcoef(first, second)[0, 1]),
+    }
+
+
 def _rank(values: Sequence[float]) -> np.ndarray:
-    """Ranks, equal values sharing their mean rank."""
     _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return (ends - (counts - 1) / 2.0)[inverse]
 
 
-def _correlate(first: np.ndarray, second: np.ndarray) -> float:
-    return float(np.corrcoef(first, second)[0, 1])
-
-
-__all__ = ["WordMapping"]
+__all__ = ["WordMapping", "correlate"]
