@@ -1,7 +1,7 @@
 """Train word vectors from plain text.
 
     accelerate launch recipes/train_embedding.py recipes/word_vectors/config.yaml
-    accelerate launch recipes/train_embedding.py recipes/word_vectors/config.yaml --train_file a.txt folder/ --output_dir out/mine
+    accelerate launch recipes/train_embedding.py recipes/word_vectors/config.yaml --train_file a.txt folder/ --output_dir out/a
 
 A minute on a laptop:
 
@@ -9,8 +9,7 @@ A minute on a laptop:
 
 Two ranks on a machine without a GPU:
 
-    ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes 2 recipes/train_embedding.py \\
-        recipes/word_vectors/config.yaml
+    ACCELERATE_USE_CPU=1 accelerate launch --multi_gpu --num_processes 2 recipes/train_embedding.py ...
 """
 
 from __future__ import annotations

@@ -32,8 +32,9 @@ def test_vocabulary_and_counts_are_gensims(tmp_path):
     peer = Word2Vec(min_count=5)
     peer.build_vocab(LineSentence(LEE))
     corpus = encode_corpus(LEE, tmp_path, split="whitespace", **QUIET)
-    assert corpus.words == peer.wv.index_to_key and len(corpus.words) > 1000
-    assert corpus.counts.tolist() == [peer.wv.get_vecattr(word, "count") for word in corpus.words]
+    expected = {word: peer.wv.get_vecattr(word, "count") for word in peer.wv.index_to_key}
+    assert dict(zip(corpus.words, corpus.counts.tolist(), strict=True)) == expected and len(expected) > 1000
+    assert sorted(corpus.counts, reverse=True) == corpus.counts.tolist()
     assert corpus.num_tokens == peer.corpus_total_words
     text = [word for line in Path(LEE).read_text(encoding="utf-8").splitlines() for word in [*line.split(), "|"]]
     expected = " ".join(word if word == "|" or word in peer.wv else "-" for word in text)
