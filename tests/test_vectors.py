@@ -6,6 +6,7 @@ import bz2
 import gzip
 import lzma
 import struct
+import sys
 import zipfile
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from gensim.models import KeyedVectors
 from gensim.models.fasttext import load_facebook_vectors
 
+from hf_genext.static_embedding import vectors_static_embedding
 from hf_genext.static_embedding.vectors_static_embedding import hash_ngrams, read_vectors, write_word2vec
 
 DATA = Path(gensim.__file__).parent / "test" / "test_data"
@@ -108,6 +110,35 @@ def compress(path, kind):
     return packed
 
 
+@pytest.mark.parametrize("has_arrow", [True, False])
+def test_texts_of_every_shape_give_pythons_numbers(tmp_path, monkeypatch, has_arrow):
+    """Blocks are parsed whole where each line is regular, else line by line; both as `float` reads each field."""
+    if not has_arrow:
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr(vectors_static_embedding, "_BLOCK", 700)
+    generator = np.random.default_rng(1)
+    numbers = np.array([f"{number:{form}}" for number in generator.normal(size=60) for form in (".5g", ".3e", ".17g", "+.1f")])
+    rows = [*numbers.reshape(-1, 3).tolist(), ["1", "-0", "1e-50"], [".5", "5.", "3.4e38"], ["12345678901", "007", "-1E+5"]]
+    expected = np.array(rows, dtype=np.float64).astype(np.float32)
+    words = [f"w{place}" for place in range(len(rows))]
+    path = tmp_path / "vectors.txt"
+    for end in ("\n", " \n", "\r\n", " \r\n", "\n\n"):
+        path.write_bytes("".join(f"{word} {' '.join(row)}{end}" for word, row in zip(words, rows, strict=True)).encode())
+        found = read_vectors(path)
+        assert found.words == words
+        np.testing.assert_array_equal(found.matrix, expected)
+    path.write_bytes("\n".join("\t".join([word, *row]) for word, row in zip(words, rows, strict=True)).encode())
+    np.testing.assert_array_equal(read_vectors(path).matrix, expected)
+    # One line has a number too few and the next one too many, so that their sum is right.
+    for text in ("a 1 2 3\nb 4 5 6\nc 7 8\nd 9 10 11 12\n", "a 1 2 3\nb 4 5 6 7\nc 7 8\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="line 3: 2 numbers instead of 3"):
+            read_vectors(path)
+    path.write_text("3 3\na 1 2 3\nb 4 5 6 7\nc 8 9\n")
+    with pytest.raises(ValueError, match="line 4: 2 numbers instead of 3"):
+        read_vectors(path)
+
+
 @pytest.mark.parametrize("kind", [".gz", ".bz2", ".xz", ".zip"])
 @pytest.mark.parametrize("name", ["vectors.bin", "vectors.txt"])
 def test_compressed_files_are_read_as_they_are(tmp_path, name, kind):
@@ -158,6 +189,8 @@ def pack_fasttext(words, rows, size, buckets, *, claimed_rows=None):
     [
         (b"", "empty"),
         (b"abc", "too short"),
+        (b"\x80\x04\x95\x00\x00\x00\x00", "a Python pickle, which is not read here"),
+        (b"\x93NUMPY\x01\x00", "an array of NumPy"),
         (b"hello world\nnothing here\n", r"line 1|first line"),
         (b"3 2\na 1 2\nb 3 4\n", "claims 3 words"),
         (b"3 2\na 1 2.00000\nb 3 4\n", "claims 3 words, but 2 follow"),

@@ -14,20 +14,29 @@ import io
 import logging
 import lzma
 import os
+import re
 import struct
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, NoReturn, cast
+from typing import IO, NamedTuple, NoReturn, cast
 
 import numpy as np
+import torch
 
 logger = logging.getLogger(__name__)
 
 _FASTTEXT_MAGIC = 793_712_314
+_FOREIGN = {
+    rb"\x80[\x02-\x05][^\x00]": "a Python pickle",  # With a zero it would be a size, of fastText's first format.
+    rb"\x93NUMPY": "an array of NumPy",
+    rb"\x89HDF": "an HDF5 file",
+}
+"""What is often taken for a file of vectors, by its first bytes. A pickle would run code."""
 _BLOCK = 1 << 20
 """What is read at once; its numbers and their places fit a processor's cache."""
 _LONGEST_WORD = 1 << 16
@@ -221,6 +230,9 @@ def _recognise(source: _Source) -> _Reader:
     head = source.peek(1 << 12)
     if len(head) < 4:
         source.fail("it is empty" if not head else "it is too short")
+    foreign = next((kind for start, kind in _FOREIGN.items() if re.match(start, head)), None)
+    if foreign is not None:
+        source.fail(f"it is {foreign}, which is not read here; have the program that wrote it export a word2vec file")
     if struct.unpack("<i", head[:4])[0] == _FASTTEXT_MAGIC:
         return _read_fasttext
     line = head.split(b"\n", 1)[0]
@@ -265,28 +277,32 @@ class _Growing:
     """
 
     def __init__(self, source: _Source, size: int, wanted: _Wanted, expected: int | None) -> None:
-        rows = expected if expected and source.size is not None else min(expected or 1024, 1 << 14)
-        self._matrix = np.empty((rows + wanted.extra_rows, size), dtype=wanted.dtype)
-        self._expected = expected
-        self._extra = wanted.extra_rows
+        self._size, self._dtype, self._extra = size, wanted.dtype, wanted.extra_rows
+        self._most = expected
+        first = max(1, _BLOCK // size)
+        self._matrix = self._allocate(first if expected is None or source.size is None else expected)
         self.rows = 0
+
+    def _allocate(self, rows: int) -> np.ndarray:
+        # PyTorch's memory: for NumPy's the system looks for huge pages, which may cost more than all the parsing of numbers.
+        memory = torch.empty((rows + self._extra) * self._size * self._dtype.itemsize, dtype=torch.uint8)
+        return memory.numpy().view(self._dtype).reshape(-1, self._size)
 
     def append(self, block: np.ndarray) -> None:
         """Add rows."""
         end = self.rows + len(block)
         if end + self._extra > len(self._matrix):
-            larger = 2 * len(self._matrix) if self._expected is None else min(2 * len(self._matrix), self._expected)
-            # `resize` gives the old memory back as it goes.
-            self._matrix.resize((max(end, larger) + self._extra, self._matrix.shape[1]), refcheck=False)
+            larger = 2 * len(self._matrix) if self._most is None else min(2 * len(self._matrix), self._most)
+            matrix = self._allocate(max(end, larger))
+            matrix[: self.rows] = self._matrix[: self.rows]
+            self._matrix = matrix
         self._matrix[self.rows : end] = block
         self.rows = end
 
     def finish(self) -> np.ndarray:
         """The rows, and the extra ones."""
-        if self.rows + self._extra < len(self._matrix):
-            self._matrix.resize((self.rows + self._extra, self._matrix.shape[1]), refcheck=False)
-        self._matrix[self.rows :] = 0
-        return self._matrix
+        self._matrix[self.rows : self.rows + self._extra] = 0
+        return self._matrix[: self.rows + self._extra]
 
 
 def _read_word2vec_binary(source: _Source, wanted: _Wanted) -> Vectors:
@@ -336,18 +352,29 @@ def _read_word2vec_text(source: _Source, wanted: _Wanted) -> Vectors:
 
 
 def _read_headless_text(source: _Source, wanted: _Wanted) -> Vectors:
-    # A word may hold spaces, which makes a line longer, never shorter: the shortest of some lines has the size.
-    lines = source.peek(1 << 18).split(b"\n")[:20]
-    sizes = [len(line.split()) - 1 for line in lines if line.strip()]
-    size = min(sizes, default=0)
+    lines = source.peek(1 << 18).split(b"\n")
+    lines = [line for line in (lines[:-1] or lines)[:100] if line.strip()]
+    # A word may hold spaces and end in a number, so most lines tell the size, not each.
+    sizes = Counter(_count_last_numbers(line.split()) for line in lines).most_common(1)
+    size = sizes[0][0] if sizes else 0
     if not 1 <= size <= _LARGEST_SIZE:
-        source.fail(f"its first line has {size + 1} fields, not a word and its numbers")
+        source.fail("its first lines are not each a word and its numbers")
     expected = None
     if source.size is not None:
         # As many as the first lines are to the file, and some more.
         expected = int(1.02 * len(lines) * source.size / sum(len(line) + 1 for line in lines)) + 1
         expected = expected if wanted.limit is None else min(expected, wanted.limit)
     return _read_lines(source, size, wanted, most=wanted.limit, expected=expected, first_line=1)
+
+
+def _count_last_numbers(fields: list[bytes]) -> int:
+    """How many numbers end a line, not counting its first field."""
+    for count, field in enumerate(reversed(fields[1:])):
+        try:
+            float(field)
+        except ValueError:
+            return count
+    return max(len(fields) - 1, 0)
 
 
 def _read_lines(
@@ -358,80 +385,97 @@ def _read_lines(
     rest = b""
     number = first_line
     while most is None or len(words) < most:
-        block = source.read(_BLOCK)
-        lines = (rest + block).split(b"\n")
-        rest = lines.pop() if block else b""
+        data = source.read(_BLOCK)
+        block = rest + data if data or not rest else rest + b"\n"
+        end = block.rfind(b"\n") + 1
+        block, rest = block[:end], block[end:]
         if len(rest) > _LONGEST_LINE:
-            source.fail(f"it is longer than {_LONGEST_LINE:,} bytes", number + len(lines))
-        if most is not None:
-            lines = lines[: most - len(words)]
-        if lines:
-            found, numbers = _parse_lines(source, lines, size, number, wanted)
+            source.fail(f"it is longer than {_LONGEST_LINE:,} bytes", number + block.count(b"\n"))
+        if block:
+            left = None if most is None else most - len(words)
+            parsed = _parse_regular_lines(block, size, number, left) or _parse_any_lines(source, block, size, number, left)
+            found = [wanted.decode(word, source, line) for line, word in parsed.words]
             words.extend(found)
-            matrix.append(_convert(source, numbers, found, wanted.dtype))
-            number += len(lines)
-        if not block:
+            matrix.append(_convert(source, parsed.numbers, found, wanted.dtype))
+            number += parsed.num_lines
+        if not data:
             break
     if not words:
         source.fail("it holds no words")
     return Vectors(words, matrix.finish())
 
 
-def _parse_lines(source: _Source, lines: list[bytes], size: int, first: int, wanted: _Wanted) -> tuple[list[str], np.ndarray]:
-    """Words and numbers of whole lines; the first has the given number. Blank lines hold nothing."""
-    parted = [(number, *line.rstrip().partition(b" ")) for number, line in enumerate(lines, start=first)]
-    kept = [(number, word, rest) for number, word, _, rest in parted if word or rest]
-    numbers = _parse_numbers([rest for *_, rest in kept], size)
+class _Lines(NamedTuple):
+    """What lines of a text hold: words with the numbers of their lines, and their vectors, (words, size)."""
+
+    num_lines: int
+    words: list[tuple[int, bytes]]
+    numbers: np.ndarray
+
+
+def _parse_regular_lines(block: bytes, size: int, first: int, most: int | None) -> _Lines | None:
+    """Whole lines where each is a word and its numbers, a space before each number; `None` where one is not."""
+    letters = np.frombuffer(block, dtype=np.uint8)
+    newlines = np.flatnonzero(letters == ord("\n"))
+    spaces = np.flatnonzero(letters == ord(" "))
+    fields = len(spaces) // len(newlines)
+    # Some programs put a space before each line's end, some a carriage return.
+    if len(spaces) != fields * len(newlines) or fields not in (size, size + 1):
+        return None
+    table = spaces.reshape(-1, fields)
+    starts = np.concatenate([[0], newlines[:-1] + 1])
+    ends = newlines - (letters[newlines - 1] == ord("\r"))
+    if (table[:, 0] < starts).any() or (table[:, -1] > ends).any() or (fields > size and (table[:, -1] + 1 != ends).any()):
+        return None
+    if most is not None:
+        table, starts, ends = table[:most], starts[:most], ends[:most]
+    words = [block[start:end] for start, end in zip(starts.tolist(), table[:, 0].tolist(), strict=True)]
+    offsets = np.empty(2 * len(table) * size + 1, dtype=np.int32)
+    spans = offsets[:-1].reshape(-1, size, 2)
+    np.add(table[:, :size], 1, out=spans[:, :, 0], casting="unsafe")
+    spans[:, :-1, 1] = table[:, 1:size]
+    spans[:, -1, 1] = ends if fields == size else table[:, -1]
+    offsets[-1] = offsets[-2]
+    numbers = _parse_numbers(block, offsets)
     if numbers is None:
-        kept, numbers = _parse_line_by_line(source, lines, size, first)
-    return [wanted.decode(word, source, number) for number, word, _ in kept], numbers
+        return None
+    return _Lines(len(table), list(enumerate(words, start=first)), numbers.reshape(-1, size))
 
 
-def _parse_numbers(texts: list[bytes], size: int) -> np.ndarray | None:
-    """The numbers of texts with single spaces between them, (texts, size), or `None` if something does not fit.
+def _parse_numbers(block: bytes, offsets: np.ndarray) -> np.ndarray | None:
+    """The numbers of a text, each between an even offset and the next, or `None` if something there is none.
 
     Arrow reads numbers three times as fast as NumPy, and does where it is installed, as `datasets` requires.
     """
-    text = b" ".join(texts)
-    spaces = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord(" "))
-    ends = np.cumsum([len(part) + 1 for part in texts]) - 1
-    if len(spaces) + 1 != size * len(texts) or not np.array_equal(spaces[size - 1 :: size], ends[:-1]):
-        return None
     try:
         import pyarrow
     except ImportError:
-        numbers = _parse_with_numpy(text)
-        return numbers.reshape(-1, size) if numbers is not None and len(numbers) == size * len(texts) else None
-    # One string for each number and one for each space; the latter are null, so that nothing need be copied or moved.
-    count = len(spaces) + 1
-    offsets = np.empty(2 * count + 1, dtype=np.int32)
-    offsets[0], offsets[-2:] = 0, len(text)
-    offsets[1:-2:2] = spaces
-    offsets[2:-2:2] = spaces + 1
-    is_number = np.full((2 * count + 7) // 8, 0b01010101, dtype=np.uint8)
-    buffers = [pyarrow.py_buffer(part) for part in (is_number, offsets, text)]
+        return _parse_numbers_with_numpy(block, offsets)
+    # An array of strings: each number, and what stands between it and the next, which is null. So nothing need be copied.
+    is_number = np.full(len(offsets) // 8 + 1, 0b01010101, dtype=np.uint8)
+    buffers = [pyarrow.py_buffer(part) for part in (is_number, offsets, block)]
     try:
-        cast = pyarrow.Array.from_buffers(pyarrow.string(), 2 * count, buffers, null_count=count).cast(pyarrow.float32())
+        cast = pyarrow.Array.from_buffers(pyarrow.string(), len(offsets) - 1, buffers).cast(pyarrow.float32())
     except pyarrow.ArrowInvalid:
         return None
-    return np.frombuffer(cast.buffers()[1], dtype=np.float32, count=2 * count)[::2].reshape(-1, size)
+    return np.frombuffer(cast.buffers()[1], dtype=np.float32, count=len(offsets) - 1)[::2]
 
 
-def _parse_with_numpy(text: bytes) -> np.ndarray | None:
-    """All numbers of a text, or `None` if something in it is none."""
+def _parse_numbers_with_numpy(block: bytes, offsets: np.ndarray) -> np.ndarray | None:
+    spans = offsets[:-1].reshape(-1, 2).tolist()
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
         try:
-            return np.fromstring(text, dtype=np.float32, sep=" ")
+            numbers = np.fromstring(b" ".join(block[start:end] for start, end in spans), dtype=np.float32, sep=" ")
         except (DeprecationWarning, ValueError):
             return None
+    return numbers if len(numbers) == len(spans) else None
 
 
-def _parse_line_by_line(
-    source: _Source, lines: list[bytes], size: int, first: int
-) -> tuple[list[tuple[int, bytes, bytes]], np.ndarray]:
-    """The slow way, for words with spaces, and to say which line is wrong."""
-    kept, rows = [], []
+def _parse_any_lines(source: _Source, block: bytes, size: int, first: int, most: int | None) -> _Lines:
+    """The slow way, for words with spaces and for blank lines, which hold nothing; it says which line is wrong."""
+    words, rows = [], []
+    lines = block.split(b"\n")[:-1][:most]
     for number, line in enumerate(lines, start=first):
         fields = line.rstrip().rsplit(None, size)
         if not fields:
@@ -444,9 +488,9 @@ def _parse_line_by_line(
             rows.append([float(field) for field in fields[1:]])
         except ValueError as error:
             source.fail(f"{error}", number)
-        kept.append((number, fields[0], b""))
+        words.append((number, fields[0]))
     with np.errstate(over="ignore"):
-        return kept, np.array(rows, dtype=np.float64).astype(np.float32).reshape(-1, size)
+        return _Lines(len(lines), words, np.array(rows, dtype=np.float64).astype(np.float32).reshape(-1, size))
 
 
 def _read_fasttext(source: _Source, wanted: _Wanted) -> Vectors:
