@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,80 @@ def write_results(path: str | os.PathLike[str], results: Mapping[str, Any]) -> N
     os.replace(unfinished, path)
 
 
+@dataclass(frozen=True)
+class CardKind:
+    """What the cards of one kind of model have in common.
+
+    Attributes:
+        library_name: The library that the Hub shows code for.
+        pipeline_tag: The task that the Hub files the model under; `None` where it has none.
+        tags: Tags of the Hub.
+        task_type: Task of the evaluation results.
+        use: Python code that uses the folder; `{example}` stands for an input.
+    """
+
+    library_name: str
+    pipeline_tag: str | None
+    tags: tuple[str, ...]
+    task_type: str
+    use: str
+
+
+CARD_KINDS: dict[str, CardKind] = {
+    "conditional-generation": CardKind(
+        library_name="transformers",
+        pipeline_tag=None,
+        tags=("hf_genext", "conditional-generation"),
+        task_type="conditional-generation",
+        use="import hf_genext\nfrom transformers import pipeline\n\n"
+        'pipe = pipeline("conditional-generation", model="path/to/this/folder")\n'
+        "pipe({example})",
+    ),
+    "static-embedding": CardKind(
+        library_name="sentence-transformers",
+        pipeline_tag="feature-extraction",
+        tags=("hf_genext", "word-vectors", "static-embeddings", "model2vec"),
+        task_type="word-similarity",
+        use="import hf_genext\nfrom transformers import AutoModel\n\n"
+        'space = AutoModel.from_pretrained("path/to/this/folder")\n'
+        "space[{example}]  # the vector of a word\n"
+        "space.most_similar({example}, topn=5)\n"
+        'space.encode(["a text", "another text"])  # the vectors of texts',
+    ),
+    "text-generation": CardKind(
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=("hf_genext", "causal-lm"),
+        task_type="text-generation",
+        use="from transformers import pipeline\n\n"
+        'pipe = pipeline("text-generation", model="path/to/this/folder")\n'
+        "pipe({example}, do_sample=True)",
+    ),
+}
+"""Kinds of cards by name."""
+
+_BENCHMARKS = {
+    "wordsim353": ("WordSim-353", "spearman"),
+    "simlex999": ("SimLex-999", "spearman"),
+    "analogies": ("analogies", "accuracy"),
+}
+"""Metrics that have a data set of their own: its name, and what is measured on it."""
+
+_ELSEWHERE = """Without hf_genext the same folder opens in sentence-transformers and in model2vec:
+
+```python
+from sentence_transformers import SentenceTransformer
+
+SentenceTransformer("path/to/this/folder").encode(["a text"])
+```
+
+```python
+from model2vec import StaticModel
+
+StaticModel.from_pretrained("path/to/this/folder").encode(["a text"])
+```"""
+
+
 def render_model_card(
     results: Mapping[str, Any],
     *,
@@ -85,8 +160,12 @@ def render_model_card(
     example: str,
     license: str,
     pictures: Mapping[str, str] | None = None,
+    kind: str | None = None,
 ) -> str:
     """Render a model card; every number in it stands in the results.
+
+    The card of a space says what other libraries cannot express of it, by two facts among the results' data: `subwords`, the
+    number of its hashed n-grams, and `pooling`.
 
     Args:
         results: As [`validate_results`] checks them.
@@ -95,39 +174,66 @@ def render_model_card(
         example: An input for the code.
         license: Licence of the model, by the Hub's identifier.
         pictures: Caption to path.
+        kind: One of [`CARD_KINDS`]; left out, the `kind` that the results name, else conditional generation.
 
     Returns:
         The card, with the Hub's metadata at its head.
+
+    Raises:
+        ValueError: if the results are not as they must be, or there is no such kind.
     """
     validate_results(results)
-    data_name = str(results["data"].get("name", "its training data"))
+    kind = kind or results.get("kind", "conditional-generation")
+    if kind not in CARD_KINDS:
+        raise ValueError(f"There is no kind of card {kind!r}; known are {', '.join(CARD_KINDS)}.")
+    chosen = CARD_KINDS[kind]
     metadata = ModelCardData(
-        library_name="transformers",
+        library_name=chosen.library_name,
+        pipeline_tag=chosen.pipeline_tag,
         license=license,
-        tags=["hf_genext", "conditional-generation"],
+        tags=list(chosen.tags),
         model_name=title,
-        eval_results=[
-            EvalResult(
-                task_type="conditional-generation",
-                dataset_type="other",
-                dataset_name=f"{data_name} (validation)",
-                metric_type=name,
-                metric_name=_speak(name),
-                metric_value=round(results["metrics"][name], 4),
-            )
-            for name in results["better"] or results["metrics"]
-        ],
+        eval_results=[_build_eval_result(results, name, chosen) for name in results["better"] or results["metrics"]],
     )
+    use = chosen.use.replace("{example}", json.dumps(example, ensure_ascii=False))
     sections = [
         f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{task}",
-        "## Use\n\n```python\nimport hf_genext\nfrom transformers import pipeline\n\n"
-        'pipe = pipeline("conditional-generation", model="path/to/this/folder")\n'
-        f"pipe({json.dumps(example, ensure_ascii=False)})\n```",
+        f"## Use\n\n```python\n{use}\n```",
+        *(["\n\n".join([_ELSEWHERE, *_list_limits(results["data"])])] if kind == "static-embedding" else []),
         f"## Results\n\n{render_comparison(results)}",
         *(f"![{caption}]({path})" for caption, path in (pictures or {}).items()),
-        f"## Training\n\n{_render_facts(results)}",
+        f"## How it was made\n\n{_render_facts(results)}",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _build_eval_result(results: Mapping[str, Any], name: str, kind: CardKind) -> EvalResult:
+    data_name = str(results["data"].get("name", "its training data"))
+    dataset_name, metric_type = _BENCHMARKS.get(name, (f"{data_name} (validation)", name))
+    return EvalResult(
+        task_type=kind.task_type,
+        dataset_type=name if name in _BENCHMARKS else "other",
+        dataset_name=dataset_name,
+        metric_type=metric_type,
+        metric_name=_speak(name),
+        metric_value=round(results["metrics"][name], 4),
+    )
+
+
+def _list_limits(data: Mapping[str, Any]) -> list[str]:
+    """What sentence-transformers and model2vec cannot express of a space."""
+    limits = [
+        "A word that the space lacks counts for nothing here; sentence-transformers counts it as a word whose vector is 0."
+    ]
+    if data.get("subwords"):
+        limits.append(
+            'Only `space["a word"]` makes the vector of an unknown word of its subwords; the others know whole words.'
+        )
+    if data.get("pooling") == "sif":
+        limits.append(
+            "Words weigh by their frequency; versions of sentence-transformers that know no `weights` weigh all alike."
+        )
+    return limits
 
 
 def order_metrics(results: Mapping[str, Any]) -> list[str]:
@@ -172,7 +278,18 @@ def _render_facts(results: Mapping[str, Any]) -> str:
 
 
 def _speak(name: str) -> str:
-    return name.replace("_", " ")
+    first, _, rest = name.partition("_")
+    spoken, _ = _BENCHMARKS.get(first, (first, ""))
+    return f"{spoken} {rest}".strip().replace("_", " ")
 
 
-__all__ = ["order_metrics", "read_results", "render_comparison", "render_model_card", "validate_results", "write_results"]
+__all__ = [
+    "CARD_KINDS",
+    "CardKind",
+    "order_metrics",
+    "read_results",
+    "render_comparison",
+    "render_model_card",
+    "validate_results",
+    "write_results",
+]

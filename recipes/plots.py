@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 
 def draw_validation_curve(log_history: list[dict[str, Any]], path: Path, metrics: list[str]) -> None:
@@ -39,4 +41,117 @@ def draw_validation_curve(log_history: list[dict[str, Any]], path: Path, metrics
     pyplot.close(figure)
 
 
-__all__ = ["draw_validation_curve"]
+MAP_WORDS = {
+    "places": "france paris england london germany berlin italy rome japan tokyo",
+    "animals": "dog cat horse cow sheep lion wolf eagle salmon whale",
+    "food": "bread butter cheese wine beer sugar rice meat",
+    "music": "violin piano guitar flute orchestra symphony song melody",
+    "the body": "hand foot eye ear mouth heart blood bone",
+    "numbers": "two three four five six ten hundred thousand",
+    "computing": "computer software file kernel network processor",
+    "feelings": "love hate fear anger joy sorrow hope pride",
+    "professions": "doctor lawyer teacher soldier farmer priest judge",
+}
+"""Words by topic, frequent in any English text, from which a map takes those that the space knows."""
+
+
+def draw_space_map(
+    space: Any,
+    path: Path,
+    *,
+    words: dict[str, str] | None = None,
+    method: Literal["pca", "umap"] = "pca",
+    title: str = "",
+) -> None:
+    """Draw words of a space in the plane, those of a topic in one colour, labels beside their points.
+
+    Args:
+        space: A `StaticEmbeddingModel`.
+        path: The picture, a PNG.
+        words: Words by topic, parted by white space; left out, [`MAP_WORDS`], and where the space knows fewer than ten of them,
+            its first sixty words.
+        method: `"pca"`: the two main directions of the drawn words, their vectors at length 1; `"umap"` (McInnes et al. 2018)
+            keeps neighbours together and says nothing about distances.
+        title: Stands above.
+
+    Raises:
+        ImportError: for `"umap"` without the package umap-learn.
+        ValueError: if the space knows fewer than three of the words.
+    """
+    topics = {topic: [word for word in text.split() if word in space] for topic, text in (words or MAP_WORDS).items()}
+    if words is None and sum(map(len, topics.values())) < 10:
+        topics = {"words": list(space.words[:60])}
+    chosen = [word for members in topics.values() for word in members]
+    if len(chosen) < 3:
+        raise ValueError(f"A map needs three words at least; the space knows {len(chosen)} of the words that were asked for.")
+    vectors = space[chosen].astype(np.float64)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    points = _project_to_plane(vectors, method)
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(9, 9), layout="constrained")
+    palette = pyplot.get_cmap("tab10")
+    topic_of = [index for index, members in enumerate(topics.values()) for _ in members]
+    for index, topic in enumerate(topics):
+        mine = points[np.array(topic_of) == index]
+        axes.scatter(mine[:, 0], mine[:, 1], s=14, color=palette(index % 10), label=topic)
+    axes.set(xticks=[], yticks=[], title=title)
+    axes.margins(x=0.1, y=0.05)
+    if len(topics) > 1:
+        figure.legend(loc="outside lower center", ncols=5, frameon=False, handletextpad=0.1)
+    figure.canvas.draw()
+    _place_labels(axes, points, chosen, [palette(index % 10) for index in topic_of])
+    figure.savefig(path, dpi=100)
+    pyplot.close(figure)
+
+
+def _project_to_plane(vectors: np.ndarray, method: str) -> np.ndarray:
+    if method == "pca":
+        centred = vectors - vectors.mean(axis=0)
+        return centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+    if method != "umap":
+        raise ValueError(f'method must be "pca" or "umap", got {method!r}.')
+    try:
+        import umap
+    except ImportError as error:
+        raise ImportError('Maps by UMAP need umap-learn: pip install "hf_genext[maps]"') from error
+    neighbours = min(15, len(vectors) - 1)
+    return umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=0).fit_transform(vectors)
+
+
+_DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+
+
+def _place_labels(axes: Any, points: np.ndarray, words: list[str], colours: list[Any]) -> None:
+    """Write each word beside its point, where it covers least of the points and of the labels that stand already."""
+    pixels = axes.transData.transform(points)
+    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in pixels]
+    renderer = axes.figure.canvas.get_renderer()
+    for (x, y), word, colour in zip(pixels, words, colours, strict=True):
+        label = axes.annotate(word, (0, 0), xycoords="figure pixels", fontsize=9, color=colour)
+        box = label.get_window_extent(renderer)
+        places = []
+        for distance in (5, 11, 18):
+            for right, up in _DIRECTIONS:
+                left = x + right * distance - (box.width if right < 0 else box.width / 2 if right == 0 else 0)
+                bottom = y + up * distance - (box.height if up < 0 else box.height / 2 if up == 0 else 0)
+                place = (left, bottom, left + box.width, bottom + box.height)
+                places.append((sum(_overlap(place, other) for other in taken), distance, place))
+        _, _, place = min(places, key=lambda candidate: candidate[:2])
+        label.remove()
+        label = axes.annotate(word, axes.transData.inverted().transform(place[:2]), fontsize=9, color=colour)
+        label.set_in_layout(False)
+        taken.append(place)
+
+
+def _overlap(first: tuple[float, ...], second: tuple[float, ...]) -> float:
+    width = min(first[2], second[2]) - max(first[0], second[0])
+    height = min(first[3], second[3]) - max(first[1], second[1])
+    return max(width, 0.0) * max(height, 0.0)
+
+
+__all__ = ["MAP_WORDS", "draw_space_map", "draw_validation_curve"]

@@ -20,6 +20,9 @@ import yaml
 from hf_genext.hub import read_results, render_comparison, render_model_card
 from recipes.results import replace_marked
 
+PICTURES = {"map.png": "A map of the space"}
+"""Pictures that a recipe keeps beside its results, with their captions."""
+
 
 def render_cards() -> dict[Path, str]:
     """What each file must hold, by its path: cards, and READMEs with their tables."""
@@ -34,6 +37,11 @@ def render_cards() -> dict[Path, str]:
             task=settings["task"],
             example=settings["example"],
             license=settings["license"],
+            pictures={
+                caption: f"../recipes/{results_path.parent.name}/{name}"
+                for name, caption in PICTURES.items()
+                if (results_path.parent / name).is_file()
+            },
         )
         table = render_comparison(read_results(results_path))
         recipe_readme = results_path.parent / "README.md"
@@ -42,7 +50,8 @@ def render_cards() -> dict[Path, str]:
         if experiments.is_file():
             text = replace_marked(text, "experiments", render_experiments(json.loads(experiments.read_text(encoding="utf-8"))))
         cards[recipe_readme] = text
-        front_page = replace_marked(front_page, results_path.parent.name, table)
+        if f"<!-- {results_path.parent.name} -->" in front_page:
+            front_page = replace_marked(front_page, results_path.parent.name, table)
     cards[readme] = front_page
     return cards
 

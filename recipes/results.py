@@ -20,9 +20,11 @@ def build_results(
     data: dict[str, Any],
     hardware: str,
     versions: dict[str, str],
+    kind: str = "conditional-generation",
 ) -> dict[str, Any]:
-    """The results of one run."""
+    """The results of one run; `kind` says which kind of card they make (`hf_genext.hub.CARD_KINDS`)."""
     return {
+        "kind": kind,
         "metrics": dict(metrics),
         "spread": {},
         "baselines": baselines,
