@@ -117,6 +117,7 @@ def main(argv: list[str] | None = None) -> None:
         threads = (args.num_threads or max(1, len(os.sched_getaffinity(0)) // state.num_processes)) * state.num_processes
         results = build_results(
             metrics,
+            kind="static-embedding",
             seed=args.seed,
             minutes=output.minutes,
             deciding=space_settings.deciding_metrics or {},
@@ -199,7 +200,6 @@ def _write_card(
     draw_space_map(space, output_dir / "map.png")
     card = render_model_card(
         results,
-        kind="static-embedding",
         title=settings.title,
         task=settings.task,
         example=settings.example,
