@@ -35,6 +35,8 @@ from hf_genext.static_embedding.pretraining_static_embedding import StaticEmbedd
 logger = logging.getLogger(__name__)
 
 STATE_NAME = "training_state.json"
+DIVERGENCE_FACTOR = 3.0
+"""The training stops when the loss is more than so many times that of vectors that know nothing."""
 
 
 @dataclass
@@ -172,7 +174,7 @@ class StaticEmbeddingTrainer:
 
         Raises:
             ValueError: if the checkpoint to go on from belongs to another training.
-            RuntimeError: if the loss is no number any more.
+            RuntimeError: if the training diverges.
         """
         args = self.args
         steps_per_epoch, total = self._count_steps()
@@ -373,11 +375,13 @@ class StaticEmbeddingTrainer:
         if not predictions:
             return
         mean = loss / predictions
-        if not math.isfinite(mean):
+        # Vectors that know nothing lose ln(2) for each word of a prediction.
+        begun = (1 + self.args.num_negatives) * math.log(2)
+        if not mean < DIVERGENCE_FACTOR * begun:
             kept = find_last_complete(self.args.output_dir)
             raise RuntimeError(
-                f"The training diverged at step {self._step}: the loss is {mean}. Lower --learning_rate (now "
-                f"{self.args.learning_rate:g}). "
+                f"The training diverged at step {self._step}: the loss is {mean:.4g}, and {begun:.4g} is "
+                f"what vectors lose that know nothing. Lower --learning_rate (now {self.args.learning_rate:g}). "
                 + (f"The last checkpoint is {kept}." if kept else "No checkpoint was written yet.")
             )
         self._losses.append(mean)

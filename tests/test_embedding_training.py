@@ -1,0 +1,171 @@
+"""Training word vectors: what is learned, kills and resumes, ranks, and settings that cannot be used."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from hf_genext.corpora import encode_corpus
+from hf_genext.embedding_training import EmbeddingTrainingArguments, StaticEmbeddingTrainer
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = ROOT / "tests/programs/train_words.py"
+TOPICS, WORDS_PER_TOPIC = 12, 20
+SETTINGS = ["--hidden_size", "16", "--tokens_per_step", "4000", "--num_train_epochs", "3", "--num_threads", "1", "--seed", "4"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """Sentences, each with the words of one topic only."""
+    draw = np.random.default_rng(0)
+    lines = [
+        " ".join(f"t{topic}w{word}" for word in draw.integers(0, WORDS_PER_TOPIC, draw.integers(4, 12)))
+        for topic in draw.integers(0, TOPICS, 6000)
+    ]
+    path = tmp_path_factory.mktemp("text") / "topics.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def start(*arguments, ranks=1, kill=None):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    if kill is not None:
+        environment["KILL"] = kill
+    launcher = [sys.executable]
+    if ranks > 1:
+        launcher += ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), "--master_port", "0", "--standalone"]
+    command = [*launcher, str(PROGRAM), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+def share_of_topics_found(space):
+    """How often a word's nearest neighbour is of its topic."""
+    words = list(space.words)
+    return np.mean([space.most_similar(word, topn=1)[0][0].split("w")[0] == word.split("w")[0] for word in words])
+
+
+@pytest.mark.parametrize("engine", ["compiled", "tensor"])
+@pytest.mark.parametrize("settings", [{}, {"objective": "cbow"}, {"num_buckets": 5000}], ids=["skip_gram", "cbow", "subword"])
+def test_words_of_a_topic_come_near_each_other(text, tmp_path, engine, settings):
+    corpus = encode_corpus(text, tmp_path / "corpus", split="whitespace", show_progress=False)
+    assert len(corpus.words) == TOPICS * WORDS_PER_TOPIC
+    args = EmbeddingTrainingArguments(
+        output_dir=str(tmp_path),
+        hidden_size=24,
+        num_train_epochs=4,
+        learning_rate=0.1,
+        subsample=0,
+        num_threads=1,
+        engine=engine,
+        batch_tokens=1024,
+        disable_tqdm=True,
+        **settings,
+    )
+    trainer = StaticEmbeddingTrainer(args, corpus, lowercase=True)
+    before = trainer.model.to_space()
+    assert share_of_topics_found(before) < 0.5 or settings  # N-grams alone tell a topic.
+    output = trainer.train()
+    space = trainer.model.to_space()
+    assert share_of_topics_found(space) > 0.95
+    assert space.config.lowercase and space.vocabulary.counts.tolist() == corpus.counts.tolist()
+    assert output.tokens_per_second > 0 and np.isfinite(output.loss)
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_vectors(text, tmp_path):
+    whole = start(tmp_path / "whole", text, *SETTINGS)
+    assert whole.returncode == 0, whole.stderr
+    expected = load_file(tmp_path / "whole/final/model.safetensors")
+    for point in ("during", "after"):
+        folder = tmp_path / point
+        killed = start(folder, text, *SETTINGS, kill=point)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not (folder / "final").exists()
+        resumed = start(folder, text, *SETTINGS, "--resume_from_checkpoint", "auto")
+        assert resumed.returncode == 0, resumed.stderr
+        assert ("Passing over" in resumed.stderr) == (point == "during")
+        found = load_file(folder / "final/model.safetensors")
+        for name, tensor in expected.items():
+            assert tensor.equal(found[name]), (point, name)
+
+
+def test_two_ranks_learn_and_go_on_to_the_same_vectors(text, tmp_path):
+    settings = [*SETTINGS, "--tokens_per_sync", "8000"]
+    whole = start(tmp_path / "whole", text, *settings, ranks=2)
+    assert whole.returncode == 0 and "RANKS 2 " in whole.stdout, whole.stderr
+    expected = load_file(tmp_path / "whole/final/model.safetensors")
+    killed = start(tmp_path / "killed", text, *settings, ranks=2, kill="during")
+    assert killed.returncode != 0
+    resumed = start(tmp_path / "killed", text, *settings, "--resume_from_checkpoint", "auto", ranks=2)
+    assert resumed.returncode == 0 and "RANKS 2 " in resumed.stdout, resumed.stderr
+    found = load_file(tmp_path / "killed/final/model.safetensors")
+    for name, tensor in expected.items():
+        assert tensor.equal(found[name]), name
+
+
+def test_ranks_take_each_piece_of_the_text_once(text, tmp_path, monkeypatch):
+    corpus = encode_corpus(text, tmp_path / "corpus", split="whitespace", show_progress=False)
+    args = EmbeddingTrainingArguments(output_dir=str(tmp_path), tokens_per_step=3000, disable_tqdm=True)
+    trainer = StaticEmbeddingTrainer(args, corpus)
+    for num_ranks in (1, 2, 3):
+        pieces = {}
+        for rank in range(num_ranks):
+            monkeypatch.setattr(type(trainer.accelerator), "num_processes", property(lambda self, n=num_ranks: n))
+            monkeypatch.setattr(type(trainer.accelerator), "process_index", property(lambda self, r=rank: r))
+            steps, _ = trainer._count_steps()
+            for step in range(steps):
+                pieces[step * num_ranks + rank] = trainer._read_piece(step)
+        joined = np.concatenate([pieces[index] for index in sorted(pieces)])
+        assert np.array_equal(joined, corpus.ids)
+        ends = [piece[-1] for index, piece in sorted(pieces.items()) if len(piece)]
+        assert all(corpus.places[end] == -2 for end in ends), "a sentence is cut"
+
+
+def test_a_checkpoint_of_another_training_is_refused(text, tmp_path):
+    corpus = encode_corpus(text, tmp_path / "corpus", split="whitespace", show_progress=False)
+
+    def train(**settings):
+        values = {"hidden_size": 8, "num_train_epochs": 1, "num_checkpoints": 1, "tokens_per_step": 5000, **settings}
+        args = EmbeddingTrainingArguments(output_dir=str(tmp_path / "out"), disable_tqdm=True, **values)
+        return StaticEmbeddingTrainer(args, corpus).train()
+
+    train()
+    with pytest.raises(ValueError, match="another model: hidden_size is 8 there and 9 here"):
+        train(hidden_size=9, resume_from_checkpoint="auto")
+    with pytest.raises(ValueError, match=r"another training: learning_rate was 0\.05 and is 0\.01"):
+        train(learning_rate=0.01, resume_from_checkpoint="auto")
+    with pytest.raises(ValueError, match=r"has no training_state\.json"):
+        train(resume_from_checkpoint=str(tmp_path))
+
+
+def test_a_rate_that_diverges_stops_with_a_message(text, tmp_path):
+    corpus = encode_corpus(text, tmp_path / "corpus", split="whitespace", show_progress=False)
+    args = EmbeddingTrainingArguments(
+        output_dir=str(tmp_path), learning_rate=1e30, engine="tensor", hidden_size=8, disable_tqdm=True
+    )
+    with pytest.raises(RuntimeError, match=r"diverged at step \d+: the loss is .* Lower --learning_rate"):
+        StaticEmbeddingTrainer(args, corpus).train()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window": 0}, "window must be 1 or more, got 0"),
+        ({"objective": "glove"}, "objective must be"),
+        ({"engine": "cuda"}, "engine must be"),
+        ({"learning_rate": 1e-5}, r"come down from learning_rate to min_learning_rate.*1e-05 and 0\.0001"),
+        ({"learning_rate": float("nan")}, "must come down"),
+        ({"num_negatives": -1}, "num_negatives must be 0 or more, got -1"),
+        ({"num_threads": 0}, "num_threads must be 1 or more"),
+        ({"subsample": float("nan")}, "subsample must be 0 or more, got nan"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        EmbeddingTrainingArguments(**settings)
