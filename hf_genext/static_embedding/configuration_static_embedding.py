@@ -29,6 +29,8 @@ class StaticEmbeddingConfig(PreTrainedConfig):
         num_buckets: Rows of the matrix of character n-grams, into which they are hashed (Bojanowski et al. 2017); 0 for none.
         min_ngram: Shortest n-gram in characters.
         max_ngram: Longest n-gram in characters.
+        subword_tokens: Whether the words are the tokens of a subword tokenizer, so that any other word has the vector of its
+            own tokens.
         initializer_range: Standard deviation of the initial vectors; left out, as word2vec begins: input vectors uniform within
             half of one by the size, output vectors zero.
         objective: What [`StaticEmbeddingForPreTraining`] learns: `"skip_gram"`, to tell each word from random ones by one
@@ -58,6 +60,7 @@ class StaticEmbeddingConfig(PreTrainedConfig):
     num_buckets: int = 0
     min_ngram: int = 3
     max_ngram: int = 6
+    subword_tokens: bool = False
     initializer_range: float | None = None
     objective: Literal["skip_gram", "cbow"] = "skip_gram"
     window: int = 5

@@ -265,6 +265,7 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
             "pad_token_id": tokenizer.pad_token_id,
             "normalize": read.normalize,
             "pooling": "mean" if read.weights is None else "sif",
+            "subword_tokens": type(tokenizer.backend_tokenizer.model).__name__ != "WordLevel",
         }
         space = cls.from_words(read.tokens, read.matrix, counts=[1] * count, **{**settings, **config})
         if space.config.pooling == "sif" and read.weights is not None:

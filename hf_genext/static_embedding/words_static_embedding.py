@@ -34,6 +34,10 @@ class WordMapping:
         """The words in their order."""
         return self.vocabulary
 
+    def encode(self, texts: str | Sequence[str]) -> np.ndarray:
+        """Sentence vectors."""
+        raise NotImplementedError
+
     def _matrix(self) -> np.ndarray:
         """The vectors of the words, (words, size), as they are stored; bfloat16 becomes float32."""
         rows = self.embeddings.detach()[: self.config.vocab_size - 2]
@@ -71,6 +75,8 @@ class WordMapping:
             buckets = hash_ngrams(word, self.config.min_ngram, self.config.max_ngram, self.config.num_buckets)
             if len(buckets):
                 return self.ngram_embeddings.detach()[torch.from_numpy(buckets)].float().mean(dim=0).cpu().numpy()
+        if self.config.subword_tokens and (vector := self.encode(word)).any():
+            return vector
         near = ", ".join(map(repr, self.vocabulary.find_nearest_spellings(word)))
         raise KeyError(f"The space has no word {word!r}; " + (f"near it are {near}." if near else "nor any spelled nearly so."))
 
