@@ -57,7 +57,34 @@ def _imports(results: dict[str, Any]) -> str:
     return "\n".join(lines + [f"| {name} | {seconds:.2f} |" for name, seconds in results["cpu_seconds"].items()])
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"training": _training, "ranks": _ranks, "imports": _imports}
+def _vectors(results: dict[str, Any]) -> str:
+    lines = [
+        f"| {results['words']:,} x {results['size']} from {results['file_bytes'] / 1e9:.2f} GB of text "
+        "| CPU seconds | ratio | peak memory, GiB |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, row in results["readers"].items():
+        lines.append(f"| {name} | {row['cpu_seconds']:.2f} | {row['ratio']:.2f} | {row['peak_bytes'] / 2**30:.2f} |")
+    opening = results["opening"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"From `AutoModel.from_pretrained` to the first `space[word]`: {1e3 * opening['wall_seconds']:.0f} ms, with "
+            f"{opening['resident_bytes'] / 2**20:.0f} MiB more in memory beside a matrix of "
+            f"{opening['matrix_bytes'] / 2**20:.0f} MiB; medians of {len(opening['runs'])} processes.",
+            "",
+            f"{results['hardware']}.",
+        ]
+    )
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "training": _training,
+    "ranks": _ranks,
+    "imports": _imports,
+    "vectors": _vectors,
+}
 
 
 def write_tables() -> None:
