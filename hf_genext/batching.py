@@ -167,17 +167,26 @@ class ConditionalCollator:
 
     Args:
         pad_token_id: The source's padding id. Labels are padded with -100.
-        prepare_decoder_input_ids_from_labels: The model's method of that name, where the loss is computed outside the model
-            (label smoothing), which then needs the decoder's input beside the labels.
+        prepare_decoder_input_ids_from_labels: The model's method of that name. The decoder's input then stands beside the
+            labels, which is needed where the loss is computed outside the model (label smoothing), or for both directions.
+        reversed_start_token_id: With it each row has two targets: as it is, and from its last token to its first behind this
+            start token. The end token stays last.
+
+    Raises:
+        ValueError: for a `reversed_start_token_id` without `prepare_decoder_input_ids_from_labels`.
     """
 
     def __init__(
         self,
         pad_token_id: int,
         prepare_decoder_input_ids_from_labels: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        reversed_start_token_id: int | None = None,
     ) -> None:
+        if reversed_start_token_id is not None and prepare_decoder_input_ids_from_labels is None:
+            raise ValueError("Both directions need prepare_decoder_input_ids_from_labels: each has a start token of its own.")
         self.pad_token_id = pad_token_id
         self.prepare_decoder_input_ids_from_labels = prepare_decoder_input_ids_from_labels
+        self.reversed_start_token_id = reversed_start_token_id
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Build a batch.
@@ -187,7 +196,8 @@ class ConditionalCollator:
 
         Returns:
             `input_ids` (batch, length) and `labels` (batch, target); `attention_mask` (batch, length) only where a row is
-            padded, since attention without a mask is faster; `decoder_input_ids` (batch, target) on request.
+            padded, since attention without a mask is faster; `decoder_input_ids` (batch, target) on request. In both directions
+            targets are (2 * batch, target), the two of a row beside each other.
 
         Raises:
             KeyError: for a row without one of the columns.
@@ -196,12 +206,17 @@ class ConditionalCollator:
             if name not in rows[0]:
                 raise KeyError(f"A row needs input_ids and labels, got {sorted(rows[0])}. Encode the rows with encode_pairs.")
         input_ids, mask = _pad([row["input_ids"] for row in rows], self.pad_token_id)
-        labels, _ = _pad([row["labels"] for row in rows], -100)
+        targets = [row["labels"] for row in rows]
+        if self.reversed_start_token_id is not None:
+            targets = [target for row in targets for target in (row, [*row[-2::-1], *row[-1:]])]
+        labels, _ = _pad(targets, -100)
         batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
         if not mask.all():
             batch["attention_mask"] = torch.from_numpy(mask)
         if self.prepare_decoder_input_ids_from_labels is not None:
             batch["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(batch["labels"])
+        if self.reversed_start_token_id is not None:
+            batch["decoder_input_ids"][1::2, 0] = self.reversed_start_token_id
         return batch
 
 

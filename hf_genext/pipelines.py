@@ -13,6 +13,8 @@ import torch
 from transformers import AutoProcessor, GenerationConfig, Pipeline
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
+from .decoding import generate_by_agreement
+
 
 class ConditionalGenerationPipeline(Pipeline):
     """Generates text from text with any encoder-decoder.
@@ -24,6 +26,8 @@ class ConditionalGenerationPipeline(Pipeline):
         batch_size: How many inputs run at once.
         truncation: Whether to cut inputs that are longer than the model takes; they are an error otherwise.
         clean_up_tokenization_spaces: As the tokenizers take it.
+        rerank: Whether to search in both directions and let each judge what the other found, which takes a model that was
+            trained with both directions; better, and about three times as slow as a search with as many beams.
         Any argument of `generate`: `num_beams`, `num_return_sequences`, `do_sample`, `max_new_tokens`, ...
 
     Returns of a call: for each input a list with one `{"generated_text": str}` for each returned sequence.
@@ -66,14 +70,19 @@ class ConditionalGenerationPipeline(Pipeline):
         self.target_tokenizer = getattr(self.processor, "target_tokenizer", None) or self.tokenizer
 
     def _sanitize_parameters(
-        self, truncation: bool | None = None, clean_up_tokenization_spaces: bool | None = None, **generate_kwargs: Any
+        self,
+        truncation: bool | None = None,
+        clean_up_tokenization_spaces: bool | None = None,
+        rerank: bool | None = None,
+        **generate_kwargs: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Sort the arguments of a call by the step that takes them."""
         preprocess_params = {} if truncation is None else {"truncation": truncation}
         postprocess_params = (
             {} if clean_up_tokenization_spaces is None else {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
         )
-        return preprocess_params, generate_kwargs, postprocess_params
+        forward_params = generate_kwargs if rerank is None else {**generate_kwargs, "rerank": rerank}
+        return preprocess_params, forward_params, postprocess_params
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Generate from one input or from many; see the class for what is taken and given."""
@@ -108,10 +117,13 @@ class ConditionalGenerationPipeline(Pipeline):
         model_inputs.pop("token_type_ids", None)
         return dict(model_inputs)
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor], **generate_kwargs: Any) -> dict[str, torch.Tensor]:
+    def _forward(
+        self, model_inputs: dict[str, torch.Tensor], rerank: bool = False, **generate_kwargs: Any
+    ) -> dict[str, torch.Tensor]:
         """Generate for a batch: `{"sequences": (batch, returned, target)}`."""
         batch_size = model_inputs["input_ids"].shape[0]
-        sequences = self.model.generate(**model_inputs, **self._prepare_generate_kwargs(generate_kwargs))
+        arguments = {**model_inputs, **self._prepare_generate_kwargs(generate_kwargs)}
+        sequences = generate_by_agreement(self.model, **arguments) if rerank else self.model.generate(**arguments)
         if not torch.is_tensor(sequences):
             sequences = sequences.sequences
         return {"sequences": sequences.view(batch_size, -1, sequences.shape[-1])}

@@ -177,11 +177,12 @@ class GenextTrainer(Seq2SeqTrainer):
     def _build_collator(self) -> ConditionalCollator:
         # With label smoothing the Trainer takes the labels away and computes the loss itself.
         takes_labels_away = self.args.label_smoothing_factor != 0 or self.compute_loss_func is not None
+        reversed_start_token_id = getattr(self.model.config, "reversed_start_token_id", None)
+        needs_inputs = takes_labels_away or reversed_start_token_id is not None
         return ConditionalCollator(
             pad_token_id=self.processing_class.tokenizer.pad_token_id,
-            prepare_decoder_input_ids_from_labels=(
-                self.model.prepare_decoder_input_ids_from_labels if takes_labels_away else None
-            ),
+            prepare_decoder_input_ids_from_labels=self.model.prepare_decoder_input_ids_from_labels if needs_inputs else None,
+            reversed_start_token_id=reversed_start_token_id,
         )
 
     # Data
@@ -203,9 +204,10 @@ class GenextTrainer(Seq2SeqTrainer):
         return self._build_token_budget_loader(eval_dataset, 4 * self.args.max_tokens_per_batch, shuffle=False)
 
     def _build_token_budget_loader(self, dataset: Dataset, max_tokens: int, *, shuffle: bool) -> DataLoader:
+        targets_of_a_row = 1 if getattr(self.data_collator, "reversed_start_token_id", None) is None else 2
         sampler = TokenBudgetBatchSampler(
             dataset.lengths,
-            max_tokens,
+            max(1, max_tokens // targets_of_a_row),
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             shuffle=shuffle,
             num_replicas=self.args.world_size,
@@ -395,11 +397,10 @@ class GenextTrainer(Seq2SeqTrainer):
         with torch.no_grad():
             for inputs in dataloader:
                 inputs = self._prepare_inputs(inputs)
-                inputs.pop("decoder_input_ids", None)
                 count = inputs["labels"].ne(-100).sum()
                 with self.compute_loss_context_manager():
                     loss = model(**inputs, use_cache=False).loss
-                totals += torch.stack([loss.double() * count, count.double(), count.new_tensor(len(inputs["labels"]))])
+                totals += torch.stack([loss.double() * count, count.double(), count.new_tensor(len(inputs["input_ids"]))])
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         total_loss, num_tokens, num_rows = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {f"{metric_key_prefix}_loss": total_loss / max(num_tokens, 1.0)}

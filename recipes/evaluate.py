@@ -41,6 +41,7 @@ class EvaluationSettings:
         default=None, metadata={"help": "A file, a `datasets` source, or two text files (source and target)."}
     )
     num_beams: int = field(default=1, metadata={"help": "Beams; 1 is greedy."})
+    rerank: bool = field(default=False, metadata={"help": "Search in both directions, each judging what the other found."})
     batch_size: int = field(default=256, metadata={"help": "Sources that are generated from at once."})
     limit: int | None = field(default=None, metadata={"help": "Score the first so many sources only."})
     predictions_file: str | None = field(default=None, metadata={"help": "Write source, output and references here (TSV)."})
@@ -79,7 +80,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             yield sources[index]
 
     predictions = [""] * len(sources)
-    answers = generate(stream(), batch_size=settings.batch_size, num_beams=settings.num_beams, truncation=True)
+    search = {"num_beams": settings.num_beams, "rerank": settings.rerank}
+    answers = generate(stream(), batch_size=settings.batch_size, truncation=True, **search)
     for index, answer in zip(order, tqdm(answers, total=len(order), unit="row", desc="generating"), strict=True):
         predictions[index] = answer[0]["generated_text"]
     scores = build_metrics(data.metrics or ["exact_match", "token_error_rate"])(predictions, references)
@@ -90,7 +92,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
             for source, prediction, candidates in zip(sources, predictions, references, strict=True)
         )
         Path(settings.predictions_file).write_text("".join(lines), encoding="utf-8")
-    print(json.dumps({"model": model_settings.model, "sources": len(sources), "num_beams": settings.num_beams, **scores}))
+    print(json.dumps({"model": model_settings.model, "sources": len(sources), **search, **scores}))
     for name, value in scores.items():
         print(f"  {name.replace('_', ' '):<28} {value:.2f}")
     print(f"  exact match, 95% interval     {low:.2f} to {high:.2f}   (hf_genext {hf_genext.__version__})")

@@ -40,6 +40,7 @@ import hf_genext
 from hf_genext.checkpoints import hold_folder, list_checkpoints
 from hf_genext.data import encode_pairs, group_references, read_pairs, split_by_source
 from hf_genext.devices import describe_device
+from hf_genext.genext.tokenization_genext import REVERSED
 from hf_genext.hub import read_results, render_model_card, write_results
 from hf_genext.metrics import build_metrics
 from hf_genext.training import GenextTrainer, GenextTrainingArguments, TrainingDivergedError
@@ -65,6 +66,10 @@ class ModelSettings:
     conditioner: dict | None = field(default=None, metadata={"help": "Fields of the conditioner's configuration."})
     bottleneck: dict | None = field(default=None, metadata={"help": "Fields of the bottleneck's configuration."})
     decoder: dict | None = field(default=None, metadata={"help": "Fields of the decoder's configuration."})
+    both_directions: bool = field(
+        default=False,
+        metadata={"help": "A new model learns every target also from its end to its start, for reranking."},
+    )
     tie_word_embeddings: bool = field(default=True, metadata={"help": "Share decoder embedding and token head."})
     attn_implementation: str = field(default="sdpa", metadata={"help": "eager, sdpa, flex_attention, ..."})
 
@@ -267,6 +272,11 @@ def load_model(
         model = hf_genext.GenextForConditionalGeneration.from_pretrained(
             settings.model, attn_implementation=settings.attn_implementation
         )
+        if settings.both_directions and model.config.reversed_start_token_id is None:
+            raise SettingsError(
+                f"{settings.model!r} was trained forwards only, so both_directions cannot be switched on. Leave it out, or "
+                "train a new model."
+            )
         return model, hf_genext.GenextProcessor.from_pretrained(settings.model)
     processor = processor or hf_genext.GenextProcessor(
         tokenizer=hf_genext.train_tokenizer(
@@ -282,6 +292,7 @@ def load_model(
             lowercase=settings.lowercase_target,
             vocab_size=settings.vocab_size,
             model_max_length=settings.max_target_length,
+            extra_special_tokens=[REVERSED] if settings.both_directions else [],
         ),
     )
     sides = [
@@ -302,6 +313,9 @@ def load_model(
     config = hf_genext.GenextConfig(
         **parts,
         bottleneck=settings.bottleneck,
+        reversed_start_token_id=(
+            processor.target_tokenizer.convert_tokens_to_ids(REVERSED) if settings.both_directions else None
+        ),
         tie_word_embeddings=settings.tie_word_embeddings,
         attn_implementation=settings.attn_implementation,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from specimens import build_config, sharpen
 
+from hf_genext import GenextForConditionalGeneration
 from hf_genext.batching import ConditionalCollator, EncodedPairs, TokenBudgetBatchSampler
 
 
@@ -98,3 +100,14 @@ def test_the_collator_pads_and_leaves_out_a_mask_that_says_nothing():
     assert shifted["decoder_input_ids"].tolist() == [[3, 3], [3, 3]]
     with pytest.raises(KeyError, match="encode_pairs"):
         ConditionalCollator(0)([{"text": "a"}])
+
+
+def test_the_collator_gives_every_target_in_both_directions():
+    rows = [{"input_ids": [5, 6, 7], "labels": [8, 9, 2]}, {"input_ids": [9], "labels": [2]}]
+    shift = sharpen(GenextForConditionalGeneration(build_config("none"))).prepare_decoder_input_ids_from_labels
+    batch = ConditionalCollator(0, shift, reversed_start_token_id=3)(rows)
+    assert batch["input_ids"].shape == (2, 3)
+    assert batch["labels"].tolist() == [[8, 9, 2], [9, 8, 2], [2, -100, -100], [2, -100, -100]]
+    assert batch["decoder_input_ids"].tolist() == [[1, 8, 9], [3, 9, 8], [1, 2, 0], [3, 2, 0]]
+    with pytest.raises(ValueError, match="prepare_decoder_input_ids_from_labels"):
+        ConditionalCollator(0, reversed_start_token_id=3)

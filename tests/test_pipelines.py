@@ -13,6 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer, Ge
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_genext import ConditionalGenerationPipeline, GenextConfig, GenextForConditionalGeneration, GenextModel
+from hf_genext.decoding import generate_by_agreement
 
 TASK = "conditional-generation"
 
@@ -185,3 +186,20 @@ def test_a_lost_target_tokenizer_is_an_error(folder, tmp_path):
         AutoProcessor.from_pretrained(copied)
     with pytest.raises(OSError, match="target_tokenizer"):
         pipeline(TASK, model=str(copied))
+
+
+def test_reranking_is_generation_by_agreement_of_both_directions(folder, pipe, tmp_path):
+    model, processor = AutoModelForSeq2SeqLM.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    model.config.reversed_start_token_id = processor.target_tokenizer.unk_token_id
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    both = pipeline(TASK, model=str(tmp_path))
+    answers = both(WORDS, rerank=True, num_beams=3, batch_size=4)
+    for word, answer in zip(WORDS, answers, strict=True):
+        ids = generate_by_agreement(model, num_beams=3, max_new_tokens=9, **processor(text=word, return_tensors="pt"))
+        assert [answer[0]["generated_text"]] == processor.batch_decode(ids, skip_special_tokens=True)
+    assert answers != both(WORDS, num_beams=3)
+    assert both(WORDS, rerank=False) == pipe(WORDS)
+    assert len(both("cat", rerank=True, num_beams=3, num_return_sequences=2)) == 2
+    with pytest.raises(ValueError, match="writes forwards only"):
+        pipe(WORDS[0], rerank=True, num_beams=3)

@@ -62,9 +62,9 @@ def greatest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.
 
 
 @pytest.mark.parametrize("trainer", ["genext", "plain"])
-@pytest.mark.parametrize("smoothing", ["0.0", "0.1"])
-def test_accumulated_steps_and_ranks_equal_one_batch(tmp_path, trainer, smoothing):
-    common = ("--trainer", trainer, "--smoothing", smoothing)
+@pytest.mark.parametrize(("smoothing", "directions"), [("0.0", "1"), ("0.1", "1"), ("0.1", "2")])
+def test_accumulated_steps_and_ranks_equal_one_batch(tmp_path, trainer, smoothing, directions):
+    common = ("--trainer", trainer, "--smoothing", smoothing, "--directions", directions)
     whole, _ = train(tmp_path / "whole", *common)
     untrained = sharpen(GenextForConditionalGeneration(build_config("pooled"))).state_dict()
     assert greatest_difference(whole, untrained) > 1e-2, "the step changed nothing"
@@ -233,6 +233,23 @@ def test_evaluation_loss_is_exact_over_batches(tmp_path):
     with torch.no_grad():
         expected = trainer.model(**batch).loss.item()
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_evaluation_loss_is_of_both_directions_where_the_model_has_both(tmp_path):
+    trainer = build_trainer(tmp_path, max_tokens_per_batch=24)
+    model, rows = trainer.model, trainer.eval_dataset
+    model.config.reversed_start_token_id = 3
+    trainer.data_collator = ConditionalCollator(0, model.prepare_decoder_input_ids_from_labels, reversed_start_token_id=3)
+    total = count = 0
+    for row in [rows[index] for index in range(len(rows))]:
+        source, target = row["input_ids"].tolist(), row["labels"].tolist()
+        for start, labels in ((1, target), (3, [*target[:-1][::-1], target[-1]])):
+            inputs = {"input_ids": [source], "decoder_input_ids": [[start, *labels[:-1]]], "labels": [labels]}
+            with torch.no_grad():
+                total += len(labels) * model(**{name: torch.tensor(ids) for name, ids in inputs.items()}).loss.item()
+            count += len(labels)
+    metrics = trainer.evaluate()
+    assert metrics["eval_loss"] == pytest.approx(total / count, rel=1e-5)
 
 
 def test_checkpoints_hold_no_damage_and_old_ones_go(tmp_path):

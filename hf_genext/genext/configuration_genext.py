@@ -221,6 +221,8 @@ class GenextConfig(PreTrainedConfig):
         pad_token_id: Target padding id; the decoder's if left out.
         bos_token_id: Target start id; the decoder's if left out.
         eos_token_id: Target end id; the decoder's if left out.
+        reversed_start_token_id: The id that outputs start from which run from their last token to their first. A model that has
+            one is trained in both directions, so that each can judge what the other wrote. Left out, it only writes forwards.
         initializer_range: Standard deviation of the head's initial weights where it is not tied; left out, 0.02.
         format_version: Version of the folder format; a version newer than the package is refused.
 
@@ -255,6 +257,7 @@ class GenextConfig(PreTrainedConfig):
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+    reversed_start_token_id: int | None = None
     initializer_range: float | None = None
     format_version: int = FORMAT_VERSION
 

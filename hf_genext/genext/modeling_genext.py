@@ -222,6 +222,9 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
     ) -> Seq2SeqLMOutput:
         """Run the model, and compute the loss where labels are given.
 
+        A condition may have several targets, (batch * targets of each, target), those of one condition beside each other. Each
+        condition is encoded once.
+
         Args:
             input_ids: Source tokens, (batch, length).
             attention_mask: 1 where a source token is real, (batch, length). Only the encoder sees it.
@@ -243,7 +246,8 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
             The loss (nats per labelled position), logits (batch, target, vocab), cache, and what was asked for.
 
         Raises:
-            ValueError: if the inputs of the encoder or of the decoder are missing or given twice.
+            ValueError: if the inputs of the encoder or of the decoder are missing or given twice, or conditions differ in their
+                number of targets.
         """
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
@@ -255,13 +259,18 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
             encoder_outputs = GenextEncoderOutput(last_hidden_state=encoder_outputs[0], memory_mask=memory_mask)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        memory, memory_mask = encoder_outputs.last_hidden_state, encoder_outputs.memory_mask
+        targets = decoder_inputs_embeds if decoder_input_ids is None else decoder_input_ids
+        if targets is not None and targets.shape[0] != memory.shape[0]:
+            memory = _repeat_rows(memory, targets.shape[0])
+            memory_mask = _repeat_rows(memory_mask, targets.shape[0]) if memory_mask is not None else None
         decoder_outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             position_ids=decoder_position_ids,
             inputs_embeds=decoder_inputs_embeds,
-            memory=encoder_outputs.last_hidden_state,
-            memory_mask=encoder_outputs.memory_mask,
+            memory=memory,
+            memory_mask=memory_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
             **kwargs,
@@ -283,6 +292,15 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
             encoder_hidden_states=encoder_outputs.hidden_states,
             encoder_attentions=encoder_outputs.attentions,
         )
+
+
+def _repeat_rows(rows: torch.Tensor, count: int) -> torch.Tensor:
+    if count % rows.shape[0]:
+        raise ValueError(
+            f"Each condition needs the same number of targets, got {rows.shape[0]} conditions and {count} targets. Give the "
+            "targets of one condition beside each other."
+        )
+    return rows.repeat_interleave(count // rows.shape[0], dim=0)
 
 
 __all__ = ["GenextEncoder", "GenextForConditionalGeneration", "GenextModel"]

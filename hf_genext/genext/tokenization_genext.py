@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
+REVERSED = "<reversed>"
+"""Starts a target that runs from its last token to its first."""
 
 
 def train_tokenizer(
@@ -18,6 +20,7 @@ def train_tokenizer(
     lowercase: bool = False,
     vocab_size: int = 30_000,
     model_max_length: int = 512,
+    extra_special_tokens: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
     """Learn a tokenizer from texts.
 
@@ -29,8 +32,9 @@ def train_tokenizer(
         unit: `"character"` (every character is a token), `"word"` (what stands between white space) or `"subword"` (byte-level
             BPE, Sennrich et al. 2016, which knows no unknown token).
         lowercase: Whether to fold case, so that `Violin`, `VIOLIN` and `violin` are one text.
-        vocab_size: The most tokens to keep, the four special ones included.
+        vocab_size: The most tokens to keep, the special ones included.
         model_max_length: The longest text in tokens; longer ones are cut on `truncation=True`.
+        extra_special_tokens: More special tokens, with ids from 4.
 
     Returns:
         A fast tokenizer.
@@ -45,7 +49,7 @@ def train_tokenizer(
         >>> tokenizer.decode(tokenizer("Viola").input_ids, skip_special_tokens=True)
         'viola'
     """
-    special_tokens = [PAD, START, END, UNKNOWN]
+    special_tokens = [PAD, START, END, UNKNOWN, *extra_special_tokens]
     if unit == "subword":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -80,6 +84,7 @@ def train_tokenizer(
         bos_token=START,
         eos_token=END,
         unk_token=UNKNOWN,
+        extra_special_tokens=list(extra_special_tokens),
         model_max_length=model_max_length,
         padding_side="right",
         model_input_names=["input_ids", "attention_mask"],
@@ -87,4 +92,4 @@ def train_tokenizer(
     )
 
 
-__all__ = ["train_tokenizer"]
+__all__ = ["REVERSED", "train_tokenizer"]

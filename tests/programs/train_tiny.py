@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--muon", type=float, default=None)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--smoothing", type=float, default=0.0)
+    parser.add_argument("--directions", type=int, default=1)
     parser.add_argument("--trainer", default="genext")
     parser.add_argument("--resume", default=None)
     parser.add_argument("--sleep", type=float, default=0.0)
@@ -87,12 +88,14 @@ def main() -> None:
         report_to="none",
         seed=3,
     )
-    prepare = model.prepare_decoder_input_ids_from_labels if options.smoothing else None
+    if options.directions == 2:
+        model.config.reversed_start_token_id = 3
+    prepare = model.prepare_decoder_input_ids_from_labels if options.smoothing or options.directions == 2 else None
     arguments = {
         "model": model,
         "args": args,
         "train_dataset": build_rows(options.rows),
-        "data_collator": ConditionalCollator(0, prepare),
+        "data_collator": ConditionalCollator(0, prepare, model.config.reversed_start_token_id),
         "callbacks": [Slow(options.sleep)],
     }
     trainer = GenextTrainer(**arguments) if options.trainer == "genext" else Seq2SeqTrainer(**arguments)

@@ -1,0 +1,99 @@
+"""Agreement of both directions, against a search and a scorer that do one thing at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from specimens import build_config, build_inputs, sharpen
+
+from hf_genext import GenextForConditionalGeneration
+from hf_genext.decoding import generate_by_agreement, score_targets
+
+START, END, REVERSED = 1, 2, 3
+BEAMS = 4
+
+
+@pytest.fixture(scope="module")
+def model():
+    config = build_config("none")
+    config.reversed_start_token_id = REVERSED
+    model = sharpen(GenextForConditionalGeneration(config))
+    model.generation_config.max_new_tokens = 7
+    return model
+
+
+@pytest.fixture(scope="module")
+def conditions():
+    """Each condition alone and without padding."""
+    inputs = build_inputs(with_labels=False)
+    return [row[:length][None] for row, length in zip(inputs["input_ids"], inputs["attention_mask"].sum(dim=1), strict=True)]
+
+
+def score_alone(model, input_ids, target):
+    """Sum of the log-probabilities of one target's tokens in both directions, token by token, in float64."""
+    total = 0.0
+    for start, tokens in ((START, [*target, END]), (REVERSED, [*target[::-1], END])):
+        seen = [start]
+        for token in tokens:
+            with torch.no_grad():
+                logits = model(input_ids=input_ids, decoder_input_ids=torch.tensor([seen])).logits[0, -1]
+            total += logits.double().log_softmax(dim=-1)[token].item()
+            seen.append(token)
+    return total
+
+
+def search_alone(model, input_ids):
+    """The distinct candidates of both searches in reading order."""
+    found = []
+    for start, step in ((START, 1), (REVERSED, -1)):
+        for row in model.generate(
+            input_ids=input_ids, num_beams=BEAMS, num_return_sequences=BEAMS, decoder_start_token_id=start
+        ).tolist():
+            tokens = row[1:]
+            while tokens and tokens[-1] in (0, END):
+                tokens.pop()
+            found.append(tuple(tokens[::step]))
+    return list(dict.fromkeys(found))
+
+
+def test_targets_are_scored_in_both_directions(model, conditions):
+    targets = [[[5, 6, 7], [8]], [[9, 10], [11, 12, 13, 14]], [[], [15, 15]]]
+    inputs = build_inputs(with_labels=False)
+    scores = score_targets(model, inputs, targets)
+    expected = [[score_alone(model, row, target) for target in some] for row, some in zip(conditions, targets, strict=True)]
+    torch.testing.assert_close(scores, torch.tensor(expected), atol=1e-4, rtol=1e-5)
+
+
+def test_the_best_candidates_of_both_directions_are_returned(model, conditions):
+    returned = 3
+    ids = generate_by_agreement(model, num_beams=BEAMS, num_return_sequences=returned, **build_inputs(with_labels=False))
+    assert ids.shape[0] == returned * len(conditions)
+    from_the_end_only = 0
+    for index, row in enumerate(conditions):
+        candidates = search_alone(model, row)
+        best = sorted(candidates, key=lambda target: -score_alone(model, row, list(target)))[:returned]
+        given = [
+            tuple(token for token in answer[1:].tolist() if token not in (0, END))
+            for answer in ids[index * returned : (index + 1) * returned]
+        ]
+        assert given == [tuple(token for token in target if token not in (0, END)) for target in best]
+        from_the_end_only += sum(target not in candidates[:BEAMS] for target in best)
+    assert from_the_end_only, "no answer came from the other direction; the specimen shows nothing"
+    assert (ids[:, 0] == START).all()
+
+
+def test_it_gives_the_same_alone_and_in_a_batch(model, conditions):
+    together = generate_by_agreement(model, num_beams=BEAMS, **build_inputs(with_labels=False))
+    for row, expected in zip(conditions, together, strict=True):
+        alone = generate_by_agreement(model, num_beams=BEAMS, input_ids=row)[0]
+        assert alone.tolist() == expected[: len(alone)].tolist()
+        assert (expected[len(alone) :] == 0).all()
+
+
+def test_what_cannot_be_reranked_is_refused(model):
+    forwards_only = sharpen(GenextForConditionalGeneration(build_config("none")))
+    inputs = build_inputs(with_labels=False)
+    with pytest.raises(ValueError, match=r"writes forwards only.*both_directions"):
+        generate_by_agreement(forwards_only, num_beams=2, **inputs)
+    with pytest.raises(ValueError, match="num_return_sequences must be 1 to num_beams=2, got 3"):
+        generate_by_agreement(model, num_beams=2, num_return_sequences=3, **inputs)
