@@ -229,7 +229,10 @@ class StaticEmbeddingTrainer:
     def _read_piece(self, step: int) -> np.ndarray:
         """This rank's piece of the text at a step of an epoch; ends of pieces are moved to the next end of a sentence."""
         piece = step * self.accelerator.num_processes + self.accelerator.process_index
-        return np.array(self.corpus.ids[self._find_bound(piece) : self._find_bound(piece + 1)])
+        ids = np.array(self.corpus.ids[self._find_bound(piece) : self._find_bound(piece + 1)])
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(self.corpus.places):
+            raise ValueError(f"Piece {piece:,} of the encoded text is damaged. Delete the folder it stands in and start again.")
+        return ids
 
     def _find_bound(self, piece: int) -> int:
         ids, start = self.corpus.ids, min(piece * self.args.tokens_per_step, len(self.corpus.ids))

@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_training_is_refused(text, tmp_path):
 def test_a_rate_that_diverges_stops_with_a_message(text, tmp_path):
     corpus = encode_corpus(text, tmp_path / "corpus", split="whitespace", show_progress=False)
     args = EmbeddingTrainingArguments(
-        output_dir=str(tmp_path), learning_rate=1e30, engine="tensor", hidden_size=8, disable_tqdm=True
+        output_dir=str(tmp_path), learning_rate=50.0, engine="compiled", hidden_size=8, disable_tqdm=True
     )
     with pytest.raises(RuntimeError, match=r"diverged at step \d+: the loss is .* Lower --learning_rate"):
         StaticEmbeddingTrainer(args, corpus).train()
@@ -169,3 +169,11 @@ def test_a_rate_that_diverges_stops_with_a_message(text, tmp_path):
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         EmbeddingTrainingArguments(**settings)
+
+
+def test_a_damaged_text_is_refused(text, tmp_path):
+    corpus = encode_corpus(text, tmp_path / "corpus", split="whitespace", show_progress=False)
+    corpus.ids = np.where(np.arange(len(corpus.ids)) == 777, 1 << 30, corpus.ids)
+    args = EmbeddingTrainingArguments(output_dir=str(tmp_path), hidden_size=8, disable_tqdm=True)
+    with pytest.raises(ValueError, match="Piece 0 of the encoded text is damaged"):
+        StaticEmbeddingTrainer(args, corpus).train()

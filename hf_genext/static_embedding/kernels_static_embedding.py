@@ -33,6 +33,8 @@ MAX_SENTENCE = 1_000
 SIGMOID_RANGE, SIGMOID_STEPS = 8.0, 4_096
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_FAST = {"reassoc", "nsz", "arcp", "contract", "afn"}
+"""Sums may be made in any order; what is no number stays what it is, or vectors that diverge would read outside of tables."""
 _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 _SHIFT_1, _SHIFT_2, _SHIFT_3 = np.uint64(30), np.uint64(27), np.uint64(31)
 
@@ -97,11 +99,11 @@ def build_kernel(size: int, num_negatives: int, objective: str, has_subwords: bo
     is_cbow = objective == "cbow"
     scale = np.float32(SIGMOID_STEPS / (2.0 * SIGMOID_RANGE))
     limit = np.float32(SIGMOID_RANGE - 1e-3)
-    offset = np.float32(SIGMOID_RANGE)
+    offset, last_bin = np.float32(SIGMOID_RANGE), np.int32(SIGMOID_STEPS)
     zero, one, half = np.float32(0.0), np.float32(1.0), np.float32(0.5)
     capacity = MAX_SENTENCE
 
-    @njit(fastmath=True, nogil=True, boundscheck=False, error_model="numpy", cache=True)
+    @njit(fastmath=_FAST, nogil=True, boundscheck=False, error_model="numpy", cache=True)
     def train(
         ids: np.ndarray,
         places: np.ndarray,
@@ -217,13 +219,14 @@ def build_kernel(size: int, num_negatives: int, objective: str, has_subwords: bo
                         score[k] = product
                     for k in range(num_outputs):
                         product = min(max(score[k], -limit), limit)
-                        bin_of_score = np.int32((product + offset) * scale + half)
+                        bin_of_score = min(max(np.int32((product + offset) * scale + half), np.int32(0)), last_bin)
                         target = one if k == 0 else zero
                         step[k] = (target - table[0, bin_of_score]) * now
                         if drawn[k] < 0:
                             step[k] = zero
                         elif is_counted:
-                            loss += table[1, bin_of_score if k == 0 else np.int32((offset - product) * scale + half)]
+                            # What is no number shows in the loss.
+                            loss += table[1, bin_of_score if k == 0 else last_bin - bin_of_score] + score[k] * zero
                     pairs += is_counted
                     if is_cbow:
                         for axis in range(size):

@@ -109,8 +109,8 @@ def compute_loss(
 
 
 CURVATURE = 4.0
-"""How fast a row comes to rest: after n updates at a rate r about 1 - exp(-4 r n) of its way is gone. From the curvature of
-the loss: about 24 scores a token, each with a second derivative of 0.1 to 0.25 times a squared length of 2 to 4."""
+"""How fast a row comes to rest: after n updates at a rate r about 1 - exp(-4 r n) of its way is gone. Chosen by trial, on
+batches of 4,096 tokens at a rate of 0.05: with 1 the training diverges, with 10 it lags behind the compiled loops."""
 
 
 def compute_damping(num_updates: torch.Tensor, rate: float, parts: int | None = None) -> torch.Tensor:
