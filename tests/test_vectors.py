@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
+import re
 import struct
 import sys
 import zipfile
@@ -16,50 +17,116 @@ import pytest
 from gensim.models import KeyedVectors
 from gensim.models.fasttext import load_facebook_vectors
 
+from hf_genext import StaticEmbeddingModel
 from hf_genext.static_embedding import vectors_static_embedding
 from hf_genext.static_embedding.vectors_static_embedding import hash_ngrams, read_vectors, write_word2vec
+from recipes.glove.read_vectors import read_vectors as read_packaged_glove
 
 DATA = Path(gensim.__file__).parent / "test" / "test_data"
 TEXT = ["EN.1-10.cbow1_wind5_hs0_neg10_size300_smpl1e-05.txt", "IT.1-10.cbow1_wind5_hs0_neg10_size300_smpl1e-05.txt"]
 TEXT += ["crime-and-punishment.vec", "high_precision.kv.txt", "lee_fasttext.vec", "pang_lee_polarity_fasttext.vec"]
-TEXT += ["pretrained.vec", "toy-model.vec", "word2vec_pre_kv_c", "model-from-gensim-3.8.0.w2v"]
+TEXT += ["toy-model.vec", "w2v_keyedvectors_load_test.modeldata", "word2vec_pre_kv_c"]
 BINARY = ["euclidean_vectors.bin", "high_precision.kv.bin", "poincare_vectors.bin"]
-HEADLESS = ["test_glove.txt"]
-FASTTEXT = ["crime-and-punishment.bin", "lee_fasttext.bin", "lee_fasttext_new.bin", "non_ascii_fasttext.bin"]
-FASTTEXT += ["toy-model.bin", "toy-model-pretrained.bin", "cp852_fasttext.bin"]
+HEADLESS = ["DTM/sstats_test.txt", "test_glove.txt"]
+FASTTEXT = ["cp852_fasttext.bin", "crime-and-punishment.bin", "lee_fasttext.bin", "lee_fasttext_new.bin"]
+FASTTEXT += ["non_ascii_fasttext.bin", "toy-model-pretrained.bin", "toy-model.bin"]
+ENCODINGS = {
+    "cp852_fasttext.bin": "cp852",
+    "pang_lee_polarity_fasttext.vec": "latin-1",
+    "pang_lee_polarity_fasttext.bin": "latin-1",
+}
+CUT_CHARACTERS = ["w2v_keyedvectors_load_test.modeldata"]
+ONLY_OURS = {
+    "pang_lee_polarity_fasttext.bin": "a supervised model of fastText's",
+    "similarities0-1.txt": "fields between tabs",
+}
 
 
-def read_with_gensim(name):
-    """gensim's vectors for a file, or `None` where its reader of that format refuses it."""
-    path = str(DATA / name)
+def read_with_gensim(name, kind):
+    """gensim's words and vectors; its errors are of many classes."""
+    path, encoding, errors = str(DATA / name), ENCODINGS.get(name, "utf-8"), "replace" if name in CUT_CHARACTERS else "strict"
+    if kind == "fastText":
+        return load_facebook_vectors(path, encoding=encoding)
+    is_binary, is_headless = kind == "binary", kind == "headless"
+    return KeyedVectors.load_word2vec_format(
+        path, binary=is_binary, no_header=is_headless, encoding=encoding, unicode_errors=errors
+    )
+
+
+def list_gensims_data():
+    return [str(path.relative_to(DATA)) for path in sorted(DATA.rglob("*")) if path.is_file()]
+
+
+def find_kind(name):
+    """The format of a file by which of gensim's readers takes it, or `None`; text files also pass for binary ones."""
+    for kind in ("text", "headless", "binary", *(["fastText"] if name.endswith(".bin") else [])):
+        try:
+            found = read_with_gensim(name, kind)
+        except Exception:
+            continue
+        if found.vector_size and len(found):
+            return kind
+    return None
+
+
+def test_every_file_that_gensim_reads_is_compared_and_every_other_is_refused():
+    kinds = {name: find_kind(name) for name in list_gensims_data()}
+    assert len(kinds) == 203
+    for kind, names in {"text": TEXT, "binary": BINARY, "headless": HEADLESS, "fastText": FASTTEXT}.items():
+        assert [name for name, found in kinds.items() if found == kind] == sorted(names)
+    others = [name for name, kind in kinds.items() if kind is None and name not in ONLY_OURS]
+    assert len(others) == 180
+    messages = {name: refuse(DATA / name) for name in others}
+    place = re.compile(r"damaged or no file of word vectors: (line [\d,]+: .+|.+ \(at byte [\d,]+\))\.$")
+    assert [name for name, message in messages.items() if not place.search(message)] == []
+
+
+def refuse(path):
+    """With what message a file is refused; what was read, where it is not."""
     try:
-        if name in FASTTEXT:
-            return load_facebook_vectors(path, encoding="cp852" if "cp852" in name else "utf-8")
-        return KeyedVectors.load_word2vec_format(path, binary=name in BINARY, no_header=name in HEADLESS)
-    except Exception:
-        return None
+        return f"read: {read_vectors(path)}"
+    except ValueError as error:
+        return str(error)
 
 
-@pytest.mark.parametrize("name", TEXT + BINARY + HEADLESS + FASTTEXT)
-def test_files_of_gensims_test_data_give_gensims_vectors(name):
-    expected = read_with_gensim(name)
-    encoding = "cp852" if "cp852" in name else "utf-8"
-    if expected is None:
-        with pytest.raises(ValueError, match="damaged"):
-            read_vectors(DATA / name)
-        return
-    found = read_vectors(DATA / name, encoding=encoding)
-    assert found.words == expected.index_to_key
-    np.testing.assert_allclose(found.matrix, expected.vectors, rtol=0, atol=1e-6)
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (kind, name)
+        for kind, names in {"text": TEXT, "binary": BINARY, "headless": HEADLESS, "fastText": FASTTEXT}.items()
+        for name in names
+    ],
+)
+def test_files_of_gensims_test_data_give_gensims_vectors(kind, name):
+    expected = read_with_gensim(name, kind)
+    errors = "replace" if name in CUT_CHARACTERS else None
+    found = read_vectors(DATA / name, encoding=ENCODINGS.get(name, "utf-8"), errors=errors)
+    # gensim leaves empty places at the end for words that come a second time.
+    assert found.words == [word for word in expected.index_to_key if word is not None]
+    np.testing.assert_allclose(found.matrix, expected.vectors[: len(found.words)], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pretrained.vec", r"its header claims 3 words, but 1 follow \(at byte 54\)"),
+        ("w2v_keyedvectors_load_test.modeldata", r"line 2: the word b'.+' is not utf-8 \(unexpected end of data\)"),
+        ("model-from-gensim-3.8.0.w2v", r"it is a Python pickle, .+ \(at byte 0\)"),
+        ("ft_kv_3.6.0.model.gz", r"it is a Python pickle, .+ \(at byte 0\)"),
+        ("word2vec_old_sep.syn1neg.npy", r"it is an array of NumPy, .+ \(at byte 0\)"),
+        ("lee.cor", r"its first lines are not each a word and its numbers \(at byte 0\)"),
+    ],
+)
+def test_what_gensim_refuses_is_refused_with_the_place(name, message):
+    with pytest.raises(ValueError, match=message):
+        read_vectors(DATA / name)
 
 
 @pytest.mark.parametrize("name", FASTTEXT)
 def test_words_that_fasttext_did_not_see_have_gensims_vectors(name):
-    from hf_genext import StaticEmbeddingModel
-
-    encoding = "cp852" if "cp852" in name else "utf-8"
-    expected = read_with_gensim(name)
-    space = StaticEmbeddingModel.from_vectors(DATA / name, encoding=encoding)
+    expected = read_with_gensim(name, "fastText")
+    space = StaticEmbeddingModel.from_vectors(DATA / name, encoding=ENCODINGS.get(name, "utf-8"))
+    assert bool(expected.bucket and expected.max_n) == (space.config.num_buckets > 0)
     for word in ("unheardof", "präludium", "日本語", "a", "rejection-rejection", "landlady's"):
         if not expected.bucket or not expected.max_n:
             continue
@@ -74,9 +141,25 @@ def test_a_classifiers_word_vectors_are_those_of_its_text_file():
     np.testing.assert_allclose(exact.matrix, rounded.matrix, rtol=1e-4, atol=1e-5)
 
 
-def test_enough_files_were_read():
-    read = [name for name in TEXT + BINARY + HEADLESS + FASTTEXT if read_with_gensim(name) is not None]
-    assert len(read) >= 16, read
+@pytest.mark.slow
+def test_glove_in_full_scores_as_published_files_do(tmp_path):
+    """GloVe 6B.50d as its text file: 400,000 words. The scores are those of gensim on the same file."""
+    words, matrix = read_packaged_glove()
+    line = " ".join(["%.5g"] * 50)
+    with open(tmp_path / "glove.6B.50d.txt", "w", encoding="utf-8") as file:
+        file.writelines(f"{word} {line % tuple(row)}\n" for word, row in zip(words, matrix.tolist(), strict=True))
+    space = StaticEmbeddingModel.from_vectors(tmp_path / "glove.6B.50d.txt")
+    assert len(space) == 400_000 and list(space.words) == words
+    for start in range(0, 400_000, 40_000):
+        np.testing.assert_allclose(space[words[start]], matrix[start], rtol=0, atol=1e-6)
+    assert round(space.evaluate_word_pairs(read_judgements("wordsim353.tsv"))["spearman"], 4) == 0.5033
+    assert round(space.evaluate_word_pairs(read_judgements("simlex999.txt"))["spearman"], 4) == 0.2646
+
+
+def read_judgements(name):
+    lines = (DATA / name).read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    return [(first, second, float(judgement)) for first, second, judgement in rows]
 
 
 def draw(words=50, size=6, seed=0):
@@ -196,6 +279,7 @@ def pack_fasttext(words, rows, size, buckets, *, claimed_rows=None):
         (b"3 2\na 1 2.00000\nb 3 4\n", "claims 3 words, but 2 follow"),
         (b"2 2\na 1 2\nb 3\n", "line 3: 1 numbers instead of 2"),
         (b"2 2\na 1 2\nb 3 x\n", "line 3: could not convert"),
+        (b"7\ta\t4\n8\tb\t5\n", r"line 1: b'7\\ta' before 1 numbers are several fields"),
         (b"2 2\na 1 2\nb 3 nan\n", "vector of 'b' holds what is no number"),
         (b"2 2\na 1 2\n\xff 3 4\n", r"'\\xff' is not utf-8"),
         (b"9000000000 300\na 1 2\n", "claims 9,000,000,000 words of 300 numbers"),

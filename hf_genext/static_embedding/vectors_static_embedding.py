@@ -51,7 +51,7 @@ class Vectors:
 
     Attributes:
         words: The distinct words in the file's order.
-        matrix: Their vectors, (words, size).
+        matrix: Their vectors, (words, size), and the extra rows that were asked for.
         counts: How often each occurs, (words,), where the file says it.
         ngrams: Vectors of hashed character n-grams, (buckets, size), where the file has them.
         min_ngram: Shortest n-gram in characters.
@@ -484,6 +484,8 @@ def _parse_any_lines(source: _Source, block: bytes, size: int, first: int, most:
             fields.insert(0, b"")
         if len(fields) != size + 1:
             source.fail(f"{len(fields) - 1} numbers instead of {size}", number)
+        if b"\t" in fields[0]:
+            source.fail(f"{fields[0][:40]!r} before {size} numbers are several fields, not a word", number)
         try:
             rows.append([float(field) for field in fields[1:]])
         except ValueError as error:
