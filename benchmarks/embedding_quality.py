@@ -1,4 +1,4 @@
-"""Word vectors beside gensim's: WordSim-353 and SimLex-999 on equal text, vocabulary, epochs and learning rate, three seeds each.
+"""Word vectors beside gensim's: WordSim-353 and SimLex-999 on equal text, vocabulary, epochs and rate, three seeds each.
 
 python benchmarks/embedding_quality.py out/english/english.txt     # the text that recipes/word_vectors/prepare_data.py writes
 
@@ -52,7 +52,7 @@ def train_ours(text: Path, kind: str, size: int, seed: int, epochs: int) -> Any:
 
 
 def train_gensim(text: Path, kind: str, size: int, seed: int, epochs: int) -> Any:
-    """gensim's vectors as a space, by one worker."""
+    """Gensim's vectors as a space, by one worker."""
     from gensim.models import FastText, Word2Vec
     from gensim.models.word2vec import LineSentence
 

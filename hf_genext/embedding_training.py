@@ -390,7 +390,7 @@ class StaticEmbeddingTrainer:
         self._losses.append(mean)
 
     def _build_bar(self, total: int) -> tqdm:
-        tokens = len(self.corpus.ids) * self.args.num_train_epochs
+        tokens = self.corpus.num_tokens * self.args.num_train_epochs
         return tqdm(
             total=tokens,
             initial=round(tokens * self._step / max(total, 1)),

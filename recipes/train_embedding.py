@@ -86,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         [CorpusSettings, SpaceSettings, EmbeddingTrainingArguments], sys.argv[1:] if argv is None else argv
     )
     state = PartialState(cpu=not torch.accelerator.is_available())
+    transformers.utils.logging.disable_progress_bar()  # Of files being written, inside the bar of the training.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for name in ("recipes", "hf_genext"):
         logging.getLogger(name).setLevel(logging.INFO if state.is_main_process else logging.ERROR)

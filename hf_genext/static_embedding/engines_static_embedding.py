@@ -86,6 +86,7 @@ class CompiledEngine:
             tabulate_sigmoid(),
         )
         self._pool = ThreadPoolExecutor(num_threads) if num_threads > 1 else None
+        self.train(np.zeros(0, dtype=np.int32), 0.0, 0.0, seed=0)  # Compile now, not in the first step.
 
     def train(self, ids: np.ndarray, rate: float, end_rate: float, seed: int) -> Progress:
         """Take a piece of text, (tokens,), with a learning rate that comes down evenly from one to another."""
