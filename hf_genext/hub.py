@@ -242,9 +242,15 @@ def order_metrics(results: Mapping[str, Any]) -> list[str]:
 
 
 def render_comparison(results: Mapping[str, Any]) -> str:
-    """The metrics beside those of the baselines, as a Markdown table; deciding metrics and their best values are bold."""
-    names = order_metrics(results)
+    """The metrics beside those of the baselines, as a Markdown table; deciding metrics and their best values are bold.
+
+    Where some metrics decide, the others stand in a line below, but for counts of unknown words.
+    """
     rows = {"this model": results["metrics"], **results["baselines"]}
+    ordered = order_metrics(results)
+    names = [name for name in ordered if name in results["better"] or name.endswith("_out_of_vocabulary")]
+    names = names if results["better"] else ordered
+    besides = [f"{_speak(name)} {_show(results['metrics'][name])}" for name in ordered if name not in names]
     header = [
         f"**{_speak(name)}** ({results['better'][name]} is better)" if name in results["better"] else _speak(name)
         for name in names
@@ -256,7 +262,7 @@ def render_comparison(results: Mapping[str, Any]) -> str:
             if name not in values:
                 cells.append("")
                 continue
-            cell = f"{values[name]:.4g}"
+            cell = _show(values[name])
             if label == "this model" and name in results["spread"]:
                 cell += f" ± {results['spread'][name]:.2g}"
             rivals = [other[name] for other in rows.values() if name in other]
@@ -266,7 +272,7 @@ def render_comparison(results: Mapping[str, Any]) -> str:
         lines.append(f"| {label} | {' | '.join(cells)} |")
     seeds = len(results["seeds"])
     note = f"Means over {seeds} seeds, with their standard deviation." if seeds > 1 else "One run."
-    return "\n".join(lines) + f"\n\n{note}"
+    return "\n".join(lines) + f"\n\n{note}" + (f" Besides: {', '.join(besides)}." if besides else "")
 
 
 def _render_facts(results: Mapping[str, Any]) -> str:
@@ -275,6 +281,10 @@ def _render_facts(results: Mapping[str, Any]) -> str:
     facts["hardware"] = results["hardware"]
     facts["versions"] = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     return "\n".join(f"- {name}: {f'{value:,}' if isinstance(value, (int, float)) else value}" for name, value in facts.items())
+
+
+def _show(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
 def _speak(name: str) -> str:

@@ -86,7 +86,7 @@ def draw_space_map(
         raise ValueError(f"A map needs three words at least; the space knows {len(chosen)} of the words that were asked for.")
     vectors = space[chosen].astype(np.float64)
     vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    points = _project_to_plane(vectors, method)
+    points = project_to_plane(vectors, method)
 
     import matplotlib
 
@@ -103,13 +103,19 @@ def draw_space_map(
     axes.margins(x=0.1, y=0.05)
     if len(topics) > 1:
         figure.legend(loc="outside lower center", ncols=5, frameon=False, handletextpad=0.1)
-    figure.canvas.draw()
-    _place_labels(axes, points, chosen, [palette(index % 10) for index in topic_of])
+    figure.canvas.draw()  # Fixes where the points stand.
+    colours = [palette(topic % 10) for topic in topic_of]
+    labels = [axes.annotate(word, (0, 0), fontsize=9, color=colour) for word, colour in zip(chosen, colours, strict=True)]
+    sizes = [label.get_window_extent().size for label in labels]
+    for label, box in zip(labels, place_labels(axes.transData.transform(points), sizes), strict=True):
+        label.set_in_layout(False)
+        label.set_position(axes.transData.inverted().transform(box[:2]))
     figure.savefig(path, dpi=100)
     pyplot.close(figure)
 
 
-def _project_to_plane(vectors: np.ndarray, method: str) -> np.ndarray:
+def project_to_plane(vectors: np.ndarray, method: str) -> np.ndarray:
+    """Vectors, (words, size), as points of the plane, (words, 2); `method` as [`draw_space_map`] takes it."""
     if method == "pca":
         centred = vectors - vectors.mean(axis=0)
         return centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
@@ -120,32 +126,34 @@ def _project_to_plane(vectors: np.ndarray, method: str) -> np.ndarray:
     except ImportError as error:
         raise ImportError('Maps by UMAP need umap-learn: pip install "hf_genext[maps]"') from error
     neighbours = min(15, len(vectors) - 1)
-    return umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=0).fit_transform(vectors)
+    return umap.UMAP(n_neighbors=neighbours, metric="cosine", random_state=0, n_jobs=1).fit_transform(vectors)
 
 
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 
 
-def _place_labels(axes: Any, points: np.ndarray, words: list[str], colours: list[Any]) -> None:
-    """Write each word beside its point, where it covers least of the points and of the labels that stand already."""
-    pixels = axes.transData.transform(points)
-    taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in pixels]
-    renderer = axes.figure.canvas.get_renderer()
-    for (x, y), word, colour in zip(pixels, words, colours, strict=True):
-        label = axes.annotate(word, (0, 0), xycoords="figure pixels", fontsize=9, color=colour)
-        box = label.get_window_extent(renderer)
-        places = []
-        for distance in (5, 11, 18):
+def place_labels(points: Any, sizes: Any) -> list[tuple[float, float, float, float]]:
+    """Where labels stand beside their points, each where it covers least of the points and of the labels before it.
+
+    Args:
+        points: In pixels, (points, 2).
+        sizes: Width and height of each label, (points, 2).
+
+    Returns:
+        Left, bottom, right and top of each label.
+    """
+    points_taken = [(x - 3, y - 3, x + 3, y + 3) for x, y in points]
+    boxes: list[tuple[float, float, float, float]] = []
+    for (x, y), (width, height) in zip(points, sizes, strict=True):
+        candidates = []
+        for distance in (5, 11, 18, 27):
             for right, up in _DIRECTIONS:
-                left = x + right * distance - (box.width if right < 0 else box.width / 2 if right == 0 else 0)
-                bottom = y + up * distance - (box.height if up < 0 else box.height / 2 if up == 0 else 0)
-                place = (left, bottom, left + box.width, bottom + box.height)
-                places.append((sum(_overlap(place, other) for other in taken), distance, place))
-        _, _, place = min(places, key=lambda candidate: candidate[:2])
-        label.remove()
-        label = axes.annotate(word, axes.transData.inverted().transform(place[:2]), fontsize=9, color=colour)
-        label.set_in_layout(False)
-        taken.append(place)
+                left = x + right * distance - width * (1 - right) / 2
+                bottom = y + up * distance - height * (1 - up) / 2
+                box = (left, bottom, left + width, bottom + height)
+                candidates.append((sum(_overlap(box, other) for other in [*points_taken, *boxes]), distance, box))
+        boxes.append(min(candidates, key=lambda candidate: candidate[:2])[2])
+    return boxes
 
 
 def _overlap(first: tuple[float, ...], second: tuple[float, ...]) -> float:
@@ -154,4 +162,4 @@ def _overlap(first: tuple[float, ...], second: tuple[float, ...]) -> float:
     return max(width, 0.0) * max(height, 0.0)
 
 
-__all__ = ["MAP_WORDS", "draw_space_map", "draw_validation_curve"]
+__all__ = ["MAP_WORDS", "draw_space_map", "draw_validation_curve", "place_labels", "project_to_plane"]

