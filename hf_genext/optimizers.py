@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
+from transformers.pytorch_utils import Conv1D
 
 _POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -46,8 +47,9 @@ def orthogonalize(matrices: torch.Tensor, num_steps: int = 4) -> torch.Tensor:
 class Muon(Optimizer):
     """Muon and AdamW by parameter group.
 
-    A group with `num_blocks` is trained by Muon: its parameters are matrices that stack so many independent ones. Any other
-    group is trained by AdamW. Learning-rate schedulers see one optimizer with groups.
+    A group with `num_blocks` is trained by Muon: its parameters are matrices that stack so many independent ones, of shape
+    (outputs, inputs), or (inputs, outputs) where the group says `is_transposed`. Any other group is trained by AdamW.
+    Learning-rate schedulers see one optimizer with groups.
 
     Args:
         params: Parameter groups.
@@ -76,7 +78,15 @@ class Muon(Optimizer):
             raise ValueError(f"num_steps must be 1 to {len(_POLAR_EXPRESS)}, got {num_steps}.")
         super().__init__(
             params,
-            {"lr": lr, "momentum": momentum, "betas": betas, "eps": eps, "weight_decay": weight_decay, "num_blocks": 0},
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "num_blocks": 0,
+                "is_transposed": False,
+            },
         )
         self._num_steps = num_steps
         self._dtype = dtype
@@ -108,15 +118,14 @@ class Muon(Optimizer):
             torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
             updates = torch._foreach_lerp(gradients, buffers, group["momentum"])
             for parameter, update in zip(parameters, updates, strict=True):
-                rows, columns = update.shape[0] // group["num_blocks"], update.shape[1]
-                blocks = update.view(group["num_blocks"], rows, columns)
-                blocks = blocks if rows >= columns else blocks.mT
+                blocks = _take_apart(update, group)
+                blocks = blocks if blocks.shape[1] >= blocks.shape[2] else blocks.mT
                 by_shape.setdefault(tuple(blocks.shape[1:]), []).append((parameter, group, blocks))
         for entries in by_shape.values():
             stacked = torch.cat([blocks for _, _, blocks in entries]).to(self._dtype)
             pieces = orthogonalize(stacked, self._num_steps).split([len(blocks) for _, _, blocks in entries])
             for (parameter, group, _), piece in zip(entries, pieces, strict=True):
-                blocks = parameter.view(group["num_blocks"], -1, parameter.shape[1])
+                blocks = _take_apart(parameter, group)
                 rows, columns = blocks.shape[1:]
                 update = piece if rows >= columns else piece.mT
                 if group["weight_decay"]:
@@ -153,13 +162,20 @@ class Muon(Optimizer):
         )
 
 
+def _take_apart(matrix: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    """A view of the independent matrices of one, (blocks, outputs, inputs)."""
+    if group.get("is_transposed"):  # Checkpoints of earlier versions do not say it.
+        return matrix.unflatten(1, (group["num_blocks"], -1)).permute(1, 2, 0)
+    return matrix.unflatten(0, (group["num_blocks"], -1))
+
+
 def build_muon_groups(
     model: nn.Module, *, learning_rate: float, muon_learning_rate: float, weight_decay: float
 ) -> list[dict[str, Any]]:
     """Sort a model's trainable parameters: weights of linear layers inside the network to Muon, the rest to AdamW.
 
     Embeddings, the layer that gives the logits, norms and biases stay with AdamW. A linear layer that stacks several
-    matrices says so by an attribute `num_blocks`.
+    matrices says so by an attribute `num_blocks`; GPT-2's `Conv1D`, which holds its matrix transposed, by the name `c_attn`.
 
     Args:
         model: The model.
@@ -171,16 +187,25 @@ def build_muon_groups(
         Parameter groups for [`Muon`].
     """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    by_blocks: dict[int, list[nn.Parameter]] = {}
+    by_kind: dict[tuple[int, bool], list[nn.Parameter]] = {}
     taken: set[int] = set()
-    for module in model.modules():
-        if isinstance(module, nn.Linear) and module is not head and module.weight.requires_grad:
-            by_blocks.setdefault(getattr(module, "num_blocks", 1), []).append(module.weight)
-            taken.add(id(module.weight))
+    for name, module in model.named_modules():
+        if not isinstance(module, (nn.Linear, Conv1D)) or module is head or not module.weight.requires_grad:
+            continue
+        is_transposed = isinstance(module, Conv1D)
+        stacked = module.nf // module.nx if is_transposed and name.endswith("c_attn") else 1
+        by_kind.setdefault((getattr(module, "num_blocks", stacked), is_transposed), []).append(module.weight)
+        taken.add(id(module.weight))
     rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
     groups: list[dict[str, Any]] = [
-        {"params": weights, "num_blocks": blocks, "lr": muon_learning_rate, "weight_decay": weight_decay}
-        for blocks, weights in sorted(by_blocks.items())
+        {
+            "params": weights,
+            "num_blocks": blocks,
+            "is_transposed": is_transposed,
+            "lr": muon_learning_rate,
+            "weight_decay": weight_decay,
+        }
+        for (blocks, is_transposed), weights in sorted(by_kind.items())
     ]
     for is_matrix in (True, False):
         chosen = [parameter for parameter in rest if (parameter.dim() > 1) == is_matrix]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from specimens import build_config
 from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_genext import GenextForConditionalGeneration
 from hf_genext.optimizers import Muon, build_muon_groups, orthogonalize
@@ -61,6 +62,35 @@ def test_stacked_blocks_are_trained_as_if_they_stood_apart():
     together.step()
     apart.step()
     torch.testing.assert_close(whole.detach(), torch.cat([part.detach() for part in parts]))
+
+
+def test_a_transposed_matrix_is_trained_as_the_matrix_itself():
+    weight = torch.randn(24, 8)
+    straight, turned = nn.Parameter(weight.clone()), nn.Parameter(weight.mT.contiguous())
+    gradient = torch.randn(24, 8)
+    for parameter, group in ((straight, {"num_blocks": 3}), (turned, {"num_blocks": 3, "is_transposed": True})):
+        parameter.grad = gradient.clone() if parameter is straight else gradient.mT.contiguous()
+        Muon([{"params": [parameter], **group}], lr=0.1, weight_decay=0.1).step()
+    torch.testing.assert_close(turned.detach().mT, straight.detach())
+    assert not torch.allclose(straight.detach(), weight)
+
+
+def test_gpt2s_matrices_are_under_muon_and_its_fused_projections_taken_apart():
+    model = GPT2LMHeadModel(
+        GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=11, n_positions=4, bos_token_id=0, eos_token_id=0)
+    )
+    groups = build_muon_groups(model, learning_rate=1e-3, muon_learning_rate=0.02, weight_decay=0.1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    under_muon = {
+        names[id(parameter)].removeprefix("transformer.h.0."): (group["num_blocks"], group["is_transposed"])
+        for group in groups
+        if group.get("num_blocks")
+        for parameter in group["params"]
+    }
+    one, three = (1, True), (3, True)
+    weights = {"attn.c_attn": three, "attn.c_proj": one, "mlp.c_fc": one, "mlp.c_proj": one}
+    assert under_muon == {f"{name}.weight": kind for name, kind in weights.items()}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
 def test_every_parameter_is_in_one_group_and_only_inner_matrices_are_under_muon():
