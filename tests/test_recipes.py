@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -277,17 +279,19 @@ def test_results_of_several_seeds_are_means_with_their_spread(tmp_path):
 
 def test_every_recipe_has_its_files_and_its_settings_are_known():
     assert SMOKE_CONFIGS
-    from hf_genext.training import GenextTrainingArguments
-
     for folder in {path.parent for path in SMOKE_CONFIGS}:
         for name in ("config.yaml", "README.md", "results.json"):
             assert (folder / name).is_file(), f"{folder} lacks {name}"
         read_results(folder / "results.json")
         for config in folder.glob("*.yaml"):
-            first_lines = config.read_text().splitlines()[:4]
-            assert any("accelerate launch" in line for line in first_lines), f"{config} does not name its command"
-            assert yaml.safe_load(config.read_text())["output_dir"].startswith("out/")
-            parse_settings([*KINDS, GenextTrainingArguments], [str(config)])
+            text = config.read_text(encoding="utf-8")
+            named = re.search(rf"^#   (?:accelerate launch|python) recipes/(\w+)\.py {config.relative_to(ROOT)}$", text, re.MULTILINE)
+            assert named, f"{config} does not name its command"
+            script = importlib.import_module(f"recipes.{named[1]}")
+            kinds = [kind for name, kind in vars(script).items() if name.endswith(("Settings", "Arguments"))]
+            assert kinds
+            assert yaml.safe_load(text)["output_dir"].startswith("out/")
+            parse_settings(kinds, [str(config)])
 
 
 @pytest.mark.slow
