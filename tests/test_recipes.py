@@ -285,7 +285,9 @@ def test_every_recipe_has_its_files_and_its_settings_are_known():
         read_results(folder / "results.json")
         for config in folder.glob("*.yaml"):
             text = config.read_text(encoding="utf-8")
-            named = re.search(rf"^#   (?:accelerate launch|python) recipes/(\w+)\.py {config.relative_to(ROOT)}$", text, re.MULTILINE)
+            named = re.search(
+                rf"^#   (?:accelerate launch|python) recipes/(\w+)\.py {config.relative_to(ROOT)}$", text, re.MULTILINE
+            )
             assert named, f"{config} does not name its command"
             script = importlib.import_module(f"recipes.{named[1]}")
             kinds = [kind for name, kind in vars(script).items() if name.endswith(("Settings", "Arguments"))]
