@@ -11,7 +11,10 @@ import pytest
 import torch
 from gensim.models import KeyedVectors
 from gensim.test.utils import datapath
+from model2vec import StaticModel
 from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Normalize, StaticEmbedding
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
 
@@ -207,43 +210,147 @@ def test_text_is_parted_around_punctuation_but_not_inside_words():
     assert gensim.__version__
 
 
-def write_static_folder(folder, layout, *, tensors=None):
-    """A folder as model2vec or sentence-transformers writes it, with a WordPiece tokenizer."""
+def build_wordpiece_tokenizer():
+    """Pieces of words, with special tokens around a text."""
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "night", "##s", "the", "owl"]
     backend = Tokenizer(models.WordPiece({piece: place for place, piece in enumerate(pieces)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    matrix = torch.randn(8, 5, generator=torch.Generator().manual_seed(2))
-    home = folder / "0_StaticEmbedding" if layout == "sentence-transformers" else folder
-    home.mkdir(parents=True, exist_ok=True)
-    backend.save(str(home / "tokenizer.json"))
-    if layout == "sentence-transformers":
-        save_file(tensors or {"embedding.weight": matrix}, home / "model.safetensors")
-        modules = [{"type": "sentence_transformers.models.StaticEmbedding"}, {"type": "sentence_transformers.models.Normalize"}]
-        (folder / "modules.json").write_text(json.dumps(modules))
-    else:
-        save_file(tensors or {"embeddings": matrix}, home / "model.safetensors")
-        (home / "config.json").write_text(json.dumps({"model_type": "model2vec", "normalize": True}))
-    return matrix.numpy()
+    return backend
 
 
-@pytest.mark.parametrize("layout", ["model2vec", "sentence-transformers"])
-def test_folders_of_other_libraries_become_spaces(tmp_path, layout):
-    matrix = write_static_folder(tmp_path / "theirs", layout)
+def write_static_folder(folder, tensors):
+    """A folder as model2vec writes it, with these tensors."""
+    build_wordpiece_tokenizer().save(str(folder / "tokenizer.json"))
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "model2vec", "normalize": True}))
+
+
+ELSEWHERE = {
+    "mean": {},
+    "normalized": {"normalize": True},
+    "lowercase": {"lowercase": True},
+    "frequency weights": {"pooling": "sif", "counts": [900, 90, 50, 40, 30, 20, 10, 5, 3]},
+    "frequency weights, normalized": {"pooling": "sif", "normalize": True, "counts": [9, 8, 7, 6, 5, 4, 3, 2, 1]},
+    "subwords": {"ngrams": np.ones((11, 5), np.float32), "min_ngram": 3, "max_ngram": 5},
+    "white space": {"split": "whitespace"},
+    "whole texts": {"split": "none"},
+}
+
+
+def encode_elsewhere(folder, texts):
+    """Sentence vectors by the three libraries that open a folder."""
+    return {
+        "AutoModel": AutoModel.from_pretrained(folder).encode(texts),
+        "sentence-transformers": SentenceTransformer(str(folder), device="cpu").encode(texts),
+        "model2vec": StaticModel.from_pretrained(folder).encode(texts),
+    }
+
+
+@pytest.mark.parametrize("settings", ELSEWHERE.values(), ids=ELSEWHERE)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_folder_gives_equal_vectors_in_sentence_transformers_and_model2vec(tmp_path, settings, dtype):
+    words = ["the", "night", "owl", ",", "new york", "don't", "café", "well-known", "[UNK]"]
+    matrix = np.random.default_rng(0).normal(size=(len(words), 5)).astype(dtype)
+    space = StaticEmbeddingModel.from_words(words, matrix, **settings)
+    space.save_pretrained(tmp_path)
+    texts = ["the night owl", "the", "don't café well-known", " ".join(["owl the night"] * 700)]
+    parts = [text.split() for text in texts]
+    if settings.get("lowercase"):
+        texts = [text.upper() for text in texts]
+    if settings.get("split") == "none":
+        texts = ["new york", "the", "don't"]
+        parts = [[text] for text in texts]
+    shares = space.weights.numpy() if "counts" in settings else np.ones(len(words))
+    rows = [np.mean([matrix[words.index(word)] * shares[words.index(word)] for word in part], axis=0) for part in parts]
+    if settings.get("normalize"):
+        rows = [row / np.linalg.norm(row) for row in rows]
+    for name, found in encode_elsewhere(tmp_path, texts).items():
+        np.testing.assert_allclose(found, rows, atol=1e-5 if dtype == np.float32 else 3e-3, err_msg=name)
+
+
+def test_unknown_words_count_for_nothing_but_in_sentence_transformers(tmp_path):
+    matrix = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    for words in (["the", "night", "owl"], ["the", "[UNK]", "[PAD]"]):
+        StaticEmbeddingModel.from_words(words, matrix).save_pretrained(tmp_path)
+        found = encode_elsewhere(tmp_path, ["the zzz", "zzz"])
+        for name in ("AutoModel", "model2vec"):
+            np.testing.assert_allclose(found[name], [matrix[0], np.zeros(5)], atol=1e-7)
+        np.testing.assert_allclose(found["sentence-transformers"], [matrix[0] / 2, np.zeros(5)], atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, None),
+        (
+            {"pooling": "sif", "counts": [2, 1]},
+            "frequency weights count in Transformers, model2vec, and sentence-transformers from",
+        ),
+        ({"ngrams": np.ones((3, 4)), "min_ngram": 3, "max_ngram": 5}, "its subwords count in Transformers only"),
+    ],
+)
+def test_what_other_libraries_cannot_express_is_said_at_the_save(tmp_path, caplog, settings, message):
+    space = StaticEmbeddingModel.from_words(["the", "owl"], np.ones((2, 4), np.float32), **settings)
+    space.save_pretrained(tmp_path)
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("hf_genext")]
+    assert said == [] if message is None else len(said) == 1 and message in said[0] and str(tmp_path) in said[0]
+    caplog.clear()
+    space.to_vectors(tmp_path / "vectors.txt")
+    said = [record.getMessage() for record in caplog.records if record.name.startswith("hf_genext")]
+    assert len(said) == ("ngrams" in settings) and all("cannot hold subwords" in text for text in said)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_space_written_as_word2vec_is_gensims(tmp_path, binary):
+    words = ["the", "owl", "café", "日本", "don't", "[UNK]"]
+    matrix = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+    counts = [6, 5, 4, 3, 2, 1]
+    space = StaticEmbeddingModel.from_words(words, matrix, counts=counts, pooling="sif", normalize=True, lowercase=True)
+    space.to_vectors(tmp_path / "vectors", binary=binary)
+    theirs = KeyedVectors.load_word2vec_format(str(tmp_path / "vectors"), binary=binary)
+    assert theirs.index_to_key == words
+    np.testing.assert_array_equal(theirs.vectors, matrix)
+    again = StaticEmbeddingModel.from_vectors(tmp_path / "vectors")
+    np.testing.assert_array_equal(again[words], matrix)
+    with pytest.raises(ValueError, match="cannot hold the word 'new york'"):
+        StaticEmbeddingModel.from_words(["new york"], matrix[:1]).to_vectors(tmp_path / "vectors", binary=binary)
+    np.testing.assert_array_equal(StaticEmbeddingModel.from_vectors(tmp_path / "vectors")[words], matrix)
+
+
+def save_elsewhere(folder, library, normalize, matrix):
+    """A static model with a WordPiece tokenizer, saved by the library itself."""
+    backend = build_wordpiece_tokenizer()
+    if library == "model2vec":
+        StaticModel(matrix, backend, normalize=normalize).save_pretrained(folder)
+        return StaticModel.from_pretrained(folder)
+    modules = [StaticEmbedding(backend, embedding_weights=matrix), *([Normalize()] if normalize else [])]
+    model = SentenceTransformer(modules=modules, device="cpu")
+    model.save(str(folder))
+    return model
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("library", ["model2vec", "sentence-transformers"])
+def test_folders_of_other_libraries_become_spaces(tmp_path, library, normalize):
+    matrix = np.random.default_rng(2).normal(size=(8, 5)).astype(np.float32)
+    texts = ["the nights owl", "owl", "nights nights"]
+    expected = save_elsewhere(tmp_path / "theirs", library, normalize, matrix).encode(texts)
     space = StaticEmbeddingModel.from_vectors(tmp_path / "theirs")
     np.testing.assert_array_equal(space["owl"], matrix[7])
-    # Their rule: tokens without special ones and without unknown ones, mean, length 1.
-    expected = matrix[[6, 4, 5, 7]].mean(axis=0)
-    expected /= np.linalg.norm(expected)
-    np.testing.assert_allclose(space.encode(["the nights owl zzz", "owl"])[0], expected, atol=1e-6)
+    np.testing.assert_allclose(space.encode(texts), expected, atol=1e-6)
     space.save_pretrained(tmp_path / "ours")
-    np.testing.assert_allclose(AutoModel.from_pretrained(tmp_path / "ours").encode("the nights owl zzz"), expected, atol=1e-6)
+    for name, found in encode_elsewhere(tmp_path / "ours", texts).items():
+        np.testing.assert_allclose(found, expected, atol=1e-6, err_msg=name)
+    # A piece that is unknown counts for nothing here, as in model2vec.
+    unknown = AutoModel.from_pretrained(tmp_path / "ours").encode("the zzz owl")
+    np.testing.assert_allclose(unknown, space.encode("the owl"), atol=1e-6)
 
 
 def test_weights_and_a_mapping_of_a_folder_count(tmp_path):
     rows, mapping = torch.randn(3, 5), torch.tensor([0, 0, 0, 0, 1, 2, 1, 2])
     weights = torch.arange(8) / 4.0
-    write_static_folder(tmp_path, "model2vec", tensors={"embeddings": rows, "mapping": mapping, "weights": weights})
+    write_static_folder(tmp_path, {"embeddings": rows, "mapping": mapping, "weights": weights})
     space = StaticEmbeddingModel.from_vectors(tmp_path, normalize=False)
     expected = (rows[1] * weights[6] + rows[2] * weights[7]) / 2
     np.testing.assert_allclose(space.encode("the owl"), expected.numpy(), atol=1e-6)
@@ -261,7 +368,7 @@ def test_weights_and_a_mapping_of_a_folder_count(tmp_path):
     ],
 )
 def test_folders_whose_parts_do_not_fit_are_refused(tmp_path, tensors, message):
-    write_static_folder(tmp_path, "model2vec", tensors=tensors)
+    write_static_folder(tmp_path, tensors)
     with pytest.raises(ValueError, match=message):
         StaticEmbeddingModel.from_vectors(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")

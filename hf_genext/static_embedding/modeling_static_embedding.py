@@ -6,6 +6,7 @@ Legend: batch, length (tokens of a text), words, size (of a vector), buckets (ro
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -38,6 +39,8 @@ from .tokenization_static_embedding import Split, build_word_tokenizer
 from .vectors_static_embedding import read_vectors, write_word2vec
 from .vocabulary_static_embedding import VOCABULARY_NAME, Vocabulary
 from .words_static_embedding import WordMapping
+
+logger = logging.getLogger(__name__)
 
 _MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.StaticEmbedding"}]
 _NORMALIZE = {"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"}
@@ -409,9 +412,11 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
         return opened
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Save one folder that Transformers, sentence-transformers and model2vec open.
+        """Save one folder that Transformers, sentence-transformers and model2vec open, with equal vectors for known words.
 
-        What those cannot express is said by a warning: subwords (both) and frequency weights (sentence-transformers).
+        What they cannot express is logged as a warning: subwords (neither), and frequency weights (sentence-transformers before
+        6.2). A word without a vector counts for nothing here and in model2vec; sentence-transformers counts it as a vector of
+        zeros, which makes a sentence's vector shorter but does not turn it.
 
         Args:
             save_directory: The folder; made if it is not there.
@@ -421,12 +426,32 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
         folder = Path(save_directory)
         if self._find_vocabulary() is None:
             return
+        for limit in self._list_limits_elsewhere():
+            logger.warning("%s: %s", folder, limit)
+        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        # Without it model2vec would cut texts after 512 tokens.
+        settings["max_length"] = None
+        (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         self.vocabulary.save(folder / VOCABULARY_NAME)
         self.tokenizer.save_pretrained(folder)
         modules = [*_MODULES, _NORMALIZE] if self.config.normalize else _MODULES
         (folder / "modules.json").write_text(json.dumps(modules, indent=2), encoding="utf-8")
         if self.config.normalize:
             (folder / "1_Normalize").mkdir(exist_ok=True)
+
+    def _list_limits_elsewhere(self) -> list[str]:
+        """What other libraries that open a saved folder cannot express, a sentence for each."""
+        limits = []
+        if self.config.num_buckets:
+            limits.append(
+                "its subwords count in Transformers only; for sentence-transformers and model2vec a word that is not in the "
+                "vocabulary has no vector."
+            )
+        if self.config.pooling == "sif":
+            limits.append(
+                "its frequency weights count in Transformers, model2vec, and sentence-transformers from version 6.2 on."
+            )
+        return limits
 
     def to_vectors(self, path: str | os.PathLike[str], *, binary: bool | None = None) -> None:
         """Write the words and their vectors as a word2vec file.
@@ -438,6 +463,8 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
         Raises:
             ValueError: for a word that the format cannot hold.
         """
+        if self.config.num_buckets:
+            logger.warning("%s: a word2vec file cannot hold subwords; words that are not in the vocabulary are left out.", path)
         write_word2vec(path, list(self.vocabulary), self._matrix(), binary=binary)
 
     # Words

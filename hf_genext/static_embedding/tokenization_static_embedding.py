@@ -38,10 +38,14 @@ def build_word_tokenizer(
     if split not in ("punctuation", "whitespace", "none"):
         raise ValueError(f'split must be "punctuation", "whitespace" or "none", got {split!r}.')
     vocabulary = {word: place for place, word in enumerate(words)}
+    specials = []
     for special in (UNKNOWN, PADDING):
-        # A space that has such a word keeps its vector there; the special row is another one.
-        vocabulary.setdefault(special, len(words) + (special == PADDING))
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+        while special in vocabulary:  # A word of that name keeps its vector; the special token takes another name.
+            special = f"[{special}]"
+        vocabulary[special] = len(vocabulary)
+        specials.append(special)
+    unknown, padding = specials
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
     tokenizer.normalizer = normalizers.Lowercase() if lowercase else None
     if split == "punctuation":
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -53,7 +57,7 @@ def build_word_tokenizer(
     elif split == "whitespace":
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token=UNKNOWN, pad_token=PADDING, model_input_names=["input_ids", "attention_mask"]
+        tokenizer_object=tokenizer, unk_token=unknown, pad_token=padding, model_input_names=["input_ids", "attention_mask"]
     )
 
 
