@@ -59,6 +59,26 @@ def find_damage(folder: str | os.PathLike[str]) -> str | None:
     return None
 
 
+def require_complete(folder: str | os.PathLike[str]) -> None:
+    """Raise unless a checkpoint can be trusted.
+
+    Raises:
+        FileNotFoundError: if there is no such folder; the error names the checkpoints beside it.
+        ValueError: if it is damaged.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        beside = ", ".join(path.name for path in list_checkpoints(root.parent)) or "none"
+        raise FileNotFoundError(
+            f"There is no checkpoint {str(root)!r} (looked from {os.getcwd()!r}); checkpoints beside it: {beside}. Give "
+            'one that is there, or "auto" for the newest complete one of the output folder.'
+        )
+    if damage := find_damage(root):
+        raise ValueError(
+            f'The checkpoint {str(root)!r} is damaged: {damage}. Give another, or "auto" for the newest complete one.'
+        )
+
+
 def list_checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
     """The folders `checkpoint-N` of an output folder, oldest first, whole or not."""
     root = Path(output_dir)
@@ -161,4 +181,5 @@ __all__ = [
     "hold_folder",
     "list_checkpoints",
     "mark_complete",
+    "require_complete",
 ]

@@ -29,7 +29,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_genext.batching import ConditionalCollator, TokenBudgetBatchSampler
-from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete
+from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete, require_complete
 from hf_genext.devices import has_compiler, has_fast_bfloat16
 from hf_genext.optimizers import Muon, build_muon_groups
 from hf_genext.time_budget import TimeBudget, TimeBudgetCallback, build_budgeted_schedule
@@ -238,13 +238,15 @@ class GenextTrainer(Seq2SeqTrainer):
 
         Raises:
             TrainingDivergedError: if the loss is no number any more, or far above where it began.
-            ValueError: if the checkpoint belongs to another model.
+            FileNotFoundError: if there is no such checkpoint.
+            ValueError: if the checkpoint is damaged or belongs to another model.
         """
         if resume_from_checkpoint is True or resume_from_checkpoint == "auto":
             found = find_last_complete(self.args.output_dir)
             logger.info("Going on from %s.", found) if found else logger.info("No complete checkpoint: a new start.")
             resume_from_checkpoint = None if found is None else str(found)
         if isinstance(resume_from_checkpoint, str):
+            require_complete(resume_from_checkpoint)
             check_same_model(resume_from_checkpoint, self.model.config.to_dict())
         self._token_ids = _read_token_ids(self.model)
         return super().train(resume_from_checkpoint, *args, **kwargs)

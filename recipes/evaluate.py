@@ -30,7 +30,7 @@ from hf_genext.data import group_references, read_pairs
 from hf_genext.metrics import bootstrap_interval, build_metrics, score_exact
 from hf_genext.training import GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
-from recipes.train_conditional import DataSettings, ModelSettings, RunSettings
+from recipes.train_conditional import DataSettings, ModelSettings, RunSettings, describe_missing_model
 
 
 @dataclass
@@ -70,7 +70,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     rows = group_references(pairs)
     if settings.limit is not None:
         rows = rows.select(range(min(settings.limit, len(rows))))
-    generate = pipeline("conditional-generation", model=model_settings.model)
+    try:
+        generate = pipeline("conditional-generation", model=model_settings.model)
+    except OSError as error:
+        raise SettingsError(describe_missing_model(model_settings.model, error)) from error
     sources, references = list(rows["source"]), list(rows["references"])
     # Sources of one length beside each other need no padding; the answers go back to their places.
     order = sorted(range(len(sources)), key=lambda index: len(sources[index]))

@@ -43,7 +43,7 @@ from hf_genext.devices import describe_device
 from hf_genext.genext.tokenization_genext import REVERSED
 from hf_genext.hub import read_results, render_model_card, write_results
 from hf_genext.metrics import build_metrics
-from hf_genext.training import GenextTrainer, GenextTrainingArguments, TrainingDivergedError
+from hf_genext.training import GenerationMetrics, GenextTrainer, GenextTrainingArguments, TrainingDivergedError
 from recipes.arguments import SettingsError, parse_settings
 from recipes.plots import draw_validation_curve
 from recipes.results import build_results, summarize, update_recipe_results
@@ -149,6 +149,7 @@ def _run(
 ) -> None:
     output_dir = Path(args.output_dir)
     metrics = build_metrics(data_settings.metrics) if data_settings.metrics else None
+    _require_metric(args.metric_for_best_model, metrics)
     recipe_results = _find_recipe_results(config_path) if run_settings.update_results else None
     with args.main_process_first(desc="reading the data"):
         train, validation, facts = _load_data(data_settings, args, config_path)
@@ -245,6 +246,16 @@ def _load_data(
     return train, validation, facts
 
 
+def _require_metric(name: str | None, metrics: GenerationMetrics | None) -> None:
+    """The metric that chooses the best checkpoint, checked before the training and not at its first evaluation."""
+    known = ["loss", *(metrics(["a"], [["a"]]) if metrics else [])]
+    if name is not None and name.removeprefix("eval_") not in known:
+        raise SettingsError(
+            f"metric_for_best_model is {name!r}, which no evaluation gives; known are {', '.join(known)}. Set "
+            "metrics to have more."
+        )
+
+
 def _find_recipe_results(config_path: Path | None) -> Path:
     """The recipe's results file, checked before the training and not after it."""
     if config_path is None:
@@ -264,14 +275,22 @@ def _import_script(path: Path) -> Any:
     return module
 
 
+def describe_missing_model(name: str, error: OSError) -> str:
+    """What to say of a model that is neither here nor on the Hub; the library's own message names no folder."""
+    return f"There is no model {name!r}, neither as a folder (looked from {os.getcwd()!r}) nor on the Hub: {error}"
+
+
 def load_model(
     settings: ModelSettings, train: datasets.Dataset, processor: hf_genext.GenextProcessor | None = None
 ) -> tuple[hf_genext.GenextForConditionalGeneration, hf_genext.GenextProcessor]:
     """An existing model and its processor, or a new model, with vocabularies from the training rows where none are given."""
     if settings.model is not None:
-        model = hf_genext.GenextForConditionalGeneration.from_pretrained(
-            settings.model, attn_implementation=settings.attn_implementation
-        )
+        try:
+            model = hf_genext.GenextForConditionalGeneration.from_pretrained(
+                settings.model, attn_implementation=settings.attn_implementation
+            )
+        except OSError as error:
+            raise SettingsError(describe_missing_model(settings.model, error)) from error
         if settings.both_directions and model.config.reversed_start_token_id is None:
             raise SettingsError(
                 f"{settings.model!r} was trained forwards only, so both_directions cannot be switched on. Leave it out, or "
@@ -350,7 +369,7 @@ def _set_up_threads(settings: RunSettings, args: GenextTrainingArguments) -> Non
 if __name__ == "__main__":
     try:
         main()
-    except (SettingsError, TrainingDivergedError, FileNotFoundError, ValueError, ImportError, RuntimeError) as error:
+    except (SettingsError, TrainingDivergedError, OSError, ValueError, ImportError, RuntimeError) as error:
         if os.environ.get("HF_GENEXT_TRACEBACK"):
             raise
         sys.exit(f"error: {error}")

@@ -132,6 +132,33 @@ def test_fine_tuning_goes_on_from_the_folder(smoke, tmp_path, capsys):
     assert tuned.target_tokenizer.get_vocab() == AutoProcessor.from_pretrained(smoke[0]).target_tokenizer.get_vocab()
 
 
+def test_a_model_of_both_directions_is_trained_reranked_and_tuned_as_such(smoke, tmp_path, capsys):
+    rows = [(f"{first}{second}", f"{first.upper()} {second.upper()}") for first in "bdfgklmnpst" for second in "aeiou"]
+    mine = write_tsv(tmp_path / "mine.tsv", rows)
+    words = ["--train_file", mine, *PIECES, "--validation_size", "10"]
+    train([SMOKE, "--both_directions", "true", "--output_dir", str(tmp_path / "both"), *words])
+    processor = AutoProcessor.from_pretrained(tmp_path / "both")
+    config = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "both").config
+    assert processor.target_tokenizer.convert_ids_to_tokens(config.reversed_start_token_id) == "<reversed>"
+    capsys.readouterr()
+    search = ["--test_file", mine, "--num_beams", "3", "--limit", "9", "--num_threads", "1"]
+    predictions = [tmp_path / "plain.tsv", tmp_path / "reranked.tsv"]
+    for path, rerank in zip(predictions, ("false", "true"), strict=True):
+        more = ["--rerank", rerank, "--predictions_file", str(path)]
+        evaluate([SMOKE, "--model", str(tmp_path / "both"), *search, *more])
+    pipe = pipeline("conditional-generation", model=str(tmp_path / "both"))
+    sources = [source for source, _ in rows[:9]]
+    expected = [answer[0]["generated_text"] for answer in pipe(sources, num_beams=3, rerank=True)]
+    assert [line.split("\t")[1] for line in predictions[1].read_text().splitlines()] == expected
+    with pytest.raises(ValueError, match="writes forwards only"):
+        evaluate([SMOKE, "--model", str(smoke[0]), *search, "--rerank", "true"])
+    # What goes on from the folder trains both directions again; a model of one direction cannot be given the other.
+    train([SMOKE, "--model", str(tmp_path / "both"), "--output_dir", str(tmp_path / "tuned"), *words])
+    assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "tuned").config.reversed_start_token_id is not None
+    with pytest.raises(SettingsError, match="trained forwards only"):
+        train([SMOKE, "--model", str(smoke[0]), "--both_directions", "true", "--output_dir", str(tmp_path / "no"), *words])
+
+
 def test_training_stops_early_when_nothing_gets_better(tmp_path):
     rows = [(f"{first}{second}", f"{first.upper()} AH") for first in "bdfgklmnpst" for second in "aeiou"]
     words = ["--train_file", write_tsv(tmp_path / "mine.tsv", rows), "--output_dir", str(tmp_path / "out"), *PIECES]
@@ -222,6 +249,12 @@ def test_settings_come_from_the_file_then_from_the_command_line(tmp_path):
         (b"cat\tK AE T\ndog\tD AO G\n", ["--metrics", "wer"], "no metric 'wer'"),
         (b"cat\tK AE T\ndog\tD AO G\n", ["--decoder.hiden_size", "8"], "no field 'hiden_size'. Did you mean 'hidden_size'"),
         (b"cat\tK AE T\ndog\tD AO G\n", ["--validation_size", "7"], "7 of 2 distinct sources"),
+        (b"cat\tK AE T\ndog\tD AO G\n", ["--model", "no/folder"], r"no model 'no/folder', neither as a folder \(looked from"),
+        (
+            b"cat\tK AE T\ndog\tD AO G\n",
+            ["--metric_for_best_model", "word_rate"],
+            "'word_rate', which no evaluation gives; known are loss, word_error_rate, phoneme_error_rate",
+        ),
     ],
 )
 def test_data_and_models_that_cannot_be_used_are_refused(tmp_path, content, extra, message):

@@ -270,6 +270,15 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
         check_same_model(find_last_complete(tmp_path), other.to_dict())
 
 
+def test_a_checkpoint_that_is_not_there_or_damaged_is_refused(tmp_path):
+    build_trainer(tmp_path, save_total_limit=2).train()
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint .*checkpoint-9' .*beside it: checkpoint-8, checkpoint-12"):
+        build_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-9"))
+    (tmp_path / "checkpoint-12" / "optimizer.pt").unlink()
+    with pytest.raises(ValueError, match=r"checkpoint-12' is damaged: optimizer.pt is missing.*\"auto\""):
+        build_trainer(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-12"))
+
+
 def test_an_output_folder_in_use_is_refused(tmp_path):
     program = (
         "import sys, time; from hf_genext.checkpoints import hold_folder\n"
