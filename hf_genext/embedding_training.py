@@ -16,7 +16,6 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,8 @@ class EmbeddingTrainingArguments:
         engine: `"compiled"` (loops for a processor, needs numba), `"tensor"` (any device), or `"auto"`.
         batch_tokens: Tokens of a batch of the tensor engine; left out, 4,096 on a processor and 32,768 elsewhere.
         tokens_per_step: Tokens that a rank takes before the next check of what is due.
-        tokens_per_sync: With several ranks: tokens of a rank after which they bring together what they learned.
+        tokens_per_sync: With several ranks: tokens of a rank after which they bring together what they learned of the most
+            frequent words; four times as many words take part every four times as many tokens (Ji et al. 2016, section 3.3).
         num_checkpoints: Checkpoints over the whole run.
         save_total_limit: How many to keep.
         resume_from_checkpoint: A checkpoint, or `"auto"` for the newest complete one of the output folder, or for a new start
@@ -89,8 +89,8 @@ class EmbeddingTrainingArguments:
     num_threads: int | None = field(default=None, metadata={"help": "Threads of a rank; else the cores by the ranks."})
     engine: str = field(default="auto", metadata={"help": "compiled (processor, numba), tensor (any device), or auto."})
     batch_tokens: int | None = field(default=None, metadata={"help": "Tokens of a batch of the tensor engine."})
-    tokens_per_step: int = field(default=200_000, metadata={"help": "Tokens a rank takes between checks of what is due."})
-    tokens_per_sync: int = field(default=1_000_000, metadata={"help": "Tokens of a rank between exchanges with the others."})
+    tokens_per_step: int = field(default=50_000, metadata={"help": "Tokens a rank takes between checks of what is due."})
+    tokens_per_sync: int = field(default=50_000, metadata={"help": "Tokens of a rank between exchanges of frequent words."})
     num_checkpoints: int = field(default=4, metadata={"help": "Checkpoints over the whole run."})
     save_total_limit: int = field(default=1, metadata={"help": "How many checkpoints to keep."})
     resume_from_checkpoint: str | None = field(default=None, metadata={"help": "A checkpoint, or auto."})
@@ -138,6 +138,87 @@ class EmbeddingTrainOutput:
     minutes: float
 
 
+class RankExchange:
+    """Brings together what the ranks learned: the changes of each row are added up, damped where they were many.
+
+    Frequent words meet often and rare ones seldom, so that few words travel and none changes much between two meetings. Rows of
+    n-grams, which have no order, all take part in every meeting of half of the words or more.
+
+    Args:
+        model: What learns; its words stand in order of frequency.
+        shares: How often each word is trained on, as a share of the text's tokens, (words,).
+        accelerator: The ranks.
+        steps_per_sync: Steps between two meetings of the most frequent words.
+    """
+
+    FIRST_WORDS, GROWTH = 2_000, 4
+
+    def __init__(
+        self, model: StaticEmbeddingForPreTraining, shares: np.ndarray, accelerator: Accelerator, steps_per_sync: int
+    ) -> None:
+        self._accelerator, self._steps_per_sync = accelerator, steps_per_sync
+        special = torch.zeros(2, dtype=torch.float64)
+        kept = torch.from_numpy(shares)
+        noise = model.noise.double().cpu()
+        draws = model.config.num_negatives * kept.sum() * noise / noise.sum()
+        # Updates of each row for each token of the text.
+        self._frequencies = {
+            "input_embeddings": torch.cat([kept, special]),
+            "output_embeddings": torch.cat([kept, special]) + draws,
+        }
+        if model.config.num_buckets:
+            starts, ngrams = model.list_ngrams()
+            of_each = np.bincount(ngrams, np.repeat(shares, np.diff(starts)), minlength=model.config.num_buckets)
+            self._frequencies["ngram_embeddings"] = torch.from_numpy(of_each)
+        self._rows = dict(model.named_parameters())
+        self._agreed = {name: parameter.detach().clone() for name, parameter in self._rows.items()}
+        self._tokens = {name: torch.zeros(len(parameter), dtype=torch.float64) for name, parameter in self._rows.items()}
+
+    @torch.no_grad()
+    def run(self, step: int, rate: float, tokens: int, *, everything: bool) -> None:
+        """Meet, if a meeting is due.
+
+        Args:
+            step: Steps that were taken.
+            rate: The learning rate.
+            tokens: Tokens of this rank since the last call.
+            everything: Whether all rows meet now.
+        """
+        for counted in self._tokens.values():
+            counted += tokens * self._accelerator.num_processes
+        num_words = len(self._rows["input_embeddings"]) - 2
+        due = self.count_due_words(step, num_words)
+        if everything:
+            due = num_words
+        if due == 0:
+            return
+        for name, parameter in self._rows.items():
+            if name == "ngram_embeddings":
+                if 2 * due >= num_words:
+                    self._meet(name, parameter, len(parameter), rate)
+            else:
+                self._meet(name, parameter, due, rate)
+
+    def count_due_words(self, step: int, num_words: int) -> int:
+        """How many of the most frequent words meet after a step."""
+        meeting, rest = divmod(step, self._steps_per_sync)
+        if rest or meeting == 0:
+            return 0
+        words = self.FIRST_WORDS
+        while words < num_words and meeting % self.GROWTH == 0:
+            words, meeting = words * self.GROWTH, meeting // self.GROWTH
+        return min(words, num_words)
+
+    def _meet(self, name: str, parameter: torch.Tensor, count: int, rate: float) -> None:
+        rows, agreed, tokens = parameter.data[:count], self._agreed[name][:count], self._tokens[name][:count]
+        change = self._accelerator.reduce(rows - agreed)
+        updates = self._frequencies[name][:count] * tokens
+        factors = compute_damping(updates, rate, parts=self._accelerator.num_processes)
+        agreed += change * factors.to(change)[:, None]
+        rows.copy_(agreed)
+        tokens.zero_()
+
+
 class StaticEmbeddingTrainer:
     """Trains a [`StaticEmbeddingForPreTraining`] on an encoded text.
 
@@ -182,13 +263,12 @@ class StaticEmbeddingTrainer:
             self._restore(checkpoint)
         self.model.to(self.accelerator.device)
         engine = self._build_engine()
-        steps_per_sync = max(1, round(args.tokens_per_sync / args.tokens_per_step))
         saves_at = {round(total * (place + 1) / (args.num_checkpoints + 1)) for place in range(args.num_checkpoints)} - {
             0,
             total,
         }
-        self._synced = [parameter.detach().clone() for parameter in self._shared_parameters()]
-        started_at, tokens_done, tokens_since = time.monotonic(), 0, 0
+        exchange = self._build_exchange()
+        started_at, tokens_done = time.monotonic(), 0
         if args.report_to:
             self.accelerator.init_trackers("hf_genext", config=dataclasses.asdict(args) | {"report_to": None})
         with self._build_bar(total) as bar:
@@ -200,11 +280,9 @@ class StaticEmbeddingTrainer:
                 self._step += 1
                 self._note_loss(progress.loss, progress.predictions)
                 tokens_done += progress.tokens
-                tokens_since += progress.tokens
                 saves = self._step in saves_at
-                if self._step % steps_per_sync == 0 or self._step == total or saves:
-                    self._bring_together(tokens_since)
-                    tokens_since = 0
+                if exchange is not None:
+                    exchange.run(self._step, end_rate, progress.tokens, everything=saves or self._step == total)
                 if saves:
                     self._save(started_at)
                 self._show(bar, progress.tokens, tokens_done / (time.monotonic() - started_at), end_rate)
@@ -272,39 +350,12 @@ class StaticEmbeddingTrainer:
         ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         return self.args.num_threads or max(1, cores // ranks)
 
-    def _shared_parameters(self) -> Iterator[torch.nn.Parameter]:
-        return self.model.parameters() if self.accelerator.num_processes > 1 else iter(())
-
-    @torch.no_grad()
-    def _bring_together(self, tokens: int) -> None:
-        """Add up what the ranks changed since they last agreed, damped where a row was changed often."""
+    def _build_exchange(self) -> RankExchange | None:
         if self.accelerator.num_processes == 1:
-            return
-        counted = torch.tensor(float(tokens), dtype=torch.float64, device=self.accelerator.device)
-        all_tokens = float(self.accelerator.reduce(counted))
-        num_updates = self._estimate_updates(all_tokens)
-        rate = self._compute_rate(self._step / max(self._count_steps()[1], 1))
-        for (name, parameter), synced in zip(self.model.named_parameters(), self._synced, strict=True):
-            change = self.accelerator.reduce(parameter.detach() - synced)
-            factors = compute_damping(num_updates[name], rate, parts=self.accelerator.num_processes)
-            synced += change * factors.to(change)[:, None]
-            parameter.data.copy_(synced)
-
-    def _estimate_updates(self, tokens: float) -> dict[str, torch.Tensor]:
-        """How often the rows were changed while so many tokens were trained on, by what the text holds, each (rows,)."""
-        counts = self.corpus.counts
-        kept = torch.from_numpy(counts * self._keep * tokens / max(self.corpus.num_tokens, 1))
-        special = torch.zeros(2, dtype=torch.float64)
-        noise = self.model.noise.double().cpu()
-        updates = {
-            "input_embeddings": torch.cat([kept, special]),
-            "output_embeddings": torch.cat([kept, special]) + self.args.num_negatives * kept.sum() * noise / noise.sum(),
-        }
-        if self.args.num_buckets:
-            starts, ngrams = self.model.list_ngrams()
-            of_each = np.repeat(kept.numpy(), np.diff(starts))
-            updates["ngram_embeddings"] = torch.from_numpy(np.bincount(ngrams, of_each, minlength=self.args.num_buckets))
-        return updates
+            return None
+        steps_per_sync = max(1, round(self.args.tokens_per_sync / self.args.tokens_per_step))
+        shares = self.corpus.counts * self._keep / max(self.corpus.num_tokens, 1)
+        return RankExchange(self.model, shares, self.accelerator, steps_per_sync)
 
     # Checkpoints
 
