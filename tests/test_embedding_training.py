@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from hf_genext import StaticEmbeddingForPreTraining
 from hf_genext.corpora import encode_corpus
-from hf_genext.embedding_training import EmbeddingTrainingArguments, StaticEmbeddingTrainer
+from hf_genext.embedding_training import EmbeddingTrainingArguments, RankExchange, StaticEmbeddingTrainer
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = ROOT / "tests/programs/train_words.py"
@@ -177,3 +179,35 @@ def test_a_damaged_text_is_refused(text, tmp_path):
     args = EmbeddingTrainingArguments(output_dir=str(tmp_path), hidden_size=8, disable_tqdm=True)
     with pytest.raises(ValueError, match="Piece 0 of the encoded text is damaged"):
         StaticEmbeddingTrainer(args, corpus).train()
+
+
+class TwoRanks:
+    """Stands for two ranks of which the other one changed as much as this one does."""
+
+    num_processes = 2
+
+    def reduce(self, tensor):
+        return 2 * tensor
+
+
+def test_changes_of_rare_words_add_up_and_those_of_frequent_ones_are_averaged():
+    model = StaticEmbeddingForPreTraining.from_words(["often", "sometimes", "once"], [10**6, 10**3, 1], hidden_size=2)
+    before = model.input_embeddings.detach().clone()
+    exchange = RankExchange(model, np.array([0.9, 1e-3, 1e-9]), TwoRanks(), steps_per_sync=2)
+    model.input_embeddings.data += 1.0
+    exchange.run(1, 0.05, 10_000, everything=False)
+    assert torch.equal(model.input_embeddings, before + 1.0), "no meeting is due yet"
+    exchange.run(2, 0.05, 10_000, everything=False)
+    moved = (model.input_embeddings - before)[:3, 0].tolist()
+    assert moved == pytest.approx([1.0, 1.0, 2.0], abs=0.05) and moved[0] < moved[1]
+    exchange.run(4, 0.05, 0, everything=False)
+    assert (model.input_embeddings - before)[:3, 0].tolist() == pytest.approx(moved), "nothing changed since"
+
+
+def test_frequent_words_meet_often_and_all_words_meet_sometimes():
+    model = StaticEmbeddingForPreTraining.from_words(["a"], [1], hidden_size=2)
+    exchange = RankExchange(model, np.ones(1), TwoRanks(), steps_per_sync=3)
+    due = [exchange.count_due_words(step, 50_000) for step in range(1, 3 * 256 + 1)]
+    assert [due[step - 1] for step in (1, 2, 3, 6, 12, 48, 192, 768)] == [0, 0, 2000, 2000, 8000, 32_000, 50_000, 50_000]
+    assert sum(words == 50_000 for words in due) == 4
+    assert {exchange.count_due_words(step, 900) for step in (3, 6, 9)} == {900}
