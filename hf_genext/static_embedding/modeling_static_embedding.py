@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -395,7 +396,10 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
             raise ValueError(f"{str(pretrained_model_name_or_path)!r} holds a {config.architectures[0]}, not a {cls.__name__}.")
         with torch.device("meta"):
             space = cls(config)
-        tensors = load_file(file)
+        try:
+            tensors = load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file!r} is damaged: {error}. Save the space again.") from error
         wanted = {name: tuple(tensor.shape) for name, tensor in space.state_dict().items()}
         found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         if wanted != {name: found.get(name) for name in wanted}:
@@ -403,6 +407,9 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
             raise ValueError(
                 f"{file!r} does not fit its config.json: {wrong!r} should be {wanted[wrong]} and is {found.get(wrong)}."
             )
+        kinds = {name: tensors[name].dtype for name in wanted if not tensors[name].is_floating_point()}
+        if kinds:
+            raise ValueError(f"{file!r} is damaged: vectors are real numbers, but it holds {kinds}. Save the space again.")
         space.load_state_dict({name: tensors[name] for name in wanted}, assign=True)
         space.name_or_path = str(pretrained_model_name_or_path)
         space._hub_kwargs = hub
@@ -478,6 +485,9 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
                 **getattr(self, "_hub_kwargs", {}),
             )
             self._vocabulary = None if file is None else Vocabulary.load(file)
+            if self._vocabulary is not None and len(self._vocabulary) != len(self):
+                count, self._vocabulary = len(self._vocabulary), None
+                raise ValueError(f"{file!r} has {count:,} words, but {len(self):,} have vectors. Save the space again.")
         return self._vocabulary
 
     @property

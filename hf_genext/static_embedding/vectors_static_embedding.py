@@ -37,6 +37,7 @@ _FOREIGN = {
     rb"\x89HDF": "an HDF5 file",
 }
 """What is often taken for a file of vectors, by its first bytes. A pickle would run code."""
+_UNPACKING_ERRORS = (EOFError, OSError, lzma.LZMAError, zipfile.BadZipFile, zlib.error)
 _BLOCK = 1 << 20
 """What is read at once; its numbers and their places fit a processor's cache."""
 _LONGEST_WORD = 1 << 16
@@ -111,7 +112,7 @@ def read_vectors(
         try:
             read = _recognise(source)
             vectors = read(source, wanted)
-        except (EOFError, OSError, lzma.LZMAError, zipfile.BadZipFile, zlib.error) as error:
+        except _UNPACKING_ERRORS as error:
             raise ValueError(f"{str(path)!r} breaks off or cannot be unpacked: {error}") from error
     return _drop_repeated(vectors, str(path), extra_rows)
 
@@ -213,16 +214,14 @@ def _open(path: Path) -> tuple[IO[bytes], int | None]:
         try:
             archive = zipfile.ZipFile(path)
             names = [name for name in archive.namelist() if not name.endswith("/")]
-        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            stream = archive.open(names[0]) if len(names) == 1 else None
+        except (*_UNPACKING_ERRORS, ValueError, RuntimeError, struct.error) as error:  # One that is encrypted: RuntimeError.
             raise ValueError(f"{str(path)!r} is a zip file that cannot be read: {error}") from error
-        if len(names) != 1:
+        if stream is None:
             raise ValueError(
                 f"{str(path)!r} holds {len(names)} files ({', '.join(names[:5])}); unpack it and give the one to read."
             )
-        try:
-            return archive.open(names[0]), None
-        except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{str(path)!r} is a zip file that cannot be read: {error}") from error
+        return stream, None
     return io.BufferedReader(io.FileIO(path), _BLOCK), path.stat().st_size
 
 
@@ -475,6 +474,8 @@ def _parse_numbers_with_numpy(block: bytes, offsets: np.ndarray) -> np.ndarray |
 def _parse_any_lines(source: _Source, block: bytes, size: int, first: int, most: int | None) -> _Lines:
     """The slow way, for words with spaces and for blank lines, which hold nothing; it says which line is wrong."""
     words, rows = [], []
+    if block.isspace():
+        return _Lines(block.count(b"\n"), [], np.empty((0, size), dtype=np.float32))
     lines = block.split(b"\n")[:-1][:most]
     for number, line in enumerate(lines, start=first):
         fields = line.rstrip().rsplit(None, size)

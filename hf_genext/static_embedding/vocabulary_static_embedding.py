@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 VOCABULARY_NAME = "vocabulary.safetensors"
 
+_KINDS = {"text": np.uint8, "offsets": np.int64, "hashes": np.uint64, "places": np.int64, "counts": np.int64}
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -66,17 +67,21 @@ class Vocabulary(Sequence[str]):
         try:
             arrays = load_file(path)
             count = len(arrays["offsets"]) - 1
+            shapes = {name: (count,) for name in arrays} | {"offsets": (count + 1,), "text": (int(arrays["offsets"][-1]),)}
             sizes_fit = (
-                len(arrays["hashes"]) == len(arrays["places"]) == count
-                and int(arrays["offsets"][-1]) == len(arrays["text"])
+                {name: array.shape for name, array in arrays.items()} == shapes
+                and {name: array.dtype for name, array in arrays.items()} == {name: _KINDS[name] for name in arrays}
+                and int(arrays["offsets"][0]) == 0
                 and bool(np.all(np.diff(arrays["offsets"]) >= 0))
                 and (count == 0 or 0 <= arrays["places"].min() <= arrays["places"].max() < count)
             )
+            text = arrays["text"].tobytes()
+            text.decode("utf-8", "surrogatepass")
         except Exception as error:
             raise ValueError(f"{str(path)!r} is no vocabulary that can be read: {error}") from error
         if not sizes_fit:
             raise ValueError(f"{str(path)!r} is damaged: its sizes do not fit each other. Save the space again.")
-        vocabulary._arrays, vocabulary._text = arrays, None
+        vocabulary._arrays, vocabulary._text = arrays, text
         return vocabulary
 
     def save(self, path: str | os.PathLike[str]) -> None:
