@@ -465,9 +465,11 @@ class StaticEmbeddingTrainer:
 
 
 def _has_numba() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("numba") is not None
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 __all__ = ["EmbeddingTrainOutput", "EmbeddingTrainingArguments", "StaticEmbeddingTrainer"]

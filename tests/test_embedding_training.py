@@ -211,3 +211,18 @@ def test_frequent_words_meet_often_and_all_words_meet_sometimes():
     assert [due[step - 1] for step in (1, 2, 3, 6, 12, 48, 192, 768)] == [0, 0, 2000, 2000, 8000, 32_000, 50_000, 50_000]
     assert sum(words == 50_000 for words in due) == 4
     assert {exchange.count_due_words(step, 900) for step in (3, 6, 9)} == {900}
+
+
+def test_without_numba_tensors_train_and_the_compiled_engine_says_what_to_install(text, tmp_path, monkeypatch, caplog):
+    corpus = encode_corpus(text, tmp_path / "corpus", split="whitespace", show_progress=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    monkeypatch.delitem(sys.modules, "hf_genext.static_embedding.kernels_static_embedding", raising=False)
+
+    def build_engine(engine):
+        args = EmbeddingTrainingArguments(output_dir=str(tmp_path), hidden_size=8, engine=engine, disable_tqdm=True)
+        return StaticEmbeddingTrainer(args, corpus)._build_engine()
+
+    assert type(build_engine("auto")).__name__ == "TensorEngine"
+    assert "several times slower: pip install 'hf_genext[embedding]'" in caplog.text
+    with pytest.raises(ImportError, match=r"needs numba: pip install 'hf_genext\[embedding\]'"):
+        build_engine("compiled")
