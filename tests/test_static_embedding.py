@@ -48,6 +48,52 @@ def test_a_space_is_a_mapping_from_words_to_vectors(space, peer):
         space[3]
 
 
+def test_a_vector_that_is_changed_leaves_the_space_alone(tmp_path):
+    StaticEmbeddingModel.from_words(["a", "b"], np.eye(2, dtype=np.float32)).save_pretrained(tmp_path)
+    opened = AutoModel.from_pretrained(tmp_path)
+    for given in ("a", ["a", "b"]):
+        vector = opened[given]
+        vector *= 0
+        assert np.array_equal(opened[["a", "b"]], np.eye(2))
+
+
+def test_neighbours_follow_the_vectors():
+    space = StaticEmbeddingModel.from_words(["a", "b", "c"], np.array([[1, 0], [0.9, 0.1], [0, 1]], np.float32))
+    assert space.most_similar("a", topn=1)[0][0] == "b"
+    turned = torch.tensor([[1, 0], [0, 1], [0.9, 0.1], [0, 0], [0, 0]])
+    space.load_state_dict({"embeddings": turned}, assign=True)
+    assert space.most_similar("a", topn=1)[0][0] == "c"
+    with torch.no_grad():
+        space.embeddings[1] = torch.tensor([2.0, 0.0])
+    assert [word for word, _ in space.most_similar("a")] == ["b", "c"]
+    assert space.most_similar("a", topn=0) == []
+    with pytest.raises(ValueError, match="topn must be 0 or more, got -1"):
+        space.most_similar("a", topn=-1)
+    with pytest.raises(ValueError, match="at least one word or vector"):
+        space.most_similar()
+    with pytest.raises(ValueError, match=r"has 2 numbers, got one of shape \(3,\)"):
+        space.most_similar(np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("words", "asked", "near"),
+    [
+        (["violin", "viola"], "voilin", "near it are 'violin'"),
+        (["скрипка", "альт"], "скрипко", "near it are 'скрипка'"),
+        (["Rome", "rome"], "ROME", "near it are 'Rome', 'rome'"),
+        (["violin"], "zzzzzz", "nor any spelled nearly so"),
+    ],
+)
+def test_unknown_words_raise_with_the_nearest_spellings(words, asked, near):
+    space = StaticEmbeddingModel.from_words(words, np.ones((len(words), 2), np.float32))
+    assert asked not in space
+    for ask in (lambda: space[asked], lambda: space[[words[0], asked]], lambda: space.similarity(words[0], asked)):
+        with pytest.raises(KeyError, match=f"no word '{asked}'.+{near}"):
+            ask()
+    with pytest.raises(KeyError, match=asked):
+        space.most_similar(asked)
+
+
 @pytest.mark.parametrize(
     ("positive", "negative"), [("night", ()), (["night", "Australia"], ["the"]), ([np.ones(10, np.float32), "night"], [])]
 )

@@ -86,7 +86,7 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
         self._vocabulary: Vocabulary | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._split: Split = "punctuation"
-        self._unit_vectors: tuple[int, np.ndarray] | None = None
+        self._unit_vectors: tuple[tuple[int, int], np.ndarray] | None = None
         self.post_init()
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -12,7 +13,6 @@ from safetensors.numpy import load_file, save_file
 VOCABULARY_NAME = "vocabulary.safetensors"
 
 _KINDS = {"text": np.uint8, "offsets": np.int64, "hashes": np.uint64, "places": np.int64, "counts": np.int64}
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
 def _hash(word: bytes) -> int:
@@ -118,10 +118,13 @@ class Vocabulary(Sequence[str]):
         return place
 
     def find_nearest_spellings(self, word: str, limit: int = 3) -> list[str]:
-        """Words that one edit (a letter more, less, changed, or two exchanged) or another case makes of the word."""
-        found = dict.fromkeys(
-            candidate for candidate in (word.lower(), word.capitalize(), word.upper(), *_edit_once(word)) if candidate in self
-        )
+        """Words that one edit (a letter more, less, changed, or two exchanged) or another case makes of the word.
+
+        The letters are those of the first thousand words, the commonest of them, in whatever script these are.
+        """
+        letters = [letter for letter, _ in Counter("".join(self[:1000])).most_common(100)]
+        cases = (word.lower(), word.capitalize(), word.upper())
+        found = dict.fromkeys(candidate for candidate in (*cases, *_edit_once(word, letters)) if candidate in self)
         ranked = sorted(found, key=lambda candidate: (candidate.lower() != word.lower(), self.find(candidate)))
         return [candidate for candidate in ranked if candidate != word][:limit]
 
@@ -157,14 +160,14 @@ class Vocabulary(Sequence[str]):
         return f"Vocabulary({len(self):,} words: {shown}{', ...' if len(self) > 3 else ''})"
 
 
-def _edit_once(word: str) -> Iterator[str]:
+def _edit_once(word: str, letters: Sequence[str]) -> Iterator[str]:
     splits = [(word[:position], word[position:]) for position in range(len(word) + 1)]
     for left, right in splits:
         if right:
             yield left + right[1:]
         if len(right) > 1:
             yield left + right[1] + right[0] + right[2:]
-        for letter in _LETTERS:
+        for letter in letters:
             if right:
                 yield left + letter + right[1:]
             yield left + letter + right

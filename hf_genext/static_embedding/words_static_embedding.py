@@ -22,7 +22,7 @@ class WordMapping:
     config: StaticEmbeddingConfig
     embeddings: torch.nn.Parameter
     ngram_embeddings: torch.nn.Parameter
-    _unit_vectors: tuple[int, np.ndarray] | None
+    _unit_vectors: tuple[tuple[int, int], np.ndarray] | None
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -58,7 +58,7 @@ class WordMapping:
         return self.vocabulary.find(word.lower()) if place < 0 and self.config.lowercase else place
 
     def __getitem__(self, word: str | Sequence[str]) -> np.ndarray:
-        """The vector of a word, (size,), or of several, (words, size).
+        """The vector of a word, (size,), or of several, (words, size); a copy, so that a change of it leaves the space alone.
 
         Raises:
             KeyError: for a word that the space lacks, with the nearest spellings, unless it has subwords.
@@ -69,7 +69,7 @@ class WordMapping:
             return np.stack([self[item] for item in word]) if len(word) else np.empty((0, self.config.hidden_size), np.float32)
         place = self._place(word)
         if place >= 0:
-            row = self.embeddings.detach()[place]
+            row = self.embeddings.detach()[place].clone()
             return (row.float() if row.dtype == torch.bfloat16 else row).cpu().numpy()
         if self.config.num_buckets:
             buckets = hash_ngrams(word, self.config.min_ngram, self.config.max_ngram, self.config.num_buckets)
@@ -82,7 +82,7 @@ class WordMapping:
 
     def _units(self) -> np.ndarray:
         """The vectors at length 1, float32, (words, size), kept until the vectors change."""
-        version = self.embeddings._version
+        version = (self.embeddings.data_ptr(), self.embeddings._version)
         if self._unit_vectors is None or self._unit_vectors[0] != version:
             rows = self._matrix().astype(np.float32)
             rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -109,11 +109,13 @@ class WordMapping:
 
         Raises:
             KeyError: for a word that the space lacks.
-            ValueError: if nothing is given.
+            ValueError: if nothing is given, or topn is negative.
         """
         given = [(item, 1.0) for item in _as_list(positive)] + [(item, -1.0) for item in _as_list(negative)]
         if not given:
             raise ValueError("most_similar needs at least one word or vector.")
+        if topn < 0:
+            raise ValueError(f"topn must be 0 or more, got {topn}.")
         mean = np.zeros(self.config.hidden_size, dtype=np.float32)
         for item, sign in given:
             vector = np.asarray(self[item] if isinstance(item, str) else item, dtype=np.float32)
