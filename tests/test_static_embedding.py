@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import gensim
@@ -158,13 +159,22 @@ def test_the_folder_opens_through_transformers_doors(space, tmp_path):
     assert AutoModel.from_pretrained(again).words == space.words
 
 
+def count_resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def test_opening_maps_the_matrix_and_reads_no_other_word(tmp_path):
     words = [f"w{index}" for index in range(50_000)]
-    StaticEmbeddingModel.from_words(words, np.ones((50_000, 8), np.float32)).save_pretrained(tmp_path)
+    space = StaticEmbeddingModel.from_words(words, np.ones((50_000, 300), np.float32))
+    space.save_pretrained(tmp_path)
+    before = count_resident_bytes()
     opened = AutoModel.from_pretrained(tmp_path)
     assert opened._vocabulary is None
-    assert opened["w49999"].tolist() == [1.0] * 8
+    assert opened["w49999"].tolist() == [1.0] * 300
     assert opened._tokenizer is None
+    assert count_resident_bytes() - before < space.embeddings.nbytes / 3
+    assert opened.embeddings.sum() == 50_000 * 300
+    assert count_resident_bytes() - before > space.embeddings.nbytes * 0.9  # What is read is seen by this measure.
 
 
 def test_smooth_inverse_frequency_weights_words_by_the_papers_formula(tmp_path):
