@@ -225,6 +225,7 @@ def test_a_folder_whose_matrix_does_not_fit_is_refused(space, tmp_path):
         ({"num_buckets": 5, "min_ngram": 4, "max_ngram": 3}, "1 <= min_ngram <= max_ngram"),
         ({"pooling": "max"}, "pooling"),
         ({"sif_coefficient": 0.0}, "sif_coefficient must be more than 0"),
+        ({"dtype": "flo`t32"}, "dtype must be a kind of number"),
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(settings, message):

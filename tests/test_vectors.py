@@ -267,6 +267,40 @@ def pack_fasttext(words, rows, size, buckets, *, claimed_rows=None):
     return content + struct.pack("<?2q", False, claimed_rows or len(rows), size) + np.asarray(rows, "<f4").tobytes()
 
 
+def test_fasttexts_formats_and_limits_agree(tmp_path):
+    words, rows = ["abc", "<été>", "b"], np.random.default_rng(0).normal(size=(3 + 7, 4)).astype(np.float32)
+    content = pack_fasttext(words, rows, 4, 7)
+    (tmp_path / "new.bin").write_bytes(content)
+    # The first format has neither the two numbers in front, nor the count of pruned n-grams, nor a mark of quantization.
+    dictionary = 8 + 48 + 8 + 12 + 8
+    old = content[8:dictionary] + content[dictionary + 8 :]
+    end = len(old) - rows.nbytes - 16
+    (tmp_path / "old.bin").write_bytes(old[: end - 1] + old[end:])
+    expected = [
+        (rows[place] + rows[3:][hash_ngrams(word, 3, 6, 7)].sum(axis=0)) / (1 + len(hash_ngrams(word, 3, 6, 7)))
+        for place, word in enumerate(words)
+    ]
+    for name in ("new.bin", "old.bin", compress(tmp_path / "new.bin", ".gz").name):
+        found = read_vectors(tmp_path / name)
+        assert (found.words, found.min_ngram, found.max_ngram) == (words, 3, 6)
+        np.testing.assert_allclose(found.matrix, expected, atol=1e-6)
+        np.testing.assert_array_equal(found.ngrams, rows[3:])
+        few = read_vectors(tmp_path / name, limit=2, dtype="float16", extra_rows=2)
+        assert few.words == words[:2] and few.matrix.dtype == few.ngrams.dtype == np.float16
+        np.testing.assert_allclose(few.matrix, [*expected[:2], np.zeros(4), np.zeros(4)], atol=2e-3)
+        space = StaticEmbeddingModel.from_vectors(tmp_path / name, limit=2)
+        np.testing.assert_allclose(space["b"], rows[3:][hash_ngrams("b", 3, 6, 7)].mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["int8", "complex64", "U5"])
+def test_kinds_that_hold_no_vectors_and_unknown_encodings_are_refused(tmp_path, kind):
+    (tmp_path / "vectors.txt").write_text("a 1 2\nb 3 4\n")
+    with pytest.raises(ValueError, match=f"dtype must be a kind of real number.+got '{kind}'"):
+        read_vectors(tmp_path / "vectors.txt", dtype=kind)
+    with pytest.raises(ValueError, match="unknown encoding: utf-99; encoding must be one"):
+        read_vectors(tmp_path / "vectors.txt", encoding="utf-99")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 from typing import Any, Literal
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
@@ -83,6 +84,8 @@ class StaticEmbeddingConfig(PreTrainedConfig):
             meant = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
             if meant and not name.startswith("_"):
                 raise ValueError(f"{type(self).__name__} has no field {name!r}. Did you mean {meant[0]!r}?")
+        if isinstance(self.dtype, str) and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
+            raise ValueError(f'dtype must be a kind of number of PyTorch\'s, such as "float32", got {self.dtype!r}.')
         if self.unk_token_id is None:
             self.unk_token_id = self.vocab_size - 2
         if self.pad_token_id is None:
