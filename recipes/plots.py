@@ -105,7 +105,7 @@ def draw_space_map(
         figure.legend(loc="outside lower center", ncols=5, frameon=False, handletextpad=0.1)
     figure.canvas.draw()  # Fixes where the points stand.
     colours = [palette(topic % 10) for topic in topic_of]
-    labels = [axes.annotate(word, (0, 0), fontsize=9, color=colour) for word, colour in zip(chosen, colours, strict=True)]
+    labels = [axes.text(0, 0, word, fontsize=9, color=colour) for word, colour in zip(chosen, colours, strict=True)]
     sizes = [label.get_window_extent().size for label in labels]
     for label, box in zip(labels, place_labels(axes.transData.transform(points), sizes), strict=True):
         label.set_in_layout(False)

@@ -17,6 +17,7 @@ from transformers import AutoModel
 from hf_genext import StaticEmbeddingModel
 from hf_genext.hub import read_results
 from hf_genext.word_metrics import WordSim353
+from recipes import plots
 from recipes.arguments import SettingsError
 from recipes.glove.read_vectors import read_vectors
 from recipes.import_vectors import main as import_vectors
@@ -109,6 +110,17 @@ def test_a_map_shows_the_main_directions_and_keeps_labels_apart(tmp_path):
     boxes = place_labels([(10.0 * row, 7.0 * column) for row in range(3) for column in range(3)], [(20.0, 8.0)] * 9)
     pairs = [(one, other) for index, one in enumerate(boxes) for other in boxes[:index]]
     assert all(_overlap(one, other) == 0 for one, other in pairs)
+
+
+def test_a_map_is_the_same_wherever_its_points_stand(tmp_path, monkeypatch):
+    words = ["france", "dog", "bread", "violin", *"abcdefgh"]
+    space = StaticEmbeddingModel.from_words(words, np.random.default_rng(2).normal(size=(12, 3)))
+    pictures = []
+    for shift in (0.0, 50.0):
+        monkeypatch.setattr(plots, "project_to_plane", lambda *given, by=shift: project_to_plane(*given) + by)
+        draw_space_map(space, tmp_path / "map.png", words={"some": " ".join(words)})
+        pictures.append(pyplot.imread(tmp_path / "map.png"))
+    assert (pictures[0] != pictures[1]).mean() < 1e-4  # The labels alone cover ten times as much.
 
 
 def test_a_map_of_unknown_words_shows_the_spaces_own_or_is_refused(tmp_path):
