@@ -411,6 +411,10 @@ def test_weights_and_a_mapping_of_a_folder_count(tmp_path):
     space = StaticEmbeddingModel.from_vectors(tmp_path, normalize=False)
     expected = (rows[1] * weights[6] + rows[2] * weights[7]) / 2
     np.testing.assert_allclose(space.encode("the owl"), expected.numpy(), atol=1e-6)
+    assert StaticEmbeddingModel.from_vectors(tmp_path, dtype="float16")["owl"].dtype == np.float16
+    for dtype in ("int8", "nonsense"):
+        with pytest.raises(ValueError, match=f"dtype must be a kind of real number.+got '{dtype}'"):
+            StaticEmbeddingModel.from_vectors(tmp_path, dtype=dtype)
     with pytest.raises(ValueError, match="leave limit out"):
         StaticEmbeddingModel.from_vectors(tmp_path, limit=3)
 

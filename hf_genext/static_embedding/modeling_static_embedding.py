@@ -255,8 +255,11 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
 
     @classmethod
     def _from_static_folder(cls, path: str | os.PathLike[str], dtype: str, **config: Any) -> Self:
+        kind = getattr(torch, dtype, None)
+        if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+            raise ValueError(f'dtype must be a kind of real number, such as "float32" or "float16", got {dtype!r}.')
         read = read_static_folder(path)
-        return cls._from_tokens(replace(read, matrix=read.matrix.to(getattr(torch, dtype))), **config)
+        return cls._from_tokens(replace(read, matrix=read.matrix.to(kind)), **config)
 
     @classmethod
     def _from_tokens(cls, read: StaticFolder, **config: Any) -> Self:
@@ -285,7 +288,7 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
         *,
         words: Sequence[str] | None = None,
         split: Split | None = None,
-        layer: int | Literal["last"] = "last",
+        layer: int | Sequence[int] = -1,
         pooling: ReadOutPooling = "mean",
         prompt: str | None = None,
         pca_dims: int | None = None,
@@ -307,7 +310,8 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
                 tokenizer, which the space then keeps, so that it has a vector for every text.
             split: How text is parted into words, see [`build_word_tokenizer`]; left out, `"none"` where most of the words have
                 white space in them, which are sentences, else `"punctuation"`.
-            layer: Index into the model's `hidden_states` (0: embeddings), or `"last"`.
+            layer: Index into the model's `hidden_states` (0: embeddings, -1: last layer), or several, of which the mean is
+                taken.
             pooling: `"mean"` over the word's own tokens; `"mean_with_special"` over all, as sentence-transformers does; the
                 `"first"` of all ([CLS]) or the `"last"` of all.
             prompt: What stands in front of each word and is no part of it, see [`read_out`].
@@ -321,7 +325,7 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
             device: Where to run; left out, a model that is given stays where it is, and one that is opened takes the
                 accelerator, if there is one.
             show_progress: Whether to show a progress bar.
-            config: Fields of [`StaticEmbeddingConfig`], such as `normalize`.
+            config: Fields of [`StaticEmbeddingConfig`], such as `normalize`; texts are lower-cased where no word has a capital.
 
         Returns:
             The space.
