@@ -60,7 +60,9 @@ class ReadOutSettings:
         default=None, metadata={"help": "A UTF-8 file, a word or sentence a line; behind a tab may stand how often it occurs."}
     )
     split: str | None = field(default=None, metadata={"help": "How the space parts text: punctuation, whitespace or none."})
-    layer: str = field(default="last", metadata={"help": "Index of the layer (0: embeddings), or last."})
+    layer: list[int] = field(
+        default_factory=lambda: [-1], metadata={"help": "Layer (0: embeddings, -1: last), or several for their mean."}
+    )
     pooling: str = field(default="mean", metadata={"help": "mean, mean_with_special, first or last."})
     prompt: str | None = field(default=None, metadata={"help": "What stands in front of each word."})
     pca_dims: int | None = field(default=None, metadata={"help": "How many principal components to keep."})
@@ -177,7 +179,7 @@ def read_space(model: Any, settings: ReadOutSettings, tokenizer: Any = None) -> 
         tokenizer,
         words=words,
         split=settings.split,
-        layer=settings.layer if settings.layer == "last" else _to_index(settings.layer),
+        layer=settings.layer,
         pooling=settings.pooling,
         prompt=settings.prompt,
         pca_dims=settings.pca_dims,
@@ -198,13 +200,6 @@ def score_space(space: StaticEmbeddingModel, names: Sequence[str]) -> dict[str, 
     pairs = [name for name in names if name != "analogies"]
     by_text = evaluate_space(TextSimilarity(space.encode), pairs)
     return {**by_text, **evaluate_space(space, [name for name in names if name not in pairs])}
-
-
-def _to_index(layer: str) -> int:
-    try:
-        return int(layer)
-    except ValueError:
-        raise SettingsError(f"layer must be an index or last, got {layer!r}.") from None
 
 
 def _read_words(settings: ReadOutSettings) -> tuple[list[str] | None, Sequence[float] | None]:

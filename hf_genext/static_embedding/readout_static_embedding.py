@@ -134,7 +134,7 @@ def read_out(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str] | np.ndarray,
     *,
-    layer: int | Literal["last"] = "last",
+    layer: int | Sequence[int] = -1,
     pooling: ReadOutPooling = "mean",
     prompt: str | None = None,
     batch_size: int = 256,
@@ -148,7 +148,7 @@ def read_out(
         model: What [`open_pretrained`] gives.
         tokenizer: Its tokenizer.
         texts: Words or sentences, or an array of token ids, each of which is read as a text of one token.
-        layer: Index into the model's `hidden_states` (0: embeddings), or `"last"`.
+        layer: Index into the model's `hidden_states` (0: embeddings, -1: last layer), or several, of which the mean is taken.
         pooling: `"mean"` over the text's own tokens; `"mean_with_special"` over all, as sentence-transformers does; the
             `"first"` of all ([CLS], where the tokenizer puts it) or the `"last"` of all.
         prompt: What stands in front of each text, and is no part of it. Left out, it is nothing for an encoder; a causal
@@ -274,7 +274,7 @@ def _pool(
     rows: list[_Row],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    layer: int | Literal["last"],
+    layer: int | Sequence[int],
     pooling: ReadOutPooling,
 ) -> torch.Tensor:
     """Pooled states of a batch, (rows, size), float32."""
@@ -283,7 +283,7 @@ def _pool(
     padding = tokenizer.pad_token_id or 0
     input_ids = torch.tensor([ids + [padding] * (length - len(ids)) for ids, _ in rows], device=device)
     mask = torch.tensor([[1] * len(ids) + [0] * (length - len(ids)) for ids, _ in rows], device=device)
-    states = _find_states(model, input_ids, mask, layer).float()
+    states = _find_states(model, input_ids, mask, layer)
     if pooling == "first":
         return states[:, 0]
     if pooling == "last":
@@ -296,28 +296,27 @@ def _pool(
 
 
 def _find_states(
-    model: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor, layer: int | Literal["last"]
+    model: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor, layer: int | Sequence[int]
 ) -> torch.Tensor:
-    """States of a layer, (texts, length, size)."""
+    """States of a layer, or the mean of several, (texts, length, size), float32."""
     options: dict[str, Any] = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
     outputs = model(input_ids=input_ids, attention_mask=mask, output_hidden_states=True, return_dict=True, **options)
     states = getattr(outputs, "hidden_states", None)
     if not states:
         raise ValueError(f"A {type(model).__name__} gives no hidden_states, so there is no layer to read a word from.")
-    if layer == "last":
-        return states[-1]
-    if not isinstance(layer, int) or not -len(states) <= layer < len(states):
+    layers = [layer] if isinstance(layer, int) else list(layer)
+    if not layers or not all(isinstance(index, int) and -len(states) <= index < len(states) for index in layers):
         raise ValueError(
-            f'layer must be "last" or from 0 (the embeddings) to {len(states) - 1}, or from the end, -1 to {-len(states)}; got '
-            f"{layer!r}."
+            f"layer must be from 0 (the embeddings) to {len(states) - 1}, or from the end, -1 to {-len(states)}, or a list of "
+            f"such; got {layer!r}."
         )
-    return states[layer]
+    return torch.stack([states[index].float() for index in layers]).mean(dim=0)
 
 
 def _choose_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     prefix, (token, *_), _ = _find_frame(tokenizer)
     pair = torch.tensor([[token, token], [token, (token + 1) % len(tokenizer)]], device=next(model.parameters()).device)
-    states = _find_states(model, pair, torch.ones_like(pair), "last")[:, 0].float()
+    states = _find_states(model, pair, torch.ones_like(pair), -1)[:, 0]
     if not torch.allclose(states[0], states[1], rtol=1e-4, atol=1e-4):
         return ""  # The first token sees the second: no causal language model.
     start = "" if prefix else tokenizer.bos_token or tokenizer.eos_token or ""
