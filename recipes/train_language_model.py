@@ -19,7 +19,9 @@ import importlib.util
 import logging
 import math
 import os
+import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,6 +56,8 @@ from recipes.results import build_results, summarize, update_recipe_results
 
 logger = logging.getLogger("recipes")
 
+_WORD = re.compile(r"(?<![\w'])[^\W\d_]+(?:['-][^\W\d_]+)*(?!\w)")
+
 
 @dataclass
 class LanguageModelSettings:
@@ -75,6 +79,9 @@ class TextSettings:
     validation_file: str | None = field(default=None, metadata={"help": "As train_file; else a part of its lines."})
     validation_size: int = field(default=2000, metadata={"help": "Lines for validation."})
     validation_seed: int = field(default=0, metadata={"help": "Which lines: fixed, so that runs compare."})
+    num_words: int = field(
+        default=0, metadata={"help": "Write the most frequent so many words into words.tsv, for recipes/read_out.py."}
+    )
     ngram_orders: list[int] | None = field(
         default=None, metadata={"help": "Score Kneser-Ney n-gram models of these lengths on the same tokens."}
     )
@@ -218,6 +225,9 @@ def _run(
     if not args.should_save:
         return
     trainer.state.save_to_json(str(output_dir / "trainer_state.json"))
+    if text_settings.num_words:
+        counted = "".join(f"{word}\t{count}\n" for word, count in count_words(train).most_common(text_settings.num_words))
+        (output_dir / "words.tsv").write_text(counted, encoding="utf-8")
     seen = trainer.state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     baselines = {
         "unigrams" if order == 1 else f"{order}-grams, modified Kneser-Ney": score_loss(
@@ -337,6 +347,16 @@ def encode_lines(lines: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> np
         encoded = tokenizer(list(lines[start : start + 10_000]), add_special_tokens=False, verbose=False)["input_ids"]
         pieces.append(np.fromiter((token for row in encoded for token in (*row, end)), dtype=np.int32))
     return np.concatenate(pieces)
+
+
+def count_words(lines: Sequence[str]) -> Counter[str]:
+    """How often each word comes, as it is written, marks around it left out.
+
+    Example:
+        >>> count_words(["The dog's bark.", "the dog's"]).most_common(1)
+        [("dog's", 2)]
+    """
+    return Counter(word for line in lines for word in _WORD.findall(line))
 
 
 def _import_script(path: Path) -> Any:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -88,13 +90,21 @@ def test_its_numbers_are_those_of_a_plain_pass_over_the_validation_text(smoke):
     assert baseline["bits_per_character"] == pytest.approx(loss * predicted / math.log(2) / characters)
 
 
-def test_words_and_sentences_are_read_out_to_a_space(smoke):
+def test_words_and_sentences_are_read_out_to_a_space(smoke, tmp_path):
     folder, _ = smoke
     texts = ["violin", "the violin", "The fire was put out on Monday."]
     space = StaticEmbeddingModel.from_pretrained_model(str(folder), words=texts, show_progress=False)
     assert list(space.words) == texts
     assert space[texts[2]].shape == (32,)
     assert -1 <= space.similarity(texts[0], texts[1]) < 1
+    command = [sys.executable, "recipes/read_out.py", "--model", str(folder), "--words_file", str(folder / "words.tsv")]
+    read_out = [*command, "--output_dir", str(tmp_path / "space"), "--num_threads", "1"]
+    done = subprocess.run(read_out, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    words = StaticEmbeddingModel.from_pretrained(tmp_path / "space")
+    counted = Counter(re.findall(r"[A-Za-z]+", " ".join(split_smoke_text()[0])))
+    assert len(words) == 100
+    assert list(words.words[:5]) == [word for word, _ in counted.most_common(5)]
 
 
 def test_blocks_predict_every_token_once():
