@@ -105,7 +105,7 @@ class RunSettings:
 
     title: str = field(default="Conditional model", metadata={"help": "Title of the model card."})
     task: str = field(default="", metadata={"help": "One line for the card: what goes in and what comes out."})
-    example: str = field(default="", metadata={"help": "An input for the card's code."})
+    example: str = field(default="", metadata={"help": "An input for the card's code; else the first one of the validation."})
     license: str = field(default="apache-2.0", metadata={"help": "Licence of the trained model."})
     deciding_metrics: dict | None = field(default=None, metadata={"help": "The metrics that decide: {name: higher | lower}."})
     baselines: dict | None = field(
@@ -187,6 +187,7 @@ def _run(
     if not args.should_save:
         return
     trainer.state.save_to_json(str(output_dir / "trainer_state.json"))
+    example = run_settings.example or references["source"][0]
     results = build_results(
         scores,
         seed=args.seed,
@@ -203,7 +204,7 @@ def _run(
         results,
         title=run_settings.title,
         task=run_settings.task,
-        example=run_settings.example,
+        example=example,
         license=run_settings.license,
         pictures={"Validation": "validation_curve.png"},
     )
@@ -212,7 +213,7 @@ def _run(
         update_recipe_results(recipe_results, results)
     print(f"\n{summarize(results)}\nThe model is in {output_dir}. Use it:\n")
     print("  import hf_genext\n  from transformers import pipeline\n")
-    print(f'  pipe = pipeline("conditional-generation", model="{output_dir}")\n  pipe({run_settings.example!r})')
+    print(f'  pipe = pipeline("conditional-generation", model="{output_dir}")\n  pipe({example!r})')
 
 
 def _load_data(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from specimens import ModelSpecimen
-from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from specimens import ModelSpecimen, PipelineSpecimen
+from transformers import AutoConfig, AutoProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin, pipeline
 from transformers.utils import ModelOutput
 
 TOLERANCE = 1e-5
@@ -395,4 +395,46 @@ def check_processor_decodes_what_it_encodes(processor: ProcessorMixin, texts: li
 
 PROCESSOR_CHECKS = [check_processor_round_trip, check_processor_decodes_what_it_encodes]
 
-__all__ = ["CONFIG_CHECKS", "MODEL_CHECKS", "PROCESSOR_CHECKS", "run"]
+
+def check_pipeline_answers_alone_as_in_a_batch(specimen: PipelineSpecimen) -> None:
+    """An input gives the same alone, in a list, in a batch of any size and out of a generator."""
+    pipe = specimen.build()
+    alone = [pipe(item) for item in specimen.inputs]
+    assert any(answer != alone[0] for answer in alone), "the specimen answers the same to everything; the check would be empty"
+    for batch_size in (1, 3, len(specimen.inputs) + 1):
+        assert pipe(list(specimen.inputs), batch_size=batch_size) == alone
+        assert list(pipe((item for item in specimen.inputs), batch_size=batch_size)) == alone
+    assert pipe([]) == []
+
+
+def check_pipeline_saves_a_folder_that_its_task_opens(specimen: PipelineSpecimen) -> None:
+    """A saved pipeline opens by its task, as the same class, without remote code, and answers the same."""
+    pipe = specimen.build()
+    expected = pipe(list(specimen.inputs))
+    with tempfile.TemporaryDirectory() as folder:
+        pipe.save_pretrained(folder)
+        opened = pipeline(specimen.task, model=folder)
+        assert "custom_pipelines" not in json.loads((Path(folder) / "config.json").read_text())
+    assert type(opened) is type(pipe)
+    assert opened(list(specimen.inputs)) == expected
+
+
+def check_pipeline_refuses_what_is_no_input(specimen: PipelineSpecimen) -> None:
+    """Something that is no input is an error of the pipeline, which says what it takes."""
+    pipe = specimen.build()
+    for given in (object(), [object()]):
+        try:
+            pipe(given)
+        except (TypeError, ValueError) as error:
+            assert "must be" in str(error)
+        else:
+            raise AssertionError(f"{type(pipe).__name__} took {given!r}")
+
+
+PIPELINE_CHECKS = [
+    check_pipeline_answers_alone_as_in_a_batch,
+    check_pipeline_saves_a_folder_that_its_task_opens,
+    check_pipeline_refuses_what_is_no_input,
+]
+
+__all__ = ["CONFIG_CHECKS", "MODEL_CHECKS", "PIPELINE_CHECKS", "PROCESSOR_CHECKS", "run"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import Pipeline, PreTrainedModel
 
 from hf_genext import (
+    ConditionalGenerationPipeline,
     GenextBottleneckConfig,
     GenextConfig,
     GenextDecoderConfig,
@@ -38,6 +40,15 @@ class ModelSpecimen:
     """Whether the main output has a position for each input position."""
     attends: bool = True
     """Whether the model has layers of attention."""
+
+
+@dataclass
+class PipelineSpecimen:
+    """A task, a builder of its pipeline, and inputs that it takes, of unequal length and with unequal answers."""
+
+    task: str
+    build: Callable[[], Pipeline]
+    inputs: list[Any]
 
 
 def build_config(kind: str = "none", *, tie: bool = True, dropout: float = 0.0) -> GenextConfig:
@@ -115,6 +126,16 @@ def build_processor() -> GenextProcessor:
     )
 
 
+def build_pipeline() -> ConditionalGenerationPipeline:
+    """A model with random weights that answers differently to each word."""
+    processor = build_processor()
+    config = build_config()
+    config.conditioner.vocab_size, config.decoder.vocab_size = len(processor.tokenizer), len(processor.target_tokenizer)
+    model = sharpen(GenextForConditionalGeneration(config))
+    model.generation_config.max_new_tokens = 7
+    return ConditionalGenerationPipeline(model=model, processor=processor, tokenizer=processor.tokenizer)
+
+
 MODEL_SPECIMENS = (
     [
         ModelSpecimen(
@@ -159,3 +180,4 @@ CONFIG_SPECIMENS = [
     GenextDecoderConfig(vocab_size=11),
     StaticEmbeddingConfig(vocab_size=9, hidden_size=5, num_buckets=4),
 ]
+PIPELINE_SPECIMENS = [PipelineSpecimen("conditional-generation", build_pipeline, WORDS)]

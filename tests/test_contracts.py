@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from contracts import CONFIG_CHECKS, MODEL_CHECKS, PROCESSOR_CHECKS
-from specimens import CONFIG_SPECIMENS, MODEL_SPECIMENS, PHONEMES, WORDS, build_processor
+from contracts import CONFIG_CHECKS, MODEL_CHECKS, PIPELINE_CHECKS, PROCESSOR_CHECKS
+from specimens import CONFIG_SPECIMENS, MODEL_SPECIMENS, PHONEMES, PIPELINE_SPECIMENS, WORDS, build_processor
 
 from hf_genext import auto
 
@@ -26,9 +26,18 @@ def test_processor(check):
     check(build_processor(), WORDS, PHONEMES)
 
 
+@pytest.mark.parametrize("specimen", PIPELINE_SPECIMENS, ids=lambda specimen: specimen.task)
+@pytest.mark.parametrize("check", PIPELINE_CHECKS, ids=lambda check: check.__name__)
+def test_pipeline(check, specimen):
+    check(specimen)
+
+
 def test_every_registered_class_has_a_specimen():
-    assert auto.MODELS and auto.CONFIGS and auto.PROCESSORS
+    assert auto.MODELS and auto.CONFIGS and auto.PROCESSORS and auto.PIPELINES
     built = {type(specimen.build()) for specimen in MODEL_SPECIMENS}
     assert {model_class for _, _, model_class in auto.MODELS} == built
     assert set(auto.CONFIGS) == {type(config) for config in CONFIG_SPECIMENS}
     assert {processor_class for _, processor_class in auto.PROCESSORS} == {type(build_processor())}
+    assert {(task, pipeline_class) for task, pipeline_class, _ in auto.PIPELINES} == {
+        (specimen.task, type(specimen.build())) for specimen in PIPELINE_SPECIMENS
+    }
