@@ -124,7 +124,8 @@ def test_fine_tuning_goes_on_from_the_folder(smoke, tmp_path, capsys):
         train(
             [SMOKE, *settings, "--train_file", write_tsv(tmp_path / "bad.tsv", [*rows, ("quq", "QQ"), ("qui", "QQ")]), *PIECES]
         )
-    train([SMOKE, *settings, *PIECES, "--validation_size", "10"])
+    train([SMOKE, *settings, *PIECES, "--validation_size", "10", "--example="])
+    assert re.search(r'^pipe\("[bdfgklmnpst][aeiou]"\)$', (tmp_path / "tuned" / "README.md").read_text(), re.MULTILINE)
     before, after = (load_file(folder / "model.safetensors") for folder in (smoke[0], tmp_path / "tuned"))
     change = max((before[name] - after[name]).abs().max().item() for name in before)
     assert 0 < change < 0.1
