@@ -152,6 +152,8 @@ class RankExchange:
     """
 
     FIRST_WORDS, GROWTH = 2_000, 4
+    CURVATURE = 0.1
+    """As in [`compute_damping`], but chosen by trial for ranks, which overshoot by their number at most."""
 
     def __init__(
         self, model: StaticEmbeddingForPreTraining, shares: np.ndarray, accelerator: Accelerator, steps_per_sync: int
@@ -213,7 +215,7 @@ class RankExchange:
         rows, agreed, tokens = parameter.data[:count], self._agreed[name][:count], self._tokens[name][:count]
         change = self._accelerator.reduce(rows - agreed)
         updates = self._frequencies[name][:count] * tokens
-        factors = compute_damping(updates, rate, parts=self._accelerator.num_processes)
+        factors = compute_damping(updates, rate, parts=self._accelerator.num_processes, curvature=self.CURVATURE)
         agreed += change * factors.to(change)[:, None]
         rows.copy_(agreed)
         tokens.zero_()

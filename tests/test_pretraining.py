@@ -236,10 +236,10 @@ def test_both_engines_take_the_same_steps_on_average(objective, num_buckets, num
 def test_damping_is_what_steps_one_after_the_other_come_to():
     from hf_genext.static_embedding.objectives_static_embedding import CURVATURE
 
-    rate, updates = 0.05, torch.tensor([0.0, 1.0, 3.0, 40.0, 4000.0])
+    rate, updates = 0.05, torch.tensor([0.0, 1.0, 3.0, 40.0, 4000.0], dtype=torch.float64)
     share = 1 - math.exp(-CURVATURE * rate)  # Of the way to rest, one update
     after_each_other = torch.tensor([1 - (1 - share) ** count for count in updates.tolist()], dtype=torch.float64)
-    beside_each_other = updates.double() * CURVATURE * rate
+    beside_each_other = updates * CURVATURE * rate
     factors = compute_damping(updates, rate)
     torch.testing.assert_close(factors * beside_each_other, after_each_other)
     assert float(factors[0]) == 1.0

@@ -141,8 +141,7 @@ class TensorEngine:
         self._model, self._batch_tokens = model, batch_tokens
         self._device = model.input_embeddings.device
         self._places = torch.from_numpy(places).to(self._device).long()
-        self._keep = torch.from_numpy(keep).to(self._device)
-        self._noise = model.noise.double().cumsum(0)
+        self._keep = torch.from_numpy(keep).float().to(self._device)
 
     @torch.no_grad()
     def train(self, ids: np.ndarray, rate: float, end_rate: float, seed: int) -> Progress:
@@ -151,10 +150,10 @@ class TensorEngine:
         words = self._places[torch.from_numpy(np.ascontiguousarray(ids)).to(self._device).long()]
         sentences = (words == _SENTENCE_END).cumsum(0)
         tokens = len(words) - int(sentences[-1]) if len(words) else 0
-        draws = torch.rand(len(words), dtype=torch.float64, device=self._device, generator=generator)
+        draws = torch.rand(len(words), device=self._device, generator=generator)
         stays = (words >= 0) & (draws <= self._keep[words.clamp(min=0)])
         words, sentences = words[stays], sentences[stays]
-        totals = torch.zeros(2, dtype=torch.float64, device=self._device)
+        totals = torch.zeros(2, device=self._device)
         for start in range(0, len(words), self._batch_tokens):
             now = rate + (end_rate - rate) * start / len(words)
             batch = slice(start, start + self._batch_tokens)
@@ -165,8 +164,7 @@ class TensorEngine:
     def _step(self, words: torch.Tensor, sentences: torch.Tensor, rate: float, generator: torch.Generator) -> torch.Tensor:
         model, config = self._model, self._model.config
         reach = torch.randint(1, config.window + 1, words.shape, device=self._device, generator=generator)
-        draws = torch.rand(count_bands(len(words)) * BAND, dtype=torch.float64, device=self._device, generator=generator)
-        others = torch.searchsorted(self._noise, draws * self._noise[-1], right=True).clamp(max=config.vocab_size - 3)
+        others = torch.multinomial(model.noise, count_bands(len(words)) * BAND, replacement=True, generator=generator)
         inputs = model.compose(words).requires_grad_()
         outputs = model.output_embeddings.detach()[words].requires_grad_()
         negatives = model.output_embeddings.detach()[others].requires_grad_()
@@ -193,7 +191,7 @@ class TensorEngine:
         weights = torch.cat([torch.ones_like(words), torch.full_like(others, max(config.num_negatives, 1))])
         step = torch.cat([outputs_step, negatives_step])
         self._add(model.output_embeddings, torch.cat([words, others]), step, rate, weights)
-        return torch.stack([loss.detach().double(), predictions.double()])
+        return torch.stack([loss.detach(), predictions])
 
     @staticmethod
     def _add(rows: torch.Tensor, places: torch.Tensor, step: torch.Tensor, rate: float, weights: torch.Tensor) -> None:
