@@ -7,6 +7,7 @@ They take a space, or, as other metrics do, columns: `WordSim353().compute(space
 from __future__ import annotations
 
 import importlib.util
+import logging
 import math
 import os
 from collections.abc import Sequence
@@ -17,6 +18,8 @@ import datasets
 import evaluate
 
 from hf_genext.static_embedding.words_static_embedding import WordMapping, correlate
+
+logger = logging.getLogger(__name__)
 
 
 class WordMetric(evaluate.Metric):
@@ -281,7 +284,8 @@ def evaluate_space(space: WordMapping, names: Sequence[str] = tuple(WORD_METRICS
         names: Names of [`WORD_METRICS`].
 
     Returns:
-        The scores by name.
+        The scores by name. A test of which the space knows too little, or whose data are not there, is left out with a
+        warning.
 
     Raises:
         ValueError: for a name that is not known.
@@ -291,7 +295,10 @@ def evaluate_space(space: WordMapping, names: Sequence[str] = tuple(WORD_METRICS
         raise ValueError(f"There is no test of words {unknown[0]!r}; known are {', '.join(WORD_METRICS)}.")
     scores: dict[str, float] = {}
     for name in names:
-        scores.update(WORD_METRICS[name]().compute(space=space) or {})
+        try:
+            scores.update(WORD_METRICS[name]().compute(space=space) or {})
+        except (ImportError, ValueError) as error:
+            logger.warning("%s is left out: %s", name, error)
     return scores
 
 

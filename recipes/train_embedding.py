@@ -15,9 +15,8 @@ Two ranks on a machine without a GPU:
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
-import os
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,15 +32,24 @@ import transformers
 from accelerate import PartialState
 
 import hf_genext
-from hf_genext.checkpoints import hold_folder, list_checkpoints
+from hf_genext.checkpoints import hold_folder
 from hf_genext.corpora import EncodedCorpus, encode_corpus
 from hf_genext.devices import describe_device
 from hf_genext.embedding_training import EmbeddingTrainingArguments, StaticEmbeddingTrainer
-from hf_genext.hub import read_results, render_model_card, write_results
-from hf_genext.word_metrics import SimLex999, WordAnalogies, WordSim353
+from hf_genext.hub import render_model_card, write_results
+from hf_genext.word_metrics import WORD_METRICS, evaluate_space
 from recipes.arguments import SettingsError, parse_settings
 from recipes.plots import draw_space_map
 from recipes.results import build_results, summarize, update_recipe_results
+from recipes.running import (
+    count_threads,
+    describe_versions,
+    find_recipe_results,
+    import_script,
+    refuse_earlier_run,
+    run_main,
+    set_up_logging,
+)
 
 logger = logging.getLogger("recipes")
 
@@ -75,6 +83,10 @@ class SpaceSettings:
     task: str = field(default="", metadata={"help": "One line for the card: what the space holds."})
     example: str = field(default="violin", metadata={"help": "A word for the card's code."})
     license: str = field(default="apache-2.0", metadata={"help": "Licence of the space."})
+    metrics: list[str] = field(
+        default_factory=lambda: list(WORD_METRICS), metadata={"help": "Tests of words: wordsim353, simlex999, analogies."}
+    )
+    map_method: str = field(default="pca", metadata={"help": "How the map is drawn: pca, or umap (extra maps)."})
     deciding_metrics: dict | None = field(default=None, metadata={"help": "The metrics that decide: {name: higher | lower}."})
     baselines: dict | None = field(default=None, metadata={"help": "Others' metrics: {label: {name: number}}."})
     update_results: bool = field(default=False, metadata={"help": "Write the results into the recipe's results.json."})
@@ -87,17 +99,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     state = PartialState(cpu=not torch.accelerator.is_available())
     transformers.utils.logging.disable_progress_bar()  # Of files being written, inside the bar of the training.
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in ("recipes", "hf_genext"):
-        logging.getLogger(name).setLevel(logging.INFO if state.is_main_process else logging.ERROR)
+    set_up_logging(is_main_process=state.is_main_process)
     output_dir = Path(args.output_dir)
-    if state.is_main_process and args.resume_from_checkpoint is None and list_checkpoints(output_dir):
-        raise SettingsError(
-            f"The output folder {str(output_dir)!r} holds checkpoints of an earlier run. Go on with "
-            "--resume_from_checkpoint auto, or choose another --output_dir."
-        )
+    if state.is_main_process and args.resume_from_checkpoint is None:
+        refuse_earlier_run(output_dir)
     with hold_folder(output_dir) if state.is_main_process else contextlib.nullcontext():
-        recipe_results = _find_recipe_results(config_path) if space_settings.update_results else None
+        recipe_results = find_recipe_results(config_path) if space_settings.update_results else None
         with state.main_process_first():
             corpus, facts = read_corpus(corpus_settings, output_dir, config_path, show_progress=state.is_main_process)
         logger.info("%s: %s", facts["name"], corpus)
@@ -114,8 +121,11 @@ def main(argv: list[str] | None = None) -> None:
             return
         space = trainer.model.to_space(split=corpus_settings.split)
         space.save_pretrained(output_dir)
-        metrics = {**evaluate_space(space), "words_per_second": output.tokens_per_second, "loss": output.loss}
-        threads = (args.num_threads or max(1, len(os.sched_getaffinity(0)) // state.num_processes)) * state.num_processes
+        metrics = {
+            **evaluate_space(space, space_settings.metrics),
+            "words_per_second": output.tokens_per_second,
+            "loss": output.loss,
+        }
         results = build_results(
             metrics,
             kind="static-embedding",
@@ -130,17 +140,14 @@ def main(argv: list[str] | None = None) -> None:
                 "subwords": args.num_buckets,
                 "pooling": space_settings.pooling,
             },
-            hardware=describe_device(threads),
-            versions={
-                "hf_genext": hf_genext.__version__,
-                "transformers": transformers.__version__,
-                "torch": torch.__version__,
-            },
+            hardware=describe_device(count_threads(args.num_threads) * state.num_processes),
+            versions=describe_versions(),
         )
         write_results(output_dir / "results.json", results)
         _write_card(space, results, space_settings, output_dir)
         if recipe_results is not None:
             update_recipe_results(recipe_results, results)
+            shutil.copyfile(output_dir / "map.png", recipe_results.parent / "map.png")
         print(f"\n{summarize(results)}\nThe space is in {output_dir}. Use it:\n")
         print(
             f'  import hf_genext\n  from transformers import AutoModel\n\n  space = AutoModel.from_pretrained("{output_dir}")'
@@ -155,8 +162,8 @@ def read_corpus(
     """The text, encoded in `output_dir/corpus`, and facts about it."""
     facts: dict[str, Any] = {}
     source: Any = settings.train_file
-    if source is None and settings.data_script is not None and config_path is not None:
-        prepared = _import_script(config_path.parent / settings.data_script).prepare_data(output_dir / "data")
+    if source is None and settings.data_script is not None:
+        prepared = import_script(config_path, "data_script", settings.data_script).prepare_data(output_dir / "data")
         source, facts = [prepared["train_file"]], prepared["facts"]
     if source is None:
         raise SettingsError("There is no text: set train_file (files, folders, or one `datasets` source).")
@@ -184,49 +191,19 @@ def read_corpus(
     return corpus, facts
 
 
-def evaluate_space(space: hf_genext.StaticEmbeddingModel) -> dict[str, float]:
-    """WordSim-353, SimLex-999 and analogies, those of which the space knows enough."""
-    scores: dict[str, float] = {}
-    for metric in (WordSim353, SimLex999, WordAnalogies):
-        try:
-            scores |= metric().compute(space=space) or {}
-        except (ImportError, ValueError) as error:
-            logger.warning("%s is left out: %s", metric.__name__, error)
-    return scores
-
-
 def _write_card(
     space: hf_genext.StaticEmbeddingModel, results: dict[str, Any], settings: SpaceSettings, output_dir: Path
 ) -> None:
-    draw_space_map(space, output_dir / "map.png")
+    draw_space_map(space, output_dir / "map.png", method=settings.map_method, title=settings.title)
     card = render_model_card(
         results,
         title=settings.title,
         task=settings.task,
         example=settings.example,
         license=settings.license,
-        pictures={"The space": "map.png"},
+        pictures={"A map of the space": "map.png"},
     )
     (output_dir / "README.md").write_text(card, encoding="utf-8")
-
-
-def _find_recipe_results(config_path: Path | None) -> Path:
-    """The recipe's results file, checked before the training and not after it."""
-    if config_path is None:
-        raise SettingsError("--update_results needs a settings file: it writes results.json beside it.")
-    path = config_path.parent / "results.json"
-    if path.is_file():
-        read_results(path)
-    return path
-
-
-def _import_script(path: Path) -> Any:
-    if not path.is_file():
-        raise SettingsError(f"data_script names {str(path)!r}, which is not there.")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
 
 
 def _round(pairs: list[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -234,9 +211,4 @@ def _round(pairs: list[tuple[str, float]]) -> list[tuple[str, float]]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (SettingsError, FileNotFoundError, ValueError, ImportError, RuntimeError) as error:
-        if os.environ.get("HF_GENEXT_TRACEBACK"):
-            raise
-        sys.exit(f"error: {error}")
+    run_main(main)

@@ -1,0 +1,106 @@
+"""What every recipe script does around its work: logging, threads, scripts that bring data, results, and errors in one line."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import hf_genext
+from hf_genext.checkpoints import list_checkpoints
+from hf_genext.hub import read_results
+from recipes.arguments import SettingsError
+
+
+def run_main(main: Callable[[], Any]) -> None:
+    """Run a recipe from the command line: what the user can mend is said in one line (HF_GENEXT_TRACEBACK=1 shows where)."""
+    try:
+        main()
+    except (FileNotFoundError, ValueError, ImportError, RuntimeError) as error:
+        if os.environ.get("HF_GENEXT_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}")
+
+
+def set_up_logging(*, is_main_process: bool = True) -> None:
+    """Log to the standard error: warnings of all, and what the main process does."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    for name in ("recipes", "hf_genext"):
+        logging.getLogger(name).setLevel(logging.INFO if is_main_process else logging.ERROR)
+
+
+def count_threads(num_threads: int | None = None) -> int:
+    """Threads of a process: so many, or the cores divided by the ranks of this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    return num_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def describe_versions() -> dict[str, str]:
+    """The versions of what a result depends on."""
+    return {"hf_genext": hf_genext.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
+
+
+def refuse_earlier_run(output_dir: Path) -> None:
+    """Raise where a folder holds checkpoints of a run that this one does not go on from.
+
+    Raises:
+        SettingsError: saying how to go on.
+    """
+    if list_checkpoints(output_dir):
+        raise SettingsError(
+            f"The output folder {str(output_dir)!r} holds checkpoints of an earlier run. Go on with "
+            "--resume_from_checkpoint auto, or choose another --output_dir."
+        )
+
+
+def find_recipe_results(config_path: Path | None) -> Path:
+    """The recipe's results file, checked before the work and not after it.
+
+    Raises:
+        SettingsError: where there is no settings file beside which it could stand.
+        ValueError: for a results file that cannot be read.
+    """
+    if config_path is None:
+        raise SettingsError("--update_results needs a settings file: it writes results.json beside it.")
+    path = config_path.parent / "results.json"
+    if path.is_file():
+        read_results(path)
+    return path
+
+
+def import_script(config_path: Path | None, setting: str, name: str) -> Any:
+    """The module of a script that stands beside a settings file.
+
+    Args:
+        config_path: The settings file.
+        setting: The setting that names the script, for errors.
+        name: What it says.
+
+    Raises:
+        SettingsError: if it is not there.
+    """
+    path = (Path() if config_path is None else config_path.parent) / name
+    if not path.is_file():
+        raise SettingsError(f"{setting} names {str(path)!r}, which is not there.")
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+__all__ = [
+    "count_threads",
+    "describe_versions",
+    "find_recipe_results",
+    "import_script",
+    "refuse_earlier_run",
+    "run_main",
+    "set_up_logging",
+]
