@@ -370,6 +370,9 @@ def test_models_and_tokenizers_that_do_not_fit_are_refused():
         StaticEmbeddingModel.from_pretrained_model(3, tokenizer)
     with pytest.raises(TypeError, match="got one string 'violin'"):
         StaticEmbeddingModel.from_pretrained_model(model, tokenizer, words="violin")
+    small = BertModel(BertConfig(vocab_size=9, hidden_size=12, num_attention_heads=3, num_hidden_layers=1, intermediate_size=8))
+    with pytest.raises(ValueError, match=r"knows 9 tokens. Is it another model's tokenizer"):
+        StaticEmbeddingModel.from_pretrained_model(small, tokenizer, words=WORDS)
     small, *_ = build("bert")
     with pytest.raises(ValueError, match=r"knows \d+ tokens. Is it another model's tokenizer"):
         StaticEmbeddingModel.from_pretrained_model(small, tokenizer)

@@ -13,7 +13,7 @@ import inspect
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -179,7 +179,7 @@ def read_out(
             rows = _surround_tokens(tokenizer, texts, prompt)
         else:
             rows = _encode_texts(tokenizer, list(texts), prompt, _find_longest(model, tokenizer))
-        _check_ids(model, tokenizer, rows)
+        _check_ids(model, (token for ids, _ in rows for token in ids))
         order = sorted(range(len(rows)), key=lambda place: -len(rows[place][0]))  # The longest first: memory fails at once.
         pooled = []
         with tqdm(total=len(rows), desc="Reading out", unit=" texts", disable=not show_progress) as bar:
@@ -315,7 +315,9 @@ def _find_states(
 
 def _choose_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:
     prefix, (token, *_), _ = _find_frame(tokenizer)
-    pair = torch.tensor([[token, token], [token, (token + 1) % len(tokenizer)]], device=next(model.parameters()).device)
+    _check_ids(model, [token])
+    other = (token + 1) % min(len(tokenizer), getattr(model.config, "vocab_size", None) or len(tokenizer))
+    pair = torch.tensor([[token, token], [token, other]], device=next(model.parameters()).device)
     states = _find_states(model, pair, torch.ones_like(pair), -1)[:, 0]
     if not torch.allclose(states[0], states[1], rtol=1e-4, atol=1e-4):
         return ""  # The first token sees the second: no causal language model.
@@ -323,8 +325,8 @@ def _choose_prompt(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     return start + (" " if _tells_spaces(tokenizer) else "")
 
 
-def _check_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[_Row]) -> None:
-    known, largest = getattr(model.config, "vocab_size", None), max(max(ids) for ids, _ in rows)
+def _check_ids(model: PreTrainedModel, ids: Iterable[int]) -> None:
+    known, largest = getattr(model.config, "vocab_size", None), max(ids)
     if known is not None and largest >= known:
         raise ValueError(
             f"The tokenizer gives ids up to {largest:,}, the {type(model).__name__} knows {known:,} tokens. Is it another "
