@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,7 +29,8 @@ from hf_genext.data import group_references, read_pairs
 from hf_genext.metrics import bootstrap_interval, build_metrics, score_exact
 from hf_genext.training import GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
-from recipes.train_conditional import DataSettings, ModelSettings, RunSettings, describe_missing_model
+from recipes.running import describe_missing_model, run_main
+from recipes.train_conditional import DataSettings, ModelSettings, RunSettings
 
 
 @dataclass
@@ -103,9 +103,4 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (SettingsError, FileNotFoundError, ValueError, ImportError, OSError) as error:
-        if os.environ.get("HF_GENEXT_TRACEBACK"):
-            raise
-        sys.exit(f"error: {error}")
+    run_main(main)

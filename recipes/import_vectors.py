@@ -15,8 +15,6 @@ import time
 
 STARTED_AT = time.monotonic()  # Before the slow imports.
 
-import importlib.util
-import os
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -27,17 +25,16 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(folder for folder in sys.path if Path(folder).resolve() not in (HERE, HERE.parent))]
 
 import torch
-import transformers
 
-import hf_genext
 from hf_genext import StaticEmbeddingModel
 from hf_genext.checkpoints import hold_folder
 from hf_genext.devices import describe_device
-from hf_genext.hub import read_results, render_model_card, write_results
+from hf_genext.hub import render_model_card, write_results
 from hf_genext.word_metrics import WORD_METRICS, evaluate_space
 from recipes.arguments import SettingsError, parse_settings
 from recipes.plots import draw_space_map
 from recipes.results import build_results, summarize, update_recipe_results
+from recipes.running import describe_versions, find_recipe_results, import_script, run_main
 
 
 @dataclass
@@ -83,13 +80,7 @@ class ImportRunSettings:
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe; see the top of the file."""
     settings, run, config_path = parse_settings([ImportSettings, ImportRunSettings], sys.argv[1:] if argv is None else argv)
-    recipe = None
-    if run.update_results:
-        if config_path is None:
-            raise SettingsError("--update_results needs a settings file: it writes results.json beside it.")
-        recipe = config_path.parent
-        if (recipe / "results.json").is_file():
-            read_results(recipe / "results.json")
+    recipe = find_recipe_results(config_path).parent if run.update_results else None
     output_dir = Path(run.output_dir)
     with hold_folder(output_dir):
         space, facts = load_space(settings, config_path)
@@ -110,11 +101,7 @@ def main(argv: list[str] | None = None) -> None:
                 "pooling": space.config.pooling,
             },
             hardware=describe_device(torch.get_num_threads()),
-            versions={
-                "hf_genext": hf_genext.__version__,
-                "transformers": transformers.__version__,
-                "torch": torch.__version__,
-            },
+            versions=describe_versions(),
         )
         write_results(output_dir / "results.json", results)
         draw_space_map(space, output_dir / "map.png", method=settings.map_method, title=run.title)
@@ -148,14 +135,9 @@ def load_space(settings: ImportSettings, config_path: Path | None) -> tuple[Stat
             **config,
         )
         return space, {"name": Path(settings.vectors).name}
-    if settings.vectors_script is None or config_path is None:
+    if settings.vectors_script is None:
         raise SettingsError("There are no vectors: set vectors (a file of word2vec, GloVe or fastText).")
-    path = config_path.parent / settings.vectors_script
-    if not path.is_file():
-        raise SettingsError(f"vectors_script names {str(path)!r}, which is not there.")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
+    module = import_script(config_path, "vectors_script", settings.vectors_script)
     words, vectors = module.read_vectors()
     words, vectors = words[: settings.limit], vectors[: settings.limit].astype(settings.dtype)
     lowercase = all(word == word.lower() for word in words) if settings.lowercase is None else settings.lowercase
@@ -163,9 +145,4 @@ def load_space(settings: ImportSettings, config_path: Path | None) -> tuple[Stat
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (SettingsError, FileNotFoundError, ValueError, ImportError, RuntimeError) as error:
-        if os.environ.get("HF_GENEXT_TRACEBACK"):
-            raise
-        sys.exit(f"error: {error}")
+    run_main(main)

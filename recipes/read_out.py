@@ -15,9 +15,7 @@ import time
 
 STARTED_AT = time.monotonic()  # Before the slow imports.
 
-import importlib.util
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -30,17 +28,16 @@ sys.path[:] = [str(HERE.parent), *(folder for folder in sys.path if Path(folder)
 
 import numpy as np
 import torch
-import transformers
 
-import hf_genext
 from hf_genext import StaticEmbeddingModel
 from hf_genext.checkpoints import hold_folder
 from hf_genext.devices import describe_device
-from hf_genext.hub import read_results, render_model_card, write_results
+from hf_genext.hub import render_model_card, write_results
 from hf_genext.word_metrics import evaluate_space
 from recipes.arguments import SettingsError, parse_settings
 from recipes.plots import draw_space_map
 from recipes.results import build_results, summarize, update_recipe_results
+from recipes.running import count_threads, describe_versions, find_recipe_results, import_script, run_main, set_up_logging
 
 logger = logging.getLogger("recipes")
 
@@ -117,16 +114,9 @@ class TextSimilarity:
 def main(argv: list[str] | None = None) -> None:
     """Run the recipe; see the top of the file."""
     read_out, run, config_path = parse_settings([ReadOutSettings, RunSettings], sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    torch.set_num_threads(run.num_threads or cores)
-    recipe = None
-    if run.update_results:
-        if config_path is None:
-            raise SettingsError("--update_results needs a settings file: it writes results.json beside it.")
-        recipe = config_path.parent
-        if (recipe / "results.json").is_file():
-            read_results(recipe / "results.json")  # Before the work, so that a damaged file costs none of it.
+    set_up_logging()
+    torch.set_num_threads(count_threads(run.num_threads))
+    recipe = find_recipe_results(config_path).parent if run.update_results else None
     with hold_folder(Path(run.output_dir)):
         _run(read_out, run, config_path, recipe)
 
@@ -147,7 +137,7 @@ def _run(read_out: ReadOutSettings, run: RunSettings, config_path: Path | None, 
         baselines=(run.baselines or {}) if read_out.model is None else {},
         data={**facts, "words": len(space), "size": space.config.hidden_size, "pooling": space.config.pooling},
         hardware=describe_device(torch.get_num_threads()),
-        versions={"hf_genext": hf_genext.__version__, "transformers": transformers.__version__, "torch": torch.__version__},
+        versions=describe_versions(),
     )
     write_results(output_dir / "results.json", results)
     pictures = {}
@@ -222,22 +212,11 @@ def _find_model(settings: ReadOutSettings, config_path: Path | None) -> tuple[st
     """The model, and facts about it."""
     if settings.model is not None:
         return settings.model, {"name": Path(settings.model).name}
-    if settings.model_script is None or config_path is None:
+    if settings.model_script is None:
         raise SettingsError("There is no model: set model (a folder or a Hub id).")
-    path = config_path.parent / settings.model_script
-    if not path.is_file():
-        raise SettingsError(f"model_script names {str(path)!r}, which is not there.")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    found = module.find_model()
+    found = import_script(config_path, "model_script", settings.model_script).find_model()
     return found["model"], found["facts"]
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (SettingsError, FileNotFoundError, ValueError, ImportError, RuntimeError) as error:
-        if os.environ.get("HF_GENEXT_TRACEBACK"):
-            raise
-        sys.exit(f"error: {error}")
+    run_main(main)

@@ -23,7 +23,7 @@ def run_main(main: Callable[[], Any]) -> None:
     """Run a recipe from the command line: what the user can mend is said in one line (HF_GENEXT_TRACEBACK=1 shows where)."""
     try:
         main()
-    except (FileNotFoundError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         if os.environ.get("HF_GENEXT_TRACEBACK"):
             raise
         sys.exit(f"error: {error}")
@@ -45,6 +45,11 @@ def count_threads(num_threads: int | None = None) -> int:
 def describe_versions() -> dict[str, str]:
     """The versions of what a result depends on."""
     return {"hf_genext": hf_genext.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
+
+
+def describe_missing_model(name: str, error: OSError) -> str:
+    """What to say of a model that is neither here nor on the Hub; the library's own message names no folder."""
+    return f"There is no model {name!r}, neither as a folder (looked from {os.getcwd()!r}) nor on the Hub: {error}"
 
 
 def refuse_earlier_run(output_dir: Path) -> None:
@@ -97,6 +102,7 @@ def import_script(config_path: Path | None, setting: str, name: str) -> Any:
 
 __all__ = [
     "count_threads",
+    "describe_missing_model",
     "describe_versions",
     "find_recipe_results",
     "import_script",

@@ -19,9 +19,7 @@ import time
 STARTED_AT = time.monotonic()  # Before the slow imports: a time budget is for the whole run.
 
 import contextlib
-import importlib.util
 import logging
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,20 +31,29 @@ sys.path[:] = [str(HERE.parent), *(folder for folder in sys.path if Path(folder)
 
 import datasets
 import torch
-import transformers
 from transformers import EarlyStoppingCallback, GenerationConfig, set_seed
 
 import hf_genext
-from hf_genext.checkpoints import hold_folder, list_checkpoints
+from hf_genext.checkpoints import hold_folder
 from hf_genext.data import encode_pairs, group_references, read_pairs, split_by_source
 from hf_genext.devices import describe_device
 from hf_genext.genext.tokenization_genext import REVERSED
-from hf_genext.hub import read_results, render_model_card, write_results
+from hf_genext.hub import render_model_card, write_results
 from hf_genext.metrics import build_metrics
-from hf_genext.training import GenerationMetrics, GenextTrainer, GenextTrainingArguments, TrainingDivergedError
+from hf_genext.training import GenerationMetrics, GenextTrainer, GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
 from recipes.plots import draw_validation_curve
 from recipes.results import build_results, summarize, update_recipe_results
+from recipes.running import (
+    count_threads,
+    describe_missing_model,
+    describe_versions,
+    find_recipe_results,
+    import_script,
+    refuse_earlier_run,
+    run_main,
+    set_up_logging,
+)
 
 logger = logging.getLogger("recipes")
 
@@ -125,17 +132,18 @@ def main(argv: list[str] | None = None) -> None:
     model_settings, data_settings, run_settings, args, config_path = parse_settings(
         [ModelSettings, DataSettings, RunSettings, GenextTrainingArguments], sys.argv[1:] if argv is None else argv
     )
-    _set_up_logging(args)
-    _set_up_threads(run_settings, args)
+    set_up_logging(is_main_process=args.process_index == 0)
+    if args.process_index != 0:
+        datasets.disable_progress_bars()
+    if args.device.type == "cpu":
+        # `accelerate launch` gives each process one thread on a machine without a GPU; a single process may have them all.
+        torch.set_num_threads(count_threads(run_settings.num_threads))
     set_seed(args.seed)
     is_main = args.process_index == 0
     output_dir = Path(args.output_dir)
     resume = args.resume_from_checkpoint
-    if is_main and resume is None and list_checkpoints(output_dir):
-        raise SettingsError(
-            f"The output folder {str(output_dir)!r} holds checkpoints of an earlier run. Go on with "
-            "--resume_from_checkpoint auto, or choose another --output_dir."
-        )
+    if is_main and resume is None:
+        refuse_earlier_run(output_dir)
     with hold_folder(output_dir) if is_main else contextlib.nullcontext():
         _run(model_settings, data_settings, run_settings, args, config_path)
 
@@ -150,7 +158,7 @@ def _run(
     output_dir = Path(args.output_dir)
     metrics = build_metrics(data_settings.metrics) if data_settings.metrics else None
     _require_metric(args.metric_for_best_model, metrics)
-    recipe_results = _find_recipe_results(config_path) if run_settings.update_results else None
+    recipe_results = find_recipe_results(config_path) if run_settings.update_results else None
     with args.main_process_first(desc="reading the data"):
         train, validation, facts = _load_data(data_settings, args, config_path)
     model, processor = load_model(model_settings, train)
@@ -196,7 +204,7 @@ def _run(
         baselines=run_settings.baselines or {},
         data={**facts, "training_rows": len(encoded_train), "validation_sources": len(references)},
         hardware=describe_device(torch.get_num_threads() * args.world_size),
-        versions={"hf_genext": hf_genext.__version__, "transformers": transformers.__version__, "torch": torch.__version__},
+        versions=describe_versions(),
     )
     write_results(output_dir / "results.json", results)
     draw_validation_curve(trainer.state.log_history, output_dir / "validation_curve.png", list(results["better"]))
@@ -222,8 +230,8 @@ def _load_data(
     """Training pairs, validation pairs, and facts about them."""
     facts: dict[str, Any] = {}
     train_file = settings.train_file
-    if train_file is None and settings.data_script is not None and config_path is not None:
-        prepared = _import_script(config_path.parent / settings.data_script).prepare_data(Path(args.output_dir) / "data")
+    if train_file is None and settings.data_script is not None:
+        prepared = import_script(config_path, "data_script", settings.data_script).prepare_data(Path(args.output_dir) / "data")
         train_file, facts = [prepared["train_file"]], prepared["facts"]
     if train_file is None:
         raise SettingsError("There is no training data: set train_file (a file, two text files, or a `datasets` source).")
@@ -255,30 +263,6 @@ def _require_metric(name: str | None, metrics: GenerationMetrics | None) -> None
             f"metric_for_best_model is {name!r}, which no evaluation gives; known are {', '.join(known)}. Set "
             "metrics to have more."
         )
-
-
-def _find_recipe_results(config_path: Path | None) -> Path:
-    """The recipe's results file, checked before the training and not after it."""
-    if config_path is None:
-        raise SettingsError("--update_results needs a settings file: it writes results.json beside it.")
-    path = config_path.parent / "results.json"
-    if path.is_file():
-        read_results(path)
-    return path
-
-
-def _import_script(path: Path) -> Any:
-    if not path.is_file():
-        raise SettingsError(f"data_script names {str(path)!r}, which is not there.")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
-def describe_missing_model(name: str, error: OSError) -> str:
-    """What to say of a model that is neither here nor on the Hub; the library's own message names no folder."""
-    return f"There is no model {name!r}, neither as a folder (looked from {os.getcwd()!r}) nor on the Hub: {error}"
 
 
 def load_model(
@@ -350,27 +334,5 @@ def load_model(
     return model, processor
 
 
-def _set_up_logging(args: GenextTrainingArguments) -> None:
-    level = logging.INFO if args.process_index == 0 else logging.ERROR
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in ("recipes", "hf_genext"):
-        logging.getLogger(name).setLevel(level)
-    if args.process_index != 0:
-        datasets.disable_progress_bars()
-
-
-def _set_up_threads(settings: RunSettings, args: GenextTrainingArguments) -> None:
-    """`accelerate launch` gives each process one thread on a machine without a GPU; a single process may have them all."""
-    if args.device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(settings.num_threads or max(1, cores // ranks))
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except (SettingsError, TrainingDivergedError, OSError, ValueError, ImportError, RuntimeError) as error:
-        if os.environ.get("HF_GENEXT_TRACEBACK"):
-            raise
-        sys.exit(f"error: {error}")
+    run_main(main)

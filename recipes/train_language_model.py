@@ -15,10 +15,8 @@ import time
 STARTED_AT = time.monotonic()  # Before the slow imports: a time budget is for the whole run.
 
 import contextlib
-import importlib.util
 import logging
 import math
-import os
 import re
 import sys
 from collections import Counter
@@ -32,7 +30,6 @@ sys.path[:] = [str(HERE.parent), *(folder for folder in sys.path if Path(folder)
 
 import numpy as np
 import torch
-import transformers
 from torch.utils.data import Dataset
 from transformers import (
     AutoConfig,
@@ -45,14 +42,23 @@ from transformers import (
 )
 
 import hf_genext
-from hf_genext.checkpoints import hold_folder, list_checkpoints
+from hf_genext.checkpoints import hold_folder
 from hf_genext.devices import describe_device
-from hf_genext.hub import read_results, render_model_card, write_results
-from hf_genext.training import GenextTrainer, GenextTrainingArguments, TrainingDivergedError
+from hf_genext.hub import render_model_card, write_results
+from hf_genext.training import GenextTrainer, GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
 from recipes.ngrams import KneserNeyModel
 from recipes.plots import draw_validation_curve
 from recipes.results import build_results, summarize, update_recipe_results
+from recipes.running import (
+    count_threads,
+    describe_versions,
+    find_recipe_results,
+    import_script,
+    refuse_earlier_run,
+    run_main,
+    set_up_logging,
+)
 
 logger = logging.getLogger("recipes")
 
@@ -168,21 +174,14 @@ def main(argv: list[str] | None = None) -> None:
         [LanguageModelSettings, TextSettings, LanguageModelRunSettings, GenextTrainingArguments],
         sys.argv[1:] if argv is None else argv,
     )
-    level = logging.INFO if args.process_index == 0 else logging.ERROR
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    for name in ("recipes", "hf_genext"):
-        logging.getLogger(name).setLevel(level)
+    set_up_logging(is_main_process=args.process_index == 0)
     if args.device.type == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        torch.set_num_threads(settings[2].num_threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        torch.set_num_threads(count_threads(settings[2].num_threads))
     set_seed(args.seed)
     output_dir = Path(args.output_dir)
     is_main = args.process_index == 0
-    if is_main and args.resume_from_checkpoint is None and list_checkpoints(output_dir):
-        raise SettingsError(
-            f"The output folder {str(output_dir)!r} holds checkpoints of an earlier run. Go on with "
-            "--resume_from_checkpoint auto, or choose another --output_dir."
-        )
+    if is_main and args.resume_from_checkpoint is None:
+        refuse_earlier_run(output_dir)
     with hold_folder(output_dir) if is_main else contextlib.nullcontext():
         _run(*settings, args, config_path)
 
@@ -195,13 +194,7 @@ def _run(
     config_path: Path | None,
 ) -> None:
     output_dir = Path(args.output_dir)
-    recipe_results = None
-    if run_settings.update_results:
-        if config_path is None:
-            raise SettingsError("--update_results needs a settings file: it writes results.json beside it.")
-        recipe_results = config_path.parent / "results.json"
-        if recipe_results.is_file():
-            read_results(recipe_results)
+    recipe_results = find_recipe_results(config_path) if run_settings.update_results else None
     with args.main_process_first(desc="reading the text"):
         train, validation, facts = _load_text(text_settings, args, config_path)
         model, tokenizer = load_model(model_settings, train)
@@ -251,7 +244,7 @@ def _run(
             "parameters": model.num_parameters(),
         },
         hardware=describe_device(torch.get_num_threads() * args.world_size),
-        versions={"hf_genext": hf_genext.__version__, "transformers": transformers.__version__, "torch": torch.__version__},
+        versions=describe_versions(),
     )
     write_results(output_dir / "results.json", results)
     draw_validation_curve(trainer.state.log_history, output_dir / "validation_curve.png", list(results["better"]))
@@ -277,8 +270,8 @@ def _load_text(
     """Training lines, validation lines, and facts about them."""
     facts: dict[str, Any] = {}
     train_file = settings.train_file
-    if train_file is None and settings.data_script is not None and config_path is not None:
-        prepared = _import_script(config_path.parent / settings.data_script).prepare_data(Path(args.output_dir) / "data")
+    if train_file is None and settings.data_script is not None:
+        prepared = import_script(config_path, "data_script", settings.data_script).prepare_data(Path(args.output_dir) / "data")
         train_file, facts = prepared["train_file"], prepared["facts"]
     if train_file is None:
         raise SettingsError("There is no text to train on: set train_file (a UTF-8 file, one text a line).")
@@ -359,19 +352,5 @@ def count_words(lines: Sequence[str]) -> Counter[str]:
     return Counter(word for line in lines for word in _WORD.findall(line))
 
 
-def _import_script(path: Path) -> Any:
-    if not path.is_file():
-        raise SettingsError(f"data_script names {str(path)!r}, which is not there.")
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except (SettingsError, TrainingDivergedError, FileNotFoundError, ValueError, ImportError, RuntimeError) as error:
-        if os.environ.get("HF_GENEXT_TRACEBACK"):
-            raise
-        sys.exit(f"error: {error}")
+    run_main(main)
