@@ -95,7 +95,10 @@ def main() -> None:
                     }
                     runs.append({**key, "cpu_seconds": seconds, **scores})
                     print(runs[-1], flush=True)
-                    RESULTS.write_text(json.dumps({"runs": runs, "table": tabulate(runs)}, indent=1) + "\n", encoding="utf-8")
+                    RESULTS.write_text(
+                        json.dumps({"learning_rate": RATE, "runs": runs, "table": tabulate(runs)}, indent=1) + "\n",
+                        encoding="utf-8",
+                    )
 
 
 def tabulate(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -79,11 +79,67 @@ def _vectors(results: dict[str, Any]) -> str:
     )
 
 
+def _skip_gram(results: dict[str, Any]) -> str:
+    lines = [
+        "| size | threads | words per CPU second, gensim | ours | ratio | words per second of wall time, gensim | ours | ratio "
+        "| peak MiB, gensim | ours |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in results.get("rows", []):
+        cells = [f"{row['size']}", f"{row['threads']}"]
+        for kind in ("cpu", "wall"):
+            cells += [f"{row[kind]['gensim']:,.0f}", f"{row[kind]['hf_genext']:,.0f}", f"**{row[kind]['ratio']:.2f}**"]
+        peak = row.get("peak_mib", {})
+        cells += [f"{peak[name]:,.0f}" if name in peak else "" for name in ("gensim", "hf_genext")]
+        lines.append("| " + " | ".join(cells) + " |")
+    if results.get("rows"):
+        rounds = len(results["rows"][0]["cpu"]["rounds"]["gensim"])
+        lines += ["", f"{results['hardware']}; one epoch of {results['rows'][0]['words']:,} words; medians of {rounds} rounds."]
+    if "growth" in results:
+        lines += [
+            "",
+            "| words of text | CPU seconds per million | peak MiB |",
+            "|---:|---:|---:|",
+            *(
+                f"| {row['words']:,.0f} | {row['cpu_seconds_per_million']:.2f} | {row['peak_mib']:,.0f} |"
+                for row in results["growth"]
+            ),
+        ]
+    return "\n".join(lines)
+
+
+def _embedding_quality(results: dict[str, Any]) -> str:
+    lines = [
+        "| objective | size | seeds | WordSim-353, gensim | ours | standard error "
+        "| SimLex-999, gensim | ours | standard error |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in results["table"]:
+        if "wordsim353" not in row:
+            continue
+        cells = [row["kind"].replace("_", "-"), str(row["size"]), str(row["wordsim353"]["seeds"])]
+        for metric in ("wordsim353", "simlex999"):
+            cells += [f"{row[metric][name]:.4f}" for name in ("gensim", "hf_genext", "standard_error")]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _embedding_ranks(results: dict[str, Any]) -> str:
+    lines = ["| ranks, one thread each | words/s | ratio | WordSim-353 | SimLex-999 |", "|---|---:|---:|---:|---:|"]
+    for count, row in results["ranks"].items():
+        scores = [f"{row[name]:.4f} ± {row['deviation'].get(name, 0.0):.4f}" for name in ("wordsim353", "simlex999")]
+        lines.append(f"| {count} | {row['words_per_second']:,.0f} | {row['ratio']:.2f} | {' | '.join(scores)} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": _training,
     "ranks": _ranks,
     "imports": _imports,
     "vectors": _vectors,
+    "skip_gram": _skip_gram,
+    "embedding_quality": _embedding_quality,
+    "embedding_ranks": _embedding_ranks,
 }
 
 

@@ -19,7 +19,8 @@ from gensim.models.fasttext import load_facebook_vectors
 
 from hf_genext import StaticEmbeddingModel
 from hf_genext.static_embedding import vectors_static_embedding
-from hf_genext.static_embedding.vectors_static_embedding import hash_ngrams, read_vectors, write_word2vec
+from hf_genext.static_embedding.fasttext_static_embedding import hash_ngrams
+from hf_genext.static_embedding.vectors_static_embedding import read_vectors, write_word2vec
 from recipes.glove.read_vectors import read_vectors as read_packaged_glove
 
 DATA = Path(gensim.__file__).parent / "test" / "test_data"
@@ -111,8 +112,8 @@ def test_files_of_gensims_test_data_give_gensims_vectors(kind, name):
     [
         ("pretrained.vec", r"its header claims 3 words, but 1 follow \(at byte 54\)"),
         ("w2v_keyedvectors_load_test.modeldata", r"line 2: the word b'.+' is not utf-8 \(unexpected end of data\)"),
-        ("model-from-gensim-3.8.0.w2v", r"it is a Python pickle, .+ \(at byte 0\)"),
-        ("ft_kv_3.6.0.model.gz", r"it is a Python pickle, .+ \(at byte 0\)"),
+        ("model-from-gensim-3.8.0.w2v", r"it is an object of Python's, pickled, .+ \(at byte 0\)"),
+        ("ft_kv_3.6.0.model.gz", r"it is an object of Python's, pickled, .+ \(at byte 0\)"),
         ("word2vec_old_sep.syn1neg.npy", r"it is an array of NumPy, .+ \(at byte 0\)"),
         ("lee.cor", r"its first lines are not each a word and its numbers \(at byte 0\)"),
     ],
@@ -198,7 +199,7 @@ def test_texts_of_every_shape_give_pythons_numbers(tmp_path, monkeypatch, has_ar
     """Blocks are parsed whole where each line is regular, else line by line; both as `float` reads each field."""
     if not has_arrow:
         monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setattr(vectors_static_embedding, "_BLOCK", 700)
+    monkeypatch.setattr(vectors_static_embedding, "BLOCK", 700)
     generator = np.random.default_rng(1)
     numbers = np.array([f"{number:{form}}" for number in generator.normal(size=60) for form in (".5g", ".3e", ".17g", "+.1f")])
     rows = [*numbers.reshape(-1, 3).tolist(), ["1", "-0", "1e-50"], [".5", "5.", "3.4e38"], ["12345678901", "007", "-1E+5"]]
@@ -306,7 +307,7 @@ def test_kinds_that_hold_no_vectors_and_unknown_encodings_are_refused(tmp_path, 
     [
         (b"", "empty"),
         (b"abc", "too short"),
-        (b"\x80\x04\x95\x00\x00\x00\x00", "a Python pickle, which is not read here"),
+        (b"\x80\x04\x95\x00\x00\x00\x00", "an object of Python's, pickled, which is not read here"),
         (b"\x93NUMPY\x01\x00", "an array of NumPy"),
         (b"hello world\nnothing here\n", r"line 1|first line"),
         (b"3 2\na 1 2\nb 3 4\n", "claims 3 words"),

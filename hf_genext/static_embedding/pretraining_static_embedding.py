@@ -20,9 +20,9 @@ from transformers.utils import ModelOutput, cached_file
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_static_embedding import StaticEmbeddingConfig
+from .fasttext_static_embedding import hash_ngrams
 from .modeling_static_embedding import StaticEmbeddingModel
 from .objectives_static_embedding import BAND, compute_fit, compute_loss, count_bands
-from .vectors_static_embedding import hash_ngrams
 from .vocabulary_static_embedding import VOCABULARY_NAME, Vocabulary
 
 

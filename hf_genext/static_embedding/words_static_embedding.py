@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .configuration_static_embedding import StaticEmbeddingConfig
-from .vectors_static_embedding import hash_ngrams
+from .fasttext_static_embedding import hash_ngrams
 from .vocabulary_static_embedding import Vocabulary
 
 
