@@ -59,12 +59,12 @@ def _imports(results: dict[str, Any]) -> str:
 
 def _vectors(results: dict[str, Any]) -> str:
     lines = [
-        f"| {results['words']:,} x {results['size']} from {results['file_bytes'] / 1e9:.2f} GB of text "
-        "| CPU seconds | ratio | peak memory, GiB |",
+        f"| {results['words']:,} x {results['size']} from {results['file_bytes'] / 1e6:,.0f} MB of text "
+        "| CPU seconds | ratio | peak memory, MiB |",
         "|---|---:|---:|---:|",
     ]
     for name, row in results["readers"].items():
-        lines.append(f"| {name} | {row['cpu_seconds']:.2f} | {row['ratio']:.2f} | {row['peak_bytes'] / 2**30:.2f} |")
+        lines.append(f"| {name} | {row['cpu_seconds']:.2f} | {row['ratio']:.2f} | {row['peak_bytes'] / 2**20:,.0f} |")
     opening = results["opening"]
     return "\n".join(
         [

@@ -204,6 +204,7 @@ __all__ = [
     "BLOCK",
     "LARGEST_SIZE",
     "LONGEST_WORD",
+    "UNPACKING_ERRORS",
     "GrowingMatrix",
     "Source",
     "Vectors",
