@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -108,6 +107,12 @@ def take_turns(text: Path, sizes: list[int], rounds: int) -> list[dict[str, Any]
     return rows
 
 
+def read_peak_mib() -> float:
+    """Peak memory of this process since it began (`ru_maxrss` counts that of the process which started it, too)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
 def measure_growth(text: Path, size: int) -> list[dict[str, Any]]:
     """CPU seconds for a million words, and peak memory, from 1 to 100 million words of text."""
     content = text.read_bytes()
@@ -137,19 +142,24 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 300])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--memory", action="store_true", help="Measure the peak memory again, nothing else.")
     parser.add_argument("--as_child", choices=TRAINERS)
     options = parser.parse_args()
     if options.as_child:
         started_at = time.process_time()
         words = TRAINERS[options.as_child](options.text, options.sizes[0], 1)
         seconds = time.process_time() - started_at
-        print(words, seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        print(words, seconds, read_peak_mib())
         return
     from hf_genext.devices import describe_device
 
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     if options.growth:
         results["growth"] = measure_growth(options.text, options.sizes[0])
+    elif options.memory:
+        for row in results["rows"]:
+            if row["threads"] == 1:
+                row["peak_mib"] = {name: measure_memory(name, options.text, row["size"]) for name in TRAINERS}
     else:
         results |= {"hardware": describe_device(1), "rows": take_turns(options.text, options.sizes, options.rounds)}
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
