@@ -25,7 +25,7 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete
+from hf_genext.checkpoints import check_same_model, delete_old, find_damage, find_last_complete, mark_complete
 from hf_genext.corpora import SENTENCE_END, EncodedCorpus
 from hf_genext.static_embedding.engines_static_embedding import CompiledEngine, Engine, TensorEngine, compute_keep_shares
 from hf_genext.static_embedding.objectives_static_embedding import compute_damping
@@ -401,6 +401,11 @@ class StaticEmbeddingTrainer:
         if given != "auto":
             if not (Path(given) / STATE_NAME).is_file():
                 raise ValueError(f"{given!r} is no checkpoint of word vectors: it has no {STATE_NAME}.")
+            if (damage := find_damage(given)) is not None:
+                raise ValueError(
+                    f"The checkpoint {given!r} is damaged: {damage}. Go on from the newest whole one with "
+                    "--resume_from_checkpoint auto."
+                )
             return Path(given)
         found = find_last_complete(self.args.output_dir)
         logger.info("Going on from %s.", found) if found else logger.info("No complete checkpoint: a new start.")

@@ -144,6 +144,10 @@ def test_a_checkpoint_of_another_training_is_refused(text, tmp_path):
         train(learning_rate=0.01, resume_from_checkpoint="auto")
     with pytest.raises(ValueError, match=r"has no training_state\.json"):
         train(resume_from_checkpoint=str(tmp_path))
+    (checkpoint,) = (tmp_path / "out").glob("checkpoint-*")
+    (checkpoint / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"is damaged: model\.safetensors has 4 bytes instead of .* auto"):
+        train(resume_from_checkpoint=str(checkpoint))
 
 
 def test_a_rate_that_diverges_stops_with_a_message(text, tmp_path):
