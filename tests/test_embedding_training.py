@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from hf_genext import StaticEmbeddingForPreTraining, rank_exchange
 from hf_genext.corpora import encode_corpus
 from hf_genext.embedding_training import EmbeddingTrainingArguments, StaticEmbeddingTrainer
-from hf_genext.rank_exchange import RankExchange, ReduceChannel
+from hf_genext.rank_exchange import GatherChannel, RankExchange, add_up
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = ROOT / "tests/programs/train_words.py"
@@ -187,24 +187,24 @@ def test_a_damaged_text_is_refused(text, tmp_path):
 
 
 class TwoRanks:
-    """Stands for two ranks of which the other one changed as much as this one does."""
+    """Stands for two ranks of which the other one changed the same as this one."""
 
     num_processes = 2
 
-    def reduce(self, tensor):
-        return 2 * tensor
+    def gather(self, tensor):
+        return torch.cat([tensor, tensor])
 
 
 @pytest.fixture
 def build_exchange(monkeypatch):
     def build(model, shares, **settings):
-        monkeypatch.setattr(rank_exchange, "open_channel", lambda *_: ReduceChannel(TwoRanks(), torch.device("cpu")))
+        monkeypatch.setattr(rank_exchange, "open_channel", lambda *_: GatherChannel(TwoRanks(), torch.device("cpu")))
         return RankExchange(model, shares, TwoRanks(), **settings)
 
     return build
 
 
-def test_changes_of_rare_words_add_up_and_those_of_frequent_ones_are_averaged(build_exchange):
+def test_what_ranks_changed_alike_adds_up_for_rare_words_and_counts_once_for_frequent_ones(build_exchange):
     model = StaticEmbeddingForPreTraining.from_words(["often", "sometimes", "once"], [10**6, 10**3, 1], hidden_size=2)
     before = model.input_embeddings.detach().clone()
     exchange = build_exchange(model, np.array([0.9, 1e-3, 1e-9]), steps_per_sync=2, tokens_per_step=10_000)
@@ -213,11 +213,23 @@ def test_changes_of_rare_words_add_up_and_those_of_frequent_ones_are_averaged(bu
     assert torch.equal(model.input_embeddings, before + 1.0), "no meeting is due yet"
     exchange.run(2, 0.05, everything=False)
     moved = (model.input_embeddings - before)[:3, 0].tolist()
-    way = RankExchange.CURVATURE * 0.05 * 40  # Of the word that is trained on 40 times
-    between = 2 * (1 - np.exp(-way)) / (2 * (1 - np.exp(-way / 2)))
+    between = 1.0 + np.exp(-RankExchange.CURVATURE * 0.05 * 40)  # The word that was trained on 40 times
     assert moved == pytest.approx([1.0, between, 2.0], abs=1e-3) and 1.01 < between < 1.99
     exchange.run(4, 0.05, everything=False)
     assert (model.input_embeddings - before)[:3, 0].tolist() == pytest.approx(moved), "nothing changed since"
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 5])
+def test_changes_at_right_angles_add_up_and_equal_ones_count_once(ranks):
+    apart = [torch.eye(ranks)[index : index + 1] * (index + 1) for index in range(ranks)]
+    one = torch.ones(1, 1)
+    torch.testing.assert_close(add_up(apart, one), torch.arange(1.0, ranks + 1)[None])
+    alike = [torch.tensor([[1.0, -2.0, 0.5]])] * ranks
+    torch.testing.assert_close(add_up(alike, one), alike[0])
+    torch.testing.assert_close(add_up(alike, 0 * one), ranks * alike[0])
+    opposed = [alike[0], -alike[0]]
+    torch.testing.assert_close(add_up(opposed, one), 0 * alike[0])
+    assert torch.equal(add_up([0 * change for change in alike], one), 0 * alike[0])
 
 
 def test_frequent_words_meet_often_and_all_words_meet_sometimes(build_exchange):
@@ -229,7 +241,7 @@ def test_frequent_words_meet_often_and_all_words_meet_sometimes(build_exchange):
     assert {exchange.count_due_rows(step, 900) for step in (3, 6, 9)} == {900}
 
 
-def test_ranks_come_to_equal_rows_through_shared_memory_and_through_sums(tmp_path):
+def test_ranks_come_to_equal_rows_through_shared_memory_and_without(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
     program = str(ROOT / "tests/programs/exchange_rows.py")
@@ -242,8 +254,8 @@ def test_ranks_come_to_equal_rows_through_shared_memory_and_through_sums(tmp_pat
     first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2))
     for name, rows in first.items():
         assert torch.equal(rows, second[name]), name
-        torch.testing.assert_close(rows, first[name.replace("shared", "sums").replace("no_room", "sums")])
-    assert not torch.allclose(first["sums"][:-1], first["sums"][1:])
+        torch.testing.assert_close(rows, first[name.replace("shared", "gathered").replace("no_room", "gathered")])
+    assert not torch.allclose(first["gathered"][:-1], first["gathered"][1:])
 
 
 def test_without_numba_tensors_train_and_the_compiled_engine_says_what_to_install(text, tmp_path, monkeypatch, caplog):

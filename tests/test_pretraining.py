@@ -243,10 +243,6 @@ def test_damping_is_what_steps_one_after_the_other_come_to():
     factors = compute_damping(updates, rate)
     torch.testing.assert_close(factors * beside_each_other, after_each_other)
     assert float(factors[0]) == 1.0
-    in_two = compute_damping(updates, rate, parts=2)
-    half = torch.tensor([1 - (1 - share) ** (count / 2) for count in updates.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(in_two * 2 * half, after_each_other)
-    assert float(in_two[-1]) == pytest.approx(0.5)
 
 
 def test_one_thread_gives_the_same_vectors_again_and_another_seed_others():

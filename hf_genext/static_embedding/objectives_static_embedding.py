@@ -113,9 +113,7 @@ CURVATURE = 4.0
 batches of 4,096 tokens at a rate of 0.05: with 1 the training diverges, with 10 it lags behind the compiled loops."""
 
 
-def compute_damping(
-    num_updates: torch.Tensor, rate: float, parts: int | None = None, curvature: float = CURVATURE
-) -> torch.Tensor:
+def compute_damping(num_updates: torch.Tensor, rate: float) -> torch.Tensor:
     """What to multiply a sum of updates by that were computed beside each other, not one after the other.
 
     Updates that follow each other take a row the share `1 - exp(-c r n)` of the way to rest; n of them that start from one
@@ -125,17 +123,12 @@ def compute_damping(
     Args:
         num_updates: How many updates each row got, (rows,), as floating-point numbers.
         rate: The learning rate.
-        parts: Into how many parts the updates fell, each made one after the other; as many as updates if left out.
-        curvature: The `c`.
 
     Returns:
-        The factors, (rows,), from 1 down to one by the number of parts.
+        The factors, (rows,), from 1 down to one by the number of updates.
     """
-    way = curvature * rate * num_updates
-    each = 1.0 if parts is None else float(parts)
-    summed = way if parts is None else each * -torch.expm1(-way / each)
-    factor = -torch.expm1(-way) / summed.clamp(min=1e-12)
-    return torch.where(way < 1e-9, torch.ones_like(way), factor)
+    way = CURVATURE * rate * num_updates
+    return torch.where(way < 1e-9, torch.ones_like(way), -torch.expm1(-way) / way.clamp(min=1e-12))
 
 
 def count_bands(num_tokens: int) -> int:

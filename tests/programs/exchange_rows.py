@@ -1,4 +1,4 @@
-"""Started as several ranks: each changes its copy of word vectors, and they meet through shared memory and through sums.
+"""Started as several ranks: each changes its copy of word vectors, and they meet through shared memory and without it.
 
 python -m torch.distributed.run --nproc_per_node 2 tests/programs/exchange_rows.py OUTPUT
 """
@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from hf_genext import StaticEmbeddingForPreTraining, rank_exchange
-from hf_genext.rank_exchange import RankExchange, ReduceChannel, SharedMemoryChannel, open_channel
+from hf_genext.rank_exchange import GatherChannel, RankExchange, SharedMemoryChannel, open_channel
 
 if __name__ == "__main__":
     accelerator = Accelerator(cpu=True)
@@ -22,13 +22,13 @@ if __name__ == "__main__":
     words = [f"w{index}" for index in range(60)]
     counts = np.arange(60, 0, -1)
     found, kinds = {}, []
-    for name in ("shared", "sums", "no_room"):
+    for name in ("shared", "gathered", "no_room"):
         if name != "shared":
             rank_exchange.SHARED_FOLDER = Path("/nowhere" if name == "no_room" else sys.argv[1])
         channel = (
             open_channel(accelerator, torch.device("cpu"))
-            if name != "sums"
-            else ReduceChannel(accelerator, torch.device("cpu"))
+            if name != "gathered"
+            else GatherChannel(accelerator, torch.device("cpu"))
         )
         kinds.append(type(channel))
         rank_exchange.open_channel = lambda *_, channel=channel: channel
@@ -42,7 +42,7 @@ if __name__ == "__main__":
             exchange.run(step, 0.05, everything=step == 5)
         found[name] = model.input_embeddings.detach()[: len(words)].clone()
         found[f"{name}_ngrams"] = model.ngram_embeddings.detach()[model.list_ngrams()[1]].clone()
-    assert kinds == [SharedMemoryChannel, ReduceChannel, ReduceChannel], kinds
+    assert kinds == [SharedMemoryChannel, GatherChannel, GatherChannel], kinds
     save_file(found, Path(sys.argv[1]) / f"rank{accelerator.process_index}.safetensors")
     accelerator.wait_for_everyone()
     torch.distributed.destroy_process_group()
