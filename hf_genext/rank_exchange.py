@@ -22,7 +22,7 @@ from accelerate import Accelerator
 
 from hf_genext.static_embedding.pretraining_static_embedding import StaticEmbeddingForPreTraining
 
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 """Numbers that travel at once: little enough to stay in a processor's cache."""
 SHARED_FOLDER = Path("/dev/shm")
 _TINY = 1e-30
@@ -150,9 +150,9 @@ def add_up(changes: Sequence[torch.Tensor], overlap: torch.Tensor) -> torch.Tens
 
 
 def _add_pair(first: torch.Tensor, second: torch.Tensor, overlap: torch.Tensor) -> torch.Tensor:
-    shared = (first * second).sum(dim=1, keepdim=True).clamp(min=0.0).mul_(overlap).mul_(0.5)
-    total = first * (1.0 - shared / first.square().sum(dim=1, keepdim=True).clamp(min=_TINY))
-    return total.addcmul_(second, 1.0 - shared / second.square().sum(dim=1, keepdim=True).clamp(min=_TINY))
+    shared = torch.linalg.vecdot(first, second)[:, None].clamp_(min=0.0).mul_(overlap).mul_(0.5)
+    parts = [torch.linalg.vecdot(changes, changes)[:, None].clamp_(min=_TINY) for changes in (first, second)]
+    return (first * (1.0 - shared / parts[0])).addcmul_(second, 1.0 - shared / parts[1])
 
 
 class _Table:
