@@ -9,12 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from hf_genext import auto
-from hf_genext.genext.configuration_genext import (
-    GenextBottleneckConfig,
-    GenextConfig,
-    GenextDecoderConfig,
+from hf_genext.genext.configuration_conditioners_genext import (
+    GenextFusionConditionerConfig,
+    GenextLabelConditionerConfig,
+    GenextNullConditionerConfig,
     GenextTextConditionerConfig,
+    GenextVectorConditionerConfig,
 )
+from hf_genext.genext.configuration_genext import GenextBottleneckConfig, GenextConfig, GenextDecoderConfig
 from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, GenextModel
 from hf_genext.genext.pretrained_genext import GenextPreTrainedModel
 from hf_genext.genext.processing_genext import GenextProcessor
@@ -47,12 +49,16 @@ __all__ = [
     "GenextConfig",
     "GenextDecoderConfig",
     "GenextForConditionalGeneration",
+    "GenextFusionConditionerConfig",
+    "GenextLabelConditionerConfig",
     "GenextModel",
+    "GenextNullConditionerConfig",
     "GenextPreTrainedModel",
     "GenextProcessor",
     "GenextTextConditionerConfig",
     "GenextTrainer",
     "GenextTrainingArguments",
+    "GenextVectorConditionerConfig",
     "StaticEmbeddingConfig",
     "StaticEmbeddingForPreTraining",
     "StaticEmbeddingModel",

@@ -18,12 +18,14 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from hf_genext.genext.configuration_genext import (
-    GenextBottleneckConfig,
-    GenextConfig,
-    GenextDecoderConfig,
+from hf_genext.genext.configuration_conditioners_genext import (
+    GenextFusionConditionerConfig,
+    GenextLabelConditionerConfig,
+    GenextNullConditionerConfig,
     GenextTextConditionerConfig,
+    GenextVectorConditionerConfig,
 )
+from hf_genext.genext.configuration_genext import GenextBottleneckConfig, GenextConfig, GenextDecoderConfig
 from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, GenextModel
 from hf_genext.genext.pretrained_genext import GenextPreTrainedModel
 from hf_genext.genext.processing_genext import GenextProcessor
@@ -38,7 +40,11 @@ CONFIGS: tuple[type[PreTrainedConfig], ...] = (
     GenextBottleneckConfig,
     GenextConfig,
     GenextDecoderConfig,
+    GenextFusionConditionerConfig,
+    GenextLabelConditionerConfig,
+    GenextNullConditionerConfig,
     GenextTextConditionerConfig,
+    GenextVectorConditionerConfig,
     StaticEmbeddingConfig,
 )
 MODELS: tuple[tuple[type[_BaseAutoModelClass], type[PreTrainedConfig], type[PreTrainedModel]], ...] = (

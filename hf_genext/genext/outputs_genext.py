@@ -18,10 +18,14 @@ class ConditionerOutput(ModelOutput):
     Attributes:
         states: (batch, length, hidden).
         mask: (batch, length), 1 where a state is real, 0 where it is padding; `None` where every state is real.
+        hidden_states: On request the states after the embedding and after each layer, each (batch, length, hidden).
+        attentions: On request the attention weights of each layer, each (batch, heads, length, length).
     """
 
     states: torch.FloatTensor | None = None
     mask: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
