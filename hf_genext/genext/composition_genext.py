@@ -254,10 +254,10 @@ def _place(
     for part in pretrained:
         if part.dtype != dtype and not (quantized and part is language_model):
             part.to(dtype)
-    composed.config.dtype = dtype
     for sub in composed.modules():
         if isinstance(sub, PreTrainedModel):
             sub.config.dtype = dtype
+    composed.config.bottleneck.dtype = dtype
 
 
 def _build_generation_config(composed: PreTrainedModel, language_model: PreTrainedModel | None) -> GenerationConfig:

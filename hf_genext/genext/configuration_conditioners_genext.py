@@ -223,6 +223,8 @@ class GenextFusionConditionerConfig(PreTrainedConfig):
     Args:
         conditioners: For each name a conditioner's configuration, or a dictionary with its `model_type` and fields. No two may
             read the same input.
+        condition_names: The order of the conditions, which is that of the columns of `condition_mask`; as `conditioners` has
+            them if left out. (A saved configuration has its keys in the order of the alphabet.)
         hidden_size: Width of the states; that of the widest condition if left out. Others are projected.
         condition_dropout: In training, the share of rows in which each condition is taken away, so that the null states learn
             (Ho and Salimans 2022).
@@ -244,6 +246,7 @@ class GenextFusionConditionerConfig(PreTrainedConfig):
     model_type = "genext_fusion_conditioner"
 
     conditioners: dict[str, Any] | None = None
+    condition_names: list[str] | None = None
     hidden_size: int | None = None
     condition_dropout: float | int = 0.0
     initializer_range: float | None = None
@@ -252,9 +255,14 @@ class GenextFusionConditionerConfig(PreTrainedConfig):
         """Build the parts, then let Transformers do the rest."""
         refuse_mistyped_names(type(self), kwargs)
         parts = {"text": GenextTextConditionerConfig()} if self.conditioners is None else self.conditioners
-        self.conditioners = {name: build_part_config(f"conditioners[{name!r}]", part) for name, part in parts.items()}
-        if not self.conditioners:
+        if not parts:
             raise ValueError("conditioners is empty; name one condition at least.")
+        self.condition_names = list(parts) if self.condition_names is None else self.condition_names
+        if sorted(self.condition_names) != sorted(parts):
+            raise ValueError(
+                f"condition_names must name each of the conditions {', '.join(sorted(parts))} once, got {self.condition_names}."
+            )
+        self.conditioners = {name: build_part_config(f"conditioners[{name!r}]", parts[name]) for name in self.condition_names}
         if self.hidden_size is None:
             self.hidden_size = max(get_states_size(part) for part in self.conditioners.values())
         super().__post_init__(**kwargs)

@@ -55,6 +55,7 @@ class GenextLanguageModelDecoder(GenextPreTrainedModel):
         self.style = find_reading_style(model)
         if self.style == "seq2seq":
             drop_encoder(model)
+        count_layers_of_the_decoder(model.config)
         self.accepted = set(inspect.signature(model.forward).parameters)
         size = self._get_memory_size()
         self.memory_projection = nn.Identity() if size == memory_size else nn.Linear(memory_size, size)
@@ -293,6 +294,16 @@ def close_cross_attention(model: PreTrainedModel, only: set[str] | None = None) 
             parameter.zero_()
             closed.append(name)
     return closed
+
+
+def count_layers_of_the_decoder(config: PreTrainedConfig) -> None:
+    """Have a sequence-to-sequence configuration count the decoder's layers alone.
+
+    The encoder is not there, but Transformers makes a cache with as many layers as the encoder has.
+    """
+    for theirs, ours in (("encoder_layers", "decoder_layers"), ("num_layers", "num_decoder_layers")):
+        if hasattr(config, theirs) and hasattr(config, ours):
+            setattr(config, theirs, getattr(config, ours))
 
 
 class _NoEncoder(nn.Module):

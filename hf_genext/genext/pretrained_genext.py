@@ -41,7 +41,9 @@ class GenextPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if self.config.initializer_range is not None or isinstance(self.config, GenextConfig):
+        # Configurations of other families have another name for it, or their own rules; Transformers knows them.
+        is_given = getattr(self.config, "initializer_range", 0.02) is not None
+        if is_given or isinstance(self.config, GenextConfig):
             super()._init_weights(module)
         elif isinstance(module, GenextResidualLinear):
             init.zeros_(module.weight)
