@@ -14,8 +14,6 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -29,7 +27,7 @@ from .configuration_conditioners_genext import (
     get_states_size,
 )
 from .configuration_genext import GenextConfig, GenextDecoderConfig
-from .language_models_genext import close_cross_attention, require_language_model
+from .language_models_genext import choose_opener, close_cross_attention, require_language_model
 from .pretrained_conditioners_genext import get_loading_arguments, take_encoder
 
 Part: TypeAlias = str | os.PathLike[str] | PreTrainedModel | PreTrainedConfig
@@ -81,6 +79,10 @@ def compose(
     loading = {name: value for name, value in loading.items() if value is not None}
     decoder_part = _load_decoder(decoder, cross_attention, loading, quantization_config)
     conditioner, encoder_models = _load_encoders(encoder, condition_dropout, decoder_part, loading)
+    pretrained = [part for part in (*_list_models(encoder_models), decoder_part.model) if part is not None]
+    parts = [module for part in pretrained for module in part.modules() if isinstance(module, PreTrainedModel)]
+    attention = [module.config._attn_implementation for module in parts]
+    attn_implementation = config.pop("attn_implementation", None)
     whole = GenextConfig(
         conditioner=conditioner,
         bottleneck=_build_bottleneck_fields(bottleneck, num_latents),
@@ -92,12 +94,16 @@ def compose(
             f"The decoder ({decoder_part.config.model_type}) has neither a start nor an end token of its own. Say which token "
             "every output starts from: decoder_start_token_id=."
         )
-    pretrained = [part for part in (*_list_models(encoder_models), decoder_part.model) if part is not None]
+    for module, implementation in zip(parts, attention, strict=True):
+        # A configuration sets its own choice, which is none yet, on the configurations below it.
+        module.config._attn_implementation_internal = implementation
     for part in pretrained:
         for module in part.modules():
             module._is_hf_initialized = True
     composed = model_class(whole, encoder_models, decoder_part.model)
     _place(composed, pretrained, decoder_part.model, loading.get("dtype"))
+    if attn_implementation is not None:
+        composed.set_attn_implementation(attn_implementation)
     composed.generation_config = _build_generation_config(composed, decoder_part.model)
     return composed.eval()
 
@@ -186,15 +192,16 @@ def _load_decoder(given: Any, cross_attention: bool | None, loading: dict[str, A
     require_language_model(config, repr(str(given)))
     _set_cross_attention(config, cross_attention)
     quantization = {} if quantization_config is None else {"quantization_config": quantization_config}
-    opener = AutoModelForCausalLM if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING else AutoModelForSeq2SeqLM
-    model, info = opener.from_pretrained(given, config=config, output_loading_info=True, **loading, **quantization)
+    model, info = choose_opener(config).from_pretrained(
+        given, config=config, output_loading_info=True, **loading, **quantization
+    )
     close_cross_attention(model, only=set(info["missing_keys"]))
     return _LoadedPart(model.config, model)
 
 
 def _set_cross_attention(config: PreTrainedConfig, wanted: bool | None) -> None:
     """Have a causal language model built with cross-attention where it can be, or without."""
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or config.is_encoder_decoder:
         return
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     can = "encoder_hidden_states" in inspect.signature(model_class.forward).parameters

@@ -50,12 +50,18 @@ class GenextEncoder(GenextPreTrainedModel):
         self.conditioner = build_conditioner(config.conditioner, models)
         config.conditioner = self.conditioner.config
         self.bottleneck = build_bottleneck(config.bottleneck, get_states_size(config.conditioner))  # type: ignore[arg-type]
-        for module in self.modules():
-            if isinstance(module, GenextPretrainedConditioner) and config.freeze_encoder:
-                module.freeze()
-            elif isinstance(module, GenextPretrainedConditioner) and config.tune_encoder_from_layer is not None:
-                module.freeze(config.tune_encoder_from_layer)
+        self.freeze_as_configured()
         self.post_init()
+
+    def freeze_as_configured(self) -> None:
+        """Keep the pretrained models as they are, as far as the configuration says so."""
+        for module in self.modules():
+            if isinstance(module, GenextPretrainedConditioner):
+                module.freeze_unread()
+                if self.config.freeze_encoder:
+                    module.freeze()
+                elif self.config.tune_encoder_from_layer is not None:
+                    module.freeze(self.config.tune_encoder_from_layer)
 
     @property
     def main_input_name(self) -> str:

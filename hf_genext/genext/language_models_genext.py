@@ -238,12 +238,24 @@ class GenextLanguageModelDecoder(GenextPreTrainedModel):
 
 
 def find_reading_style(model: PreTrainedModel) -> ReadingStyle:
-    """How a language model can read a memory."""
+    """How a language model can read a memory.
+
+    Raises:
+        ValueError: if it can in no way.
+    """
     accepted = inspect.signature(model.forward).parameters
     if "encoder_outputs" in accepted and "decoder_input_ids" in accepted:
         return "seq2seq"
     if "encoder_hidden_states" in accepted and any(_CROSS_ATTENTION.search(name) for name, _ in model.named_modules()):
         return "cross_attention"
+    needed = ("inputs_embeds", "attention_mask", "past_key_values")
+    missing = [name for name in needed if name not in accepted]
+    if missing or "encoder_outputs" in accepted:
+        reason = f"its forward takes no {missing[0]}" if missing else "it masks no memory"
+        raise ValueError(
+            f"{type(model).__name__} cannot read a memory: it has no cross-attention for one, and {reason}, so one cannot "
+            "stand before its tokens either. Choose a model of the kinds of GPT-2, Llama, Qwen or OPT."
+        )
     return "prefix"
 
 
@@ -254,11 +266,15 @@ def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
         ValueError: if the configuration describes no language model.
     """
     require_language_model(config)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return AutoModelForSeq2SeqLM.from_config(config)
-    model = AutoModelForCausalLM.from_config(config)
+    model = choose_opener(config).from_config(config)
     close_cross_attention(model)
     return model
+
+
+def choose_opener(config: PreTrainedConfig) -> type[AutoModelForCausalLM] | type[AutoModelForSeq2SeqLM]:
+    """The Auto class of a language model: of one that is both, whole models are opened as such, halves as causal ones."""
+    is_whole = type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING and config.is_encoder_decoder
+    return AutoModelForSeq2SeqLM if is_whole else AutoModelForCausalLM
 
 
 def require_language_model(config: PreTrainedConfig, given: str | None = None) -> None:
@@ -307,10 +323,14 @@ def count_layers_of_the_decoder(config: PreTrainedConfig) -> None:
 
 
 class _NoEncoder(nn.Module):
-    """Stands where a sequence-to-sequence model had its encoder."""
+    """Stands where a sequence-to-sequence model had its encoder, and takes no embedding for it."""
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Nothing here embeds."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "embed_tokens":
+            super().__setattr__(name, value)
 
 
 def drop_encoder(model: PreTrainedModel) -> None:
@@ -331,6 +351,7 @@ def drop_encoder(model: PreTrainedModel) -> None:
 __all__ = [
     "GenextLanguageModelDecoder",
     "build_language_model",
+    "choose_opener",
     "close_cross_attention",
     "drop_encoder",
     "find_reading_style",

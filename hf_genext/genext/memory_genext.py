@@ -21,6 +21,11 @@ class MemoryEncoding:
 
     encoder: Any
 
+    @property
+    def main_input_name(self) -> str:
+        """The input that is the condition."""
+        return self.encoder.main_input_name
+
     @overload
     def encode(self, *, return_mask: Literal[False] = False, **inputs: Any) -> torch.Tensor: ...
 

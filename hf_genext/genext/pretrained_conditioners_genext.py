@@ -45,12 +45,10 @@ class GenextPretrainedConditioner(GenextPreTrainedModel):
         self.main_input = model.main_input_name
         self.is_text = self.main_input == "input_ids"
         self.is_frozen = False
-        self._accepted = set(inspect.signature(model.forward).parameters)
+        forward = model.encoder.forward if isinstance(model, GenextPreTrainedModel) else model.forward
+        self._accepted = set(inspect.signature(forward).parameters)
         is_causal = type(model.config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(model.config) not in MODEL_FOR_MASKED_LM_MAPPING
         self._needs_positions = is_causal and "position_ids" in self._accepted
-        for name, parameter in model.named_parameters():
-            if any(part in _UNREAD_MODULES.get(model.config.model_type, ()) for part in name.split(".")):
-                parameter.requires_grad_(False)
         self.post_init()
 
     @property
@@ -74,6 +72,13 @@ class GenextPretrainedConditioner(GenextPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the embedding of the source tokens."""
         self.model.set_input_embeddings(value)
+
+    def freeze_unread(self) -> None:
+        """Keep parameters as they are that no state depends on; they would never get a gradient."""
+        unread = _UNREAD_MODULES.get(self.model.config.model_type, ())
+        for name, parameter in self.model.named_parameters():
+            if any(part in unread for part in name.split(".")):
+                parameter.requires_grad_(False)
 
     def freeze(self, from_layer: int | None = None) -> None:
         """Keep the model as it is, or what stands before a layer.

@@ -98,6 +98,10 @@ class GenextPreTrainedModel(PreTrainedModel):
                 f"{missing[0]!r}; they would be random. The folder is incomplete, or its config.json belongs to "
                 "another model: save the model again with save_pretrained."
             )
+        for module in model.modules():
+            # Opened weights are all trainable at first.
+            if hasattr(module, "freeze_as_configured"):
+                module.freeze_as_configured()
         opened: Any = (model, loading_info) if wants_loading_info else model
         return opened
 
