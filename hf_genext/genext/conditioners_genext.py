@@ -34,7 +34,8 @@ class GenextFusionConditioner(GenextPreTrainedModel):
     learned null state stands in its place. It is missing
 
     * in all rows, where its input is not given;
-    * in a row, where `condition_mask` has a 0 for it, or a text's `attention_mask` has no 1;
+    * in a row, where `condition_mask` has a 0 for it, a text's `attention_mask` has no 1, all labels are -1, or an image,
+      a recording or a vector begins with what is not a number (NaN);
     * in training, in a random share of the rows (`condition_dropout`).
 
     Args:
@@ -109,7 +110,7 @@ class GenextFusionConditioner(GenextPreTrainedModel):
                 states = null_state.expand(batch_size, 1, -1)
                 mask = torch.ones(batch_size, 1, dtype=torch.long, device=device)
             else:
-                present = self._find_present(index, conditioner, condition_mask, inputs, batch_size, device)
+                present = self._find_present(index, conditioner, condition_mask, inputs)
                 output = conditioner(**_blank_missing(conditioner, inputs, main, present))
                 states, mask = output.states, output.mask
                 if hidden_states is None:
@@ -149,18 +150,24 @@ class GenextFusionConditioner(GenextPreTrainedModel):
         conditioner: nn.Module,
         condition_mask: torch.Tensor | None,
         inputs: dict[str, Any],
-        batch_size: int,
-        device: torch.device,
     ) -> torch.Tensor:
         """Which rows have the condition, (batch,)."""
-        present = torch.ones(batch_size, dtype=torch.bool, device=device)
+        present = ~find_missing_rows(inputs[_get_main_input(conditioner, inputs)])  # type: ignore[index]
         if condition_mask is not None:
-            present = condition_mask[:, index].bool()
+            present = present & condition_mask[:, index].bool()
         if "attention_mask" in conditioner.input_names and inputs.get("attention_mask") is not None:
             present = present & inputs["attention_mask"].bool().any(dim=1)
         if self.training and self.config.condition_dropout:
-            present = present & (torch.rand(batch_size, device=device) >= self.config.condition_dropout)
+            present = present & (torch.rand(present.shape, device=present.device) >= self.config.condition_dropout)
         return present
+
+
+def find_missing_rows(condition: torch.Tensor) -> torch.Tensor:
+    """Which rows say by themselves that they are missing, (batch,): labels that are all -1, numbers that begin with none."""
+    rows = condition.flatten(1) if condition.dim() > 1 else condition[:, None]
+    if rows.is_floating_point():
+        return rows[:, 0].isnan()
+    return (rows == -1).all(dim=1)
 
 
 def _get_main_input(conditioner: nn.Module, inputs: Mapping[str, Any]) -> str | None:
@@ -225,4 +232,4 @@ def build_conditioner(
     return GenextPretrainedConditioner(config, models if isinstance(models, PreTrainedModel) else None)
 
 
-__all__ = ["GenextFusionConditioner", "build_conditioner"]
+__all__ = ["GenextFusionConditioner", "build_conditioner", "find_missing_rows"]

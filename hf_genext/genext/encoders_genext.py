@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from .bottlenecks_genext import build_bottleneck
-from .conditioners_genext import GenextFusionConditioner, build_conditioner
+from .conditioners_genext import GenextFusionConditioner, build_conditioner, find_missing_rows
 from .configuration_conditioners_genext import get_states_size
 from .configuration_genext import GenextConfig
 from .outputs_genext import GenextEncoderOutput
@@ -152,6 +152,10 @@ class GenextEncoder(GenextPreTrainedModel):
         unknown = [name for name, value in conditions.items() if value is not None and name not in names]
         if unknown:
             raise ValueError(self._explain_unknown(unknown[0]))
+        if "condition_mask" not in names and not torch.compiler.is_compiling():
+            given = [value for value in conditions.values() if value is not None and value.is_floating_point()]
+            if any(find_missing_rows(value).any() for value in given):
+                raise ValueError(self._explain_unknown("condition_mask"))
         masks = {
             "attention_mask": attention_mask,
             "feature_attention_mask": feature_attention_mask,
