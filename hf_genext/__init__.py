@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from hf_genext import auto
+from hf_genext.adapters import build_lora_config
 from hf_genext.genext.configuration_conditioners_genext import (
     GenextFusionConditionerConfig,
     GenextLabelConditionerConfig,
@@ -44,6 +45,7 @@ def __getattr__(name: str) -> Any:
 auto.register()
 
 __all__ = [
+    "build_lora_config",
     "ConditionalGenerationPipeline",
     "GenextBottleneckConfig",
     "GenextConfig",

@@ -18,6 +18,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from hf_genext.adapters import register_with_peft
 from hf_genext.genext.configuration_conditioners_genext import (
     GenextFusionConditionerConfig,
     GenextLabelConditionerConfig,
@@ -119,6 +120,7 @@ def register() -> None:
     for task, pipeline_class, auto_classes in PIPELINES:
         PIPELINE_REGISTRY.supported_tasks.pop(task, None)
         PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=auto_classes, type="multimodal")
+    register_with_peft(GenextConfig.model_type)
 
 
 __all__ = ["CONFIGS", "MODELS", "PIPELINES", "PROCESSORS", "TASK", "register"]

@@ -6,11 +6,14 @@ import re
 import tempfile
 from pathlib import Path
 
+import peft
 import torch
 from composition_specimens import Cell, build_labels
 from contracts import assert_near
 from safetensors import safe_open
 from transformers import AutoModelForSeq2SeqLM
+
+from hf_genext import build_lora_config
 
 ASKS = re.compile(r"q_attn|ln_cross_attn|queries|q_proj|q_norm|k_norm|cross_attn_norm|\.query\.|\.key\.")
 # Random models like to say one thing again and again, which would show little.
@@ -171,6 +174,28 @@ def check_accumulation_is_exact(cell: Cell) -> None:
             assert (parameter.grad - expected[name]).abs().max() < 1e-4 * scale, name
 
 
+def check_adapters_train_and_reload(cell: Cell) -> None:
+    """A low-rank adapter, without named targets and from `build_lora_config`, learns, and its folder opens by itself."""
+    inputs, labels = cell.inputs, build_labels()
+    for build_config in (lambda model: peft.LoraConfig(task_type="SEQ_2_SEQ_LM"), build_lora_config):
+        with tempfile.TemporaryDirectory() as folder:
+            cell.build().save_pretrained(f"{folder}/base")
+            base = AutoModelForSeq2SeqLM.from_pretrained(f"{folder}/base")
+            adapted = peft.get_peft_model(base, build_config(base)).eval()  # Without dropout, so that losses compare
+            optimizer = torch.optim.SGD([weight for weight in adapted.parameters() if weight.requires_grad], lr=0.05)
+            losses = []
+            for _ in range(3):
+                losses.append(adapted(**inputs, labels=labels).loss)
+                losses[-1].backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            assert losses[-1] < losses[0]
+            adapted.save_pretrained(f"{folder}/adapter")
+            opened = AutoModelForSeq2SeqLM.from_pretrained(f"{folder}/adapter")
+            assert_near(get_logits(opened, inputs, labels), get_logits(adapted, inputs, labels))
+            assert torch.equal(opened.generate(**inputs, **GENERATION), adapted.generate(**inputs, **GENERATION))
+
+
 COMPOSITION_CHECKS = [
     check_generation_with_a_cache_is_as_without,
     check_alone_is_as_in_a_batch,
@@ -182,6 +207,7 @@ COMPOSITION_CHECKS = [
     check_every_unfrozen_parameter_gets_a_gradient,
     check_the_memory_changes_the_output,
     check_accumulation_is_exact,
+    check_adapters_train_and_reload,
 ]
 
 __all__ = ["COMPOSITION_CHECKS"]
