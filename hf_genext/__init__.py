@@ -17,8 +17,14 @@ from hf_genext.genext.configuration_conditioners_genext import (
     GenextTextConditionerConfig,
     GenextVectorConditionerConfig,
 )
-from hf_genext.genext.configuration_genext import GenextBottleneckConfig, GenextConfig, GenextDecoderConfig
+from hf_genext.genext.configuration_genext import (
+    GenextBottleneckConfig,
+    GenextConfig,
+    GenextDecoderConfig,
+    GenextHeadConfig,
+)
 from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, GenextModel
+from hf_genext.genext.prediction_genext import GenextForPrediction
 from hf_genext.genext.pretrained_genext import GenextPreTrainedModel
 from hf_genext.genext.processing_genext import GenextProcessor
 from hf_genext.genext.tokenization_genext import train_tokenizer
@@ -51,7 +57,9 @@ __all__ = [
     "GenextConfig",
     "GenextDecoderConfig",
     "GenextForConditionalGeneration",
+    "GenextForPrediction",
     "GenextFusionConditionerConfig",
+    "GenextHeadConfig",
     "GenextLabelConditionerConfig",
     "GenextModel",
     "GenextNullConditionerConfig",

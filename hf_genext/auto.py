@@ -9,6 +9,7 @@ from transformers import (
     AutoModel,
     AutoModelForPreTraining,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -26,8 +27,14 @@ from hf_genext.genext.configuration_conditioners_genext import (
     GenextTextConditionerConfig,
     GenextVectorConditionerConfig,
 )
-from hf_genext.genext.configuration_genext import GenextBottleneckConfig, GenextConfig, GenextDecoderConfig
+from hf_genext.genext.configuration_genext import (
+    GenextBottleneckConfig,
+    GenextConfig,
+    GenextDecoderConfig,
+    GenextHeadConfig,
+)
 from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, GenextModel
+from hf_genext.genext.prediction_genext import GenextForPrediction
 from hf_genext.genext.pretrained_genext import GenextPreTrainedModel
 from hf_genext.genext.processing_genext import GenextProcessor
 from hf_genext.pipelines import ConditionalGenerationPipeline
@@ -42,6 +49,7 @@ CONFIGS: tuple[type[PreTrainedConfig], ...] = (
     GenextConfig,
     GenextDecoderConfig,
     GenextFusionConditionerConfig,
+    GenextHeadConfig,
     GenextLabelConditionerConfig,
     GenextNullConditionerConfig,
     GenextTextConditionerConfig,
@@ -53,6 +61,7 @@ MODELS: tuple[tuple[type[_BaseAutoModelClass], type[PreTrainedConfig], type[PreT
     (AutoModel, StaticEmbeddingConfig, StaticEmbeddingModel),
     (AutoModelForPreTraining, StaticEmbeddingConfig, StaticEmbeddingForPreTraining),
     (AutoModelForSeq2SeqLM, GenextConfig, GenextForConditionalGeneration),
+    (AutoModelForSequenceClassification, GenextConfig, GenextForPrediction),
 )
 PROCESSORS: tuple[tuple[type[PreTrainedConfig], type[GenextProcessor]], ...] = ((GenextConfig, GenextProcessor),)
 PIPELINES: tuple[tuple[str, type[ConditionalGenerationPipeline], tuple[type[_BaseAutoModelClass], ...]], ...] = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -80,8 +80,7 @@ def compose(
     decoder_part = _load_decoder(decoder, cross_attention, loading, quantization_config)
     conditioner, encoder_models = _load_encoders(encoder, condition_dropout, decoder_part, loading)
     pretrained = [part for part in (*_list_models(encoder_models), decoder_part.model) if part is not None]
-    parts = [module for part in pretrained for module in part.modules() if isinstance(module, PreTrainedModel)]
-    attention = [module.config._attn_implementation for module in parts]
+    restore = _remember_attention(pretrained)
     attn_implementation = config.pop("attn_implementation", None)
     whole = GenextConfig(
         conditioner=conditioner,
@@ -94,18 +93,56 @@ def compose(
             f"The decoder ({decoder_part.config.model_type}) has neither a start nor an end token of its own. Say which token "
             "every output starts from: decoder_start_token_id=."
         )
-    for module, implementation in zip(parts, attention, strict=True):
-        # A configuration sets its own choice, which is none yet, on the configurations below it.
-        module.config._attn_implementation_internal = implementation
-    for part in pretrained:
-        for module in part.modules():
-            module._is_hf_initialized = True
+    restore()
     composed = model_class(whole, encoder_models, decoder_part.model)
     _place(composed, pretrained, decoder_part.model, loading.get("dtype"))
     if attn_implementation is not None:
         composed.set_attn_implementation(attn_implementation)
     composed.generation_config = _build_generation_config(composed, decoder_part.model)
     return composed.eval()
+
+
+def compose_prediction(
+    model_class: type[Composed],
+    encoder: Part | Mapping[str, Part],
+    head: PreTrainedConfig | dict[str, Any],
+    *,
+    bottleneck: str | dict[str, Any] | PreTrainedConfig | None,
+    num_latents: int | None,
+    condition_dropout: float | None,
+    loading: dict[str, Any],
+    config: dict[str, Any],
+) -> Composed:
+    """Load an encoder and build a model with a single output of it; see `from_encoder_pretrained` for the arguments."""
+    loading = {name: value for name, value in loading.items() if value is not None}
+    conditioner, encoder_models = _load_encoders(encoder, condition_dropout, _LoadedPart(GenextDecoderConfig()), loading)
+    pretrained = _list_models(encoder_models)
+    restore = _remember_attention(pretrained)
+    whole = GenextConfig(
+        conditioner=conditioner, bottleneck=_build_bottleneck_fields(bottleneck, num_latents), head=head, **config
+    )
+    restore()
+    composed = model_class(whole, encoder_models)
+    _place(composed, pretrained, None, loading.get("dtype"))
+    return composed.eval()
+
+
+def _remember_attention(pretrained: list[PreTrainedModel]) -> Callable[[], None]:
+    """What puts back the attention of pretrained parts, and keeps their weights from being drawn anew.
+
+    A new configuration sets its own choice of attention, which is none yet, on the configurations below it.
+    """
+    parts = [module for part in pretrained for module in part.modules() if isinstance(module, PreTrainedModel)]
+    attention = [module.config._attn_implementation for module in parts]
+
+    def restore() -> None:
+        for module, implementation in zip(parts, attention, strict=True):
+            module.config._attn_implementation_internal = implementation
+        for part in pretrained:
+            for module in part.modules():
+                module._is_hf_initialized = True
+
+    return restore
 
 
 def _build_bottleneck_fields(bottleneck: Any, num_latents: int | None) -> Any:
@@ -278,4 +315,4 @@ def _build_generation_config(composed: PreTrainedModel, language_model: PreTrain
     return generation_config
 
 
-__all__ = ["Part", "compose"]
+__all__ = ["Part", "compose", "compose_prediction"]

@@ -139,6 +139,54 @@ class GenextDecoderConfig(PreTrainedConfig):
 
 
 @strict
+class GenextHeadConfig(PreTrainedConfig):
+    """Configuration of the head of a model with a single output.
+
+    Args:
+        kind: `"class"` is one of several classes, `"labels"` any number of several labels, `"regression"` one or several
+            numbers, each with its uncertainty.
+        num_outputs: Number of classes, labels or numbers.
+        output_names: Their names.
+        dropout: Dropout before the projection.
+        initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
+
+    Example:
+        >>> from hf_genext import GenextHeadConfig
+        >>> GenextHeadConfig(kind="class", output_names=["noun", "verb"]).num_outputs
+        2
+    """
+
+    model_type = "genext_head"
+
+    kind: Literal["class", "labels", "regression"] = "class"
+    num_outputs: int | None = None
+    output_names: list[str] | None = None
+    dropout: float | int = 0.0
+    initializer_range: float | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Refuse mistyped names, count the outputs, then let Transformers do the rest."""
+        refuse_mistyped_names(type(self), kwargs)
+        if self.num_outputs is None:
+            least = 2 if self.kind == "class" else 1
+            self.num_outputs = least if self.output_names is None else len(self.output_names)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Check the sizes (called by `@strict`)."""
+        least = 2 if self.kind == "class" else 1
+        if self.num_outputs is None or self.num_outputs < least:
+            raise ValueError(f'A head of kind "{self.kind}" needs num_outputs of {least} or more, got {self.num_outputs}.')
+        if self.output_names is not None and len(self.output_names) != self.num_outputs:
+            raise ValueError(
+                f"num_outputs is {self.num_outputs}, but output_names has {len(self.output_names)} names. Leave one of them "
+                "out."
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
+
+
+@strict
 class GenextConfig(PreTrainedConfig):
     """Configuration of a conditional model: conditioner, bottleneck and decoder, and what the whole adds to them.
 
@@ -150,6 +198,7 @@ class GenextConfig(PreTrainedConfig):
     Args:
         conditioner: What turns the condition into states. Several conditions are a [`GenextFusionConditionerConfig`].
         bottleneck: What turns the states into the memory.
+        head: What makes a single output of the memory, for [`GenextForPrediction`], which needs no decoder.
         decoder: What generates from the memory. A language model with `add_cross_attention` reads the memory by
             cross-attention, one without it as leading embeddings.
         freeze_encoder: Whether the pretrained models among the conditioners stay as they are, dropout switched off. What is
@@ -188,11 +237,13 @@ class GenextConfig(PreTrainedConfig):
         "conditioner": SubConfigSpec(config_class=AutoConfig, model_type="genext_text_conditioner"),
         "bottleneck": SubConfigSpec(config_class=GenextBottleneckConfig),
         "decoder": SubConfigSpec(config_class=AutoConfig, model_type="genext_decoder"),
+        "head": SubConfigSpec(config_class=GenextHeadConfig, optional=True),
     }
 
     conditioner: PreTrainedConfig | dict[str, Any] | None = None
     bottleneck: PreTrainedConfig | dict[str, Any] | None = None
     decoder: PreTrainedConfig | dict[str, Any] | None = None
+    head: PreTrainedConfig | dict[str, Any] | None = None
     freeze_encoder: bool = False
     tune_encoder_from_layer: int | None = None
     is_encoder_decoder: bool = True
@@ -299,4 +350,4 @@ def _choose_num_heads(hidden_size: int) -> int:
     return max(heads for heads in range(1, max(1, hidden_size // 64) + 1) if hidden_size % heads == 0)
 
 
-__all__ = ["FORMAT_VERSION", "GenextBottleneckConfig", "GenextConfig", "GenextDecoderConfig"]
+__all__ = ["FORMAT_VERSION", "GenextBottleneckConfig", "GenextConfig", "GenextDecoderConfig", "GenextHeadConfig"]

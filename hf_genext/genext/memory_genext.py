@@ -60,8 +60,7 @@ class MemoryEncoding:
             (batch, hidden).
         """
         memory, mask = self.encode(return_mask=True, **inputs)
-        shares = mask.to(memory.dtype)[:, :, None]
-        vectors = (memory * shares).sum(dim=1) / shares.sum(dim=1).clamp(min=1)
+        vectors = average_slots(memory, mask)
         return torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors
 
     @staticmethod
@@ -166,4 +165,12 @@ class MemoryDecoding:
         return sizes[0] if sizes else None
 
 
-__all__ = ["MemoryDecoding", "MemoryEncoding"]
+def average_slots(memory: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The mean of a memory's real slots: (batch, slots, hidden), (batch, slots) -> (batch, hidden)."""
+    if mask is None:
+        return memory.mean(dim=1)
+    shares = mask.to(memory.dtype)[:, :, None]
+    return (memory * shares).sum(dim=1) / shares.sum(dim=1).clamp(min=1)
+
+
+__all__ = ["MemoryDecoding", "MemoryEncoding", "average_slots"]

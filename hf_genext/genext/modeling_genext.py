@@ -41,7 +41,7 @@ class GenextModel(MemoryEncoding, GenextPreTrainedModel):
         torch.Size([1, 4, 256])
     """
 
-    _opens_folders_of = ("GenextForConditionalGeneration",)
+    _opens_folders_of = ("GenextForConditionalGeneration", "GenextForPrediction")
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\."]
 
     def __init__(self, config: GenextConfig) -> None:

@@ -33,6 +33,7 @@ class GenextPreTrainedModel(PreTrainedModel):
     _auto_class_of: ClassVar[dict[str, str]] = {
         "GenextModel": "AutoModel",
         "GenextForConditionalGeneration": "AutoModelForSeq2SeqLM",
+        "GenextForPrediction": "AutoModelForSequenceClassification",
     }
     """Which Auto class opens a folder that holds the architecture."""
 
