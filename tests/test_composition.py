@@ -30,7 +30,7 @@ from transformers import (
     BertForMaskedLM,
     BertModel,
     CLIPConfig,
-    CLIPModel,
+    DPRConfig,
     GPT2LMHeadModel,
     GPT2Model,
     LlamaForCausalLM,
@@ -414,6 +414,11 @@ def build_plain(condition="bert", num_latents=None):
             r"'clip' has no hidden states of one width.*model\.vision_model",
         ),
         (
+            lambda: compose(encoder=DPRConfig(num_hidden_layers=1), decoder=DECODERS["gpt2"]()),
+            ValueError,
+            r"DPRQuestionEncoder gives no hidden states \(it gives pooler_output.*the encoder inside it",
+        ),
+        (
             lambda: compose(encoder=build_bert(), decoder=DECODERS["gpt2"](), num_latents=0),
             StrictDataclassError,
             "num_latents must be 1",
@@ -491,15 +496,22 @@ def test_what_cannot_be_joined_is_refused_with_the_way_out(call, error, message)
         call()
 
 
-def test_a_model_without_hidden_states_is_refused_when_it_runs():
-    class Towers(CLIPModel):
-        main_input_name = "pixel_values"
+def test_a_model_without_hidden_states_is_refused_when_it_runs_at_the_latest():
+    class Silent(BertModel):
+        def forward(self, input_ids=None, attention_mask=None, **kwargs):
+            states = super().forward(input_ids, attention_mask).last_hidden_state
+            return {"pooler_output": states[:, 0]}
 
-    config = CLIPConfig(
-        text_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
-        vision_config={"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16},
-    )
-    config.hidden_size = 16
-    model = compose(encoder=Towers(config), decoder=DECODERS["gpt2"]())
-    with pytest.raises((ValueError, TypeError)):
-        model.encode(pixel_values=torch.zeros(1, 3, 224, 224))
+    model = compose(encoder=Silent(build_bert()), decoder=DECODERS["gpt2"]())
+    with pytest.raises(ValueError, match=r"gives no hidden states \(it gives pooler_output\)"):
+        model.encode(**TOKENS)
+
+
+@pytest.mark.parametrize("num_latents", [None, 3])
+def test_a_prefix_enters_at_the_scale_of_the_embeddings(num_latents):
+    language_model = LlamaForCausalLM(DECODERS["llama"]())
+    scale = language_model.get_input_embeddings().weight.square().mean().sqrt()
+    model = compose(encoder=build_bert(), decoder=language_model, num_latents=num_latents)
+    with torch.no_grad():
+        prefix = model.decoder.memory_projection(model.encode(**TOKENS))
+    assert 0.5 < prefix.square().mean().sqrt() / scale < 2

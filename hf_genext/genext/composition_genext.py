@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import torch
+from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -96,6 +97,8 @@ def compose(
     restore()
     composed = model_class(whole, encoder_models, decoder_part.model)
     _place(composed, pretrained, decoder_part.model, loading.get("dtype"))
+    if decoder_part.model is not None:
+        _enter_at_the_scale_of_embeddings(composed)
     if attn_implementation is not None:
         composed.set_attn_implementation(attn_implementation)
     composed.generation_config = _build_generation_config(composed, decoder_part.model)
@@ -302,6 +305,19 @@ def _place(
         if isinstance(sub, PreTrainedModel):
             sub.config.dtype = dtype
     composed.config.bottleneck.dtype = dtype
+
+
+@torch.no_grad()
+def _enter_at_the_scale_of_embeddings(composed: Any) -> None:
+    """Have a memory that stands before the tokens of a pretrained model begin as large as the embeddings that it knows."""
+    decoder = composed.decoder
+    if decoder.style != "prefix":
+        return
+    size = decoder.get_input_embeddings().weight.float().square().mean().sqrt()
+    if isinstance(decoder.memory_projection, nn.Linear):
+        decoder.memory_projection.weight.normal_(std=float(size) * decoder.memory_projection.in_features**-0.5)
+    elif composed.config.bottleneck.kind == "pooled":
+        composed.encoder.bottleneck.norm.weight.fill_(float(size))
 
 
 def _build_generation_config(composed: PreTrainedModel, language_model: PreTrainedModel | None) -> GenerationConfig:

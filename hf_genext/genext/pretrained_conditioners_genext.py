@@ -6,7 +6,10 @@ Legend: batch, length (states), hidden.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
+import typing
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import ModelOutput
 
 from .outputs_genext import ConditionerOutput
 from .pretrained_genext import GenextPreTrainedModel
@@ -40,6 +44,7 @@ class GenextPretrainedConditioner(GenextPreTrainedModel):
 
     def __init__(self, config: PreTrainedConfig, model: PreTrainedModel | None = None) -> None:
         model = take_encoder(build_encoder(config) if model is None else model)
+        _require_hidden_states(model)
         super().__init__(model.config)
         self.model = model
         self.main_input = model.main_input_name
@@ -141,10 +146,7 @@ class GenextPretrainedConditioner(GenextPreTrainedModel):
         outputs = self.model(**given, return_dict=True)
         states = outputs.get("last_hidden_state")
         if states is None:
-            raise ValueError(
-                f"{type(self.model).__name__} gives no hidden states (it gives {', '.join(outputs)}). Give a model whose "
-                "output has last_hidden_state, (batch, length, hidden)."
-            )
+            raise ValueError(_explain_missing_states(self.model, outputs))
         if states.dim() == 4:
             states = states.flatten(2).transpose(1, 2)
         return ConditionerOutput(
@@ -206,6 +208,25 @@ def take_encoder(model: PreTrainedModel) -> PreTrainedModel:
         model = copy.copy(model)
         model._modules = {name: None if name == "pooler" else module for name, module in model._modules.items()}
     return model
+
+
+def _require_hidden_states(model: PreTrainedModel) -> None:
+    """Raise if a model says of its output that it has no hidden states; one that says nothing is asked when it runs."""
+    try:
+        told = typing.get_type_hints(model.forward).get("return")
+    except Exception:  # Annotations can name what is not there at run time.
+        return
+    outputs = [kind for kind in (told, *typing.get_args(told)) if isinstance(kind, type) and issubclass(kind, ModelOutput)]
+    fields = [field.name for output in outputs for field in dataclasses.fields(output)]
+    if fields and "last_hidden_state" not in fields:
+        raise ValueError(_explain_missing_states(model, fields))
+
+
+def _explain_missing_states(model: PreTrainedModel, given: Iterable[str]) -> str:
+    return (
+        f"{type(model).__name__} gives no hidden states (it gives {', '.join(given)}). Give a model whose output has "
+        "last_hidden_state, (batch, length, hidden), such as the encoder inside it."
+    )
 
 
 def find_layers(model: nn.Module) -> nn.ModuleList:
