@@ -65,7 +65,7 @@ MODELS: tuple[tuple[type[_BaseAutoModelClass], type[PreTrainedConfig], type[PreT
 )
 PROCESSORS: tuple[tuple[type[PreTrainedConfig], type[GenextProcessor]], ...] = ((GenextConfig, GenextProcessor),)
 PIPELINES: tuple[tuple[str, type[ConditionalGenerationPipeline], tuple[type[_BaseAutoModelClass], ...]], ...] = (
-    (TASK, ConditionalGenerationPipeline, (AutoModelForSeq2SeqLM,)),
+    (TASK, ConditionalGenerationPipeline, (AutoModelForSeq2SeqLM, AutoModelForSequenceClassification)),
 )
 
 

@@ -270,7 +270,7 @@ class GenextProcessor(ProcessorMixin):
         arrays = [None if row is None else _to_array(row) for row in rows]
         shapes = {array.shape for array in arrays if array is not None}
         if not shapes:
-            raise ValueError("All vectors of the batch are missing; leave condition_vectors= out.")
+            return np.full((len(rows), self.vector_size or 0), np.nan, dtype=np.float32)
         for shape in shapes:
             if shape[-1] != self.vector_size or len(shape) > 2:
                 raise ValueError(
