@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 
 import numpy as np
@@ -123,13 +122,29 @@ def test_halves_of_a_sequence_to_sequence_model_are_the_whole_again(name, tmp_pa
     ids = build_labels().clamp(min=3)
     with torch.no_grad():
         expected = whole(**tokens, decoder_input_ids=ids).logits
-    for encoder, decoder in ((folder, folder), (copy.deepcopy(whole), copy.deepcopy(whole))):
+    for encoder, decoder in ((folder, folder), (whole, whole)):
         halves = compose(encoder=encoder, decoder=decoder)
         with torch.no_grad():
             logits = halves(**tokens, decoder_input_ids=ids).logits
         assert_near(logits, expected)
         names = [name for name, _ in halves.named_parameters()]
         assert not any("decoder.language_model" in name and "encoder.b" in name for name in names), "both encoders are there"
+        halves.save_pretrained(tmp_path / "halves")
+        opened = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "halves")
+        with torch.no_grad():
+            torch.testing.assert_close(opened(**tokens, decoder_input_ids=ids).logits, logits)
+    with torch.no_grad():
+        torch.testing.assert_close(whole(**tokens, decoder_input_ids=ids).logits, expected)
+
+
+def test_one_model_is_both_sides_and_each_side_learns_for_itself(tmp_path):
+    both = sharpen(LlamaForCausalLM(DECODERS["llama"]()))
+    model = compose(encoder=both, decoder=both, num_latents=2)
+    encoder = {parameter.data_ptr() for parameter in model.encoder.parameters()}
+    assert not encoder & {parameter.data_ptr() for parameter in model.decoder.parameters()}
+    model.save_pretrained(tmp_path)
+    opened = GenextForConditionalGeneration.from_pretrained(tmp_path)
+    assert torch.equal(opened.generate(**TOKENS, **GENERATION), model.generate(**TOKENS, **GENERATION))
 
 
 def test_an_encoder_gives_its_own_states_whatever_it_is_given_as(tmp_path):

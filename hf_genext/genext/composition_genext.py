@@ -170,9 +170,9 @@ def _load_encoders(
     if isinstance(encoder, Mapping) and "model_type" in encoder:
         encoder = build_part_config("encoder", dict(encoder))
     if isinstance(encoder, Mapping):
-        parts = {name: _load_encoder(f"encoder[{name!r}]", part, loading) for name, part in encoder.items()}
+        parts = {name: _load_encoder(f"encoder[{name!r}]", part, decoder.model, loading) for name, part in encoder.items()}
     else:
-        part = _load_encoder("encoder", encoder, loading)
+        part = _load_encoder("encoder", encoder, decoder.model, loading)
         if condition_dropout is None or isinstance(part.config, GenextFusionConditionerConfig):
             return part.config, part.model
         parts = {"condition": part}
@@ -182,7 +182,7 @@ def _load_encoders(
     return fusion, {name: part.model for name, part in parts.items()}
 
 
-def _load_encoder(place: str, given: Any, loading: dict[str, Any]) -> _LoadedPart:
+def _load_encoder(place: str, given: Any, language_model: PreTrainedModel | None, loading: dict[str, Any]) -> _LoadedPart:
     if isinstance(given, Mapping):
         given = build_part_config(place, dict(given))
     if isinstance(given, PreTrainedConfig):
@@ -199,7 +199,7 @@ def _load_encoder(place: str, given: Any, loading: dict[str, Any]) -> _LoadedPar
         model = given
     else:
         raise TypeError(f"{place} must be {_WHAT_A_PART_IS}, got {type(given).__name__}.")
-    model = take_encoder(model)
+    model = _separate(take_encoder(model), language_model)
     return _LoadedPart(model.config, model)
 
 
@@ -224,7 +224,7 @@ def _load_decoder(given: Any, cross_attention: bool | None, loading: dict[str, A
                 f"{type(given).__name__} has no head over tokens, so it is no causal language model and cannot decode. Open "
                 "it with AutoModelForCausalLM."
             )
-        model = _add_cross_attention(given, cross_attention)
+        model = _prepare_instance(given, cross_attention)
         return _LoadedPart(model.config, model)
     if not isinstance(given, (str, os.PathLike)):
         raise TypeError(f"decoder must be {_WHAT_A_PART_IS}, got {type(given).__name__}.")
@@ -256,11 +256,15 @@ def _set_cross_attention(config: PreTrainedConfig, wanted: bool | None) -> None:
         config.add_cross_attention = can if wanted is None else wanted
 
 
-def _add_cross_attention(model: PreTrainedModel, wanted: bool | None) -> PreTrainedModel:
-    """The same model with closed cross-attention where it can have it and has none; it shares all its weights."""
+def _prepare_instance(model: PreTrainedModel, wanted: bool | None) -> PreTrainedModel:
+    """The model as a decoder: with closed cross-attention where it can have it and has none, itself as far as it fits.
+
+    What is changed is a new model around the same weights, so that the one that was given stays whole.
+    """
     config = copy.deepcopy(model.config)
     _set_cross_attention(config, wanted)
-    if getattr(config, "add_cross_attention", None) == getattr(model.config, "add_cross_attention", None):
+    has_what_it_needs = getattr(config, "add_cross_attention", None) == getattr(model.config, "add_cross_attention", None)
+    if has_what_it_needs and not model.config.is_encoder_decoder:
         return model
     extended = type(model)(config)
     missing = extended.load_state_dict(model.state_dict(), strict=False, assign=True).missing_keys
@@ -268,6 +272,13 @@ def _add_cross_attention(model: PreTrainedModel, wanted: bool | None) -> PreTrai
     close_cross_attention(extended, only=set(missing))
     extended.generation_config = copy.deepcopy(model.generation_config)
     return extended.to(device=model.device, dtype=model.dtype)
+
+
+def _separate(encoder: PreTrainedModel, language_model: PreTrainedModel | None) -> PreTrainedModel:
+    """The encoder, copied where it shares weights with the decoder: each half learns for itself."""
+    theirs = set() if language_model is None else {parameter.data_ptr() for parameter in language_model.parameters()}
+    shares = any(parameter.data_ptr() in theirs for parameter in encoder.parameters())
+    return copy.deepcopy(encoder) if shares else encoder
 
 
 def _list_models(models: Any) -> list[PreTrainedModel]:
