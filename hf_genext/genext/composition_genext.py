@@ -245,6 +245,8 @@ def _set_cross_attention(config: PreTrainedConfig, wanted: bool | None) -> None:
         return
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     can = "encoder_hidden_states" in inspect.signature(model_class.forward).parameters
+    if getattr(config, "multi_query", False):
+        can = False  # GPT-BigCode's cross-attention is for several keys only.
     if wanted and not can:
         raise ValueError(
             f"{model_class.__name__} has no cross-attention, so it reads a memory only as leading embeddings. Leave "

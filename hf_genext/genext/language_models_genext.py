@@ -57,6 +57,7 @@ class GenextLanguageModelDecoder(GenextPreTrainedModel):
             drop_encoder(model)
         count_layers_of_the_decoder(model.config)
         self.accepted = set(inspect.signature(model.forward).parameters)
+        self._first_position = find_first_position(model)
         size = self._get_memory_size()
         self.memory_projection = nn.Identity() if size == memory_size else nn.Linear(memory_size, size)
         self.post_init()
@@ -144,9 +145,10 @@ class GenextLanguageModelDecoder(GenextPreTrainedModel):
                 attentions=outputs.decoder_attentions,
                 cross_attentions=outputs.cross_attentions,
             )
-        if position_ids is None and attention_mask is not None and attention_mask.dim() == 2:
-            count = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
-            position_ids = (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -count:]
+        if position_ids is None:
+            position_ids = self._count_positions(
+                input_ids if inputs_embeds is None else inputs_embeds, attention_mask, past_key_values
+            )
         return self._call(
             logits_to_keep,
             **tokens,
@@ -157,6 +159,19 @@ class GenextLanguageModelDecoder(GenextPreTrainedModel):
             past_key_values=past_key_values,
             **arguments,
         )
+
+    def _count_positions(
+        self, tokens: torch.Tensor, attention_mask: torch.Tensor | None, past_key_values: Cache | None
+    ) -> torch.Tensor | None:
+        """Positions that leave out padding; `None` where the model counts them as well by itself."""
+        count = tokens.shape[1]
+        if attention_mask is not None and attention_mask.dim() == 2:
+            return (attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)[:, -count:] + self._first_position
+        if not self._first_position:
+            return None
+        # Models that begin behind their padding position would leave out padding tokens that were generated.
+        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        return (torch.arange(count, device=tokens.device) + seen)[None] + self._first_position
 
     def _project(self, memory: torch.Tensor, past_key_values: Cache | None) -> torch.Tensor:
         """The memory in the language model's width; only its shape where keys and values are cached already."""
@@ -259,6 +274,14 @@ def find_reading_style(model: PreTrainedModel) -> ReadingStyle:
     return "prefix"
 
 
+def find_first_position(model: PreTrainedModel) -> int:
+    """The number of the first position, which stands behind that of padding in RoBERTa's kind of models."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return module.padding_idx + 1
+    return 0
+
+
 def build_language_model(config: PreTrainedConfig) -> PreTrainedModel:
     """A language model with random weights, its cross-attention closed.
 
@@ -354,6 +377,7 @@ __all__ = [
     "choose_opener",
     "close_cross_attention",
     "drop_encoder",
+    "find_first_position",
     "find_reading_style",
     "require_language_model",
 ]

@@ -40,6 +40,11 @@ class GenextPreTrainedModel(PreTrainedModel):
     _opens_folders_of: ClassVar[tuple[str, ...]] = ()
     """Architectures, besides the class itself, whose folders hold all that the class needs."""
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """Models with experts may stand inside; they check their own choice."""
+        return True
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # Configurations of other families have another name for it, or their own rules; Transformers knows them.
