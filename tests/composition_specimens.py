@@ -12,12 +12,17 @@ from transformers import (
     BartConfig,
     BertConfig,
     CLIPVisionConfig,
+    ConvNextConfig,
+    ElectraConfig,
+    Gemma2Config,
     GPT2Config,
     LlamaConfig,
     OPTConfig,
     PreTrainedConfig,
     Qwen3Config,
     ResNetConfig,
+    RobertaConfig,
+    SiglipVisionConfig,
     T5Config,
     ViTConfig,
     Wav2Vec2Config,
@@ -169,6 +174,21 @@ MORE_CONDITIONS: dict[str, Condition] = {
         ),
         {"pixel_values": build_numbers(3, 3, 8, 8)},
     ),
+    "siglip": Condition(
+        lambda: SiglipVisionConfig(
+            hidden_size=24, intermediate_size=28, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4
+        ),
+        {"pixel_values": build_numbers(3, 3, 8, 8)},
+    ),
+    "convnext": Condition(
+        lambda: ConvNextConfig(hidden_sizes=[8, 12], depths=[1, 1], num_stages=2), {"pixel_values": build_numbers(3, 3, 32, 32)}
+    ),
+    "electra": Condition(
+        lambda: ElectraConfig(
+            **TEXT, embedding_size=12, hidden_size=24, intermediate_size=28, max_position_embeddings=16, **NO_DROPOUT
+        ),
+        TOKENS,
+    ),
     "resnet": Condition(
         lambda: ResNetConfig(embedding_size=12, hidden_sizes=[12, 18], depths=[1, 1], layer_type="basic"),
         {"pixel_values": build_numbers(3, 3, 32, 32)},
@@ -279,6 +299,26 @@ MORE_DECODERS: dict[str, Callable[[], PreTrainedConfig]] = {
         pad_token_id=0,
         eos_token_id=2,
         decoder_start_token_id=0,
+    ),
+    "roberta": lambda: RobertaConfig(
+        vocab_size=TARGET_VOCAB,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        **IDS,
+        **NO_DROPOUT,
+    ),
+    "gemma2": lambda: Gemma2Config(
+        vocab_size=TARGET_VOCAB,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        **IDS,
     ),
     "windowed": lambda: Qwen3Config(
         vocab_size=TARGET_VOCAB,

@@ -32,8 +32,10 @@ from transformers import (
     DPRConfig,
     GPT2LMHeadModel,
     GPT2Model,
+    GPTBigCodeConfig,
     LlamaForCausalLM,
     MambaConfig,
+    MixtralConfig,
     OPTForCausalLM,
     T5ForConditionalGeneration,
     ViTConfig,
@@ -105,6 +107,32 @@ def test_a_decoder_that_reads_a_prefix_gives_its_own_numbers_for_the_embeddings_
         assert_near(logits, alone(inputs_embeds=embeddings).logits[:, 2:])
     assert isinstance(model.decoder.memory_projection, torch.nn.Identity), "the widths agree, yet something is projected"
     assert model.decoder.language_model is alone
+
+
+def test_a_mixture_of_experts_decodes(tmp_path):
+    config = MixtralConfig(
+        vocab_size=TARGET_VOCAB,
+        hidden_size=32,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=2,
+        num_experts_per_tok=1,
+    )
+    model = sharpen(compose(encoder=build_bert(), decoder=config, num_latents=2))
+    model.save_pretrained(tmp_path)
+    expected = model.generate(**TOKENS, **GENERATION)
+    assert torch.equal(GenextForConditionalGeneration.from_pretrained(tmp_path).generate(**TOKENS, **GENERATION), expected)
+    assert torch.equal(model.generate(**TOKENS, **GENERATION, use_cache=False), expected)
+
+
+def test_cross_attention_that_a_language_model_cannot_have_is_not_asked_for():
+    config = GPTBigCodeConfig(vocab_size=TARGET_VOCAB, n_embd=32, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
+    assert compose(encoder=build_bert(), decoder=config).decoder.style == "prefix"
+    config.multi_query = False
+    assert compose(encoder=build_bert(), decoder=config).decoder.style == "cross_attention"
+    assert compose(encoder=build_bert(), decoder=DECODERS["gpt2"](), cross_attention=False).decoder.style == "prefix"
 
 
 def test_opt_reads_a_prefix_as_wide_as_its_embeddings():

@@ -29,8 +29,17 @@ from transformers.utils import ModelOutput
 from .outputs_genext import ConditionerOutput
 from .pretrained_genext import GenextPreTrainedModel
 
-_UNREAD_MODULES = {"clip_vision_model": ("post_layernorm",), "wav2vec2": ("masked_spec_embed",)}
-"""Modules and parameters of a model type that its states do not depend on."""
+_UNREAD = {
+    "clip_vision_model": ("post_layernorm.", "vision_model.post_layernorm."),
+    "convnext": ("layernorm.",),
+    "convnextv2": ("layernorm.",),
+    "dinov2": ("embeddings.mask_token",),
+    "dinov2_with_registers": ("embeddings.mask_token",),
+    "layoutlm": ("pooler.",),
+    "siglip2_vision_model": ("head.", "vision_model.head."),
+    "siglip_vision_model": ("head.", "vision_model.head."),
+}
+"""How the names of those parameters of a model type begin that its states do not depend on, only its pooled output."""
 
 
 class GenextPretrainedConditioner(GenextPreTrainedModel):
@@ -80,9 +89,9 @@ class GenextPretrainedConditioner(GenextPreTrainedModel):
 
     def freeze_unread(self) -> None:
         """Keep parameters as they are that no state depends on; they would never get a gradient."""
-        unread = _UNREAD_MODULES.get(self.model.config.model_type, ())
+        unread = _UNREAD.get(self.model.config.model_type, ())
         for name, parameter in self.model.named_parameters():
-            if any(part in unread for part in name.split(".")):
+            if name.startswith(unread):
                 parameter.requires_grad_(False)
 
     def freeze(self, from_layer: int | None = None) -> None:
