@@ -558,3 +558,15 @@ def test_a_prefix_enters_at_the_scale_of_the_embeddings(num_latents):
     with torch.no_grad():
         prefix = model.decoder.memory_projection(model.encode(**TOKENS))
     assert 0.5 < prefix.square().mean().sqrt() / scale < 2
+
+
+def test_a_condition_is_given_by_name_or_as_the_first_argument_and_only_once():
+    model = Cell("vit", "llama", 1).build()
+    images = CONDITIONS["vit"].inputs["pixel_values"]
+    assert torch.equal(model.generate(images, **GENERATION), model.generate(pixel_values=images, **GENERATION))
+    with pytest.raises(ValueError, match="given twice"):
+        model.generate(images, pixel_values=images)
+    with pytest.raises(ValueError, match="not conditioned on input_ids; it takes pixel_values"):
+        model.generate(**TOKENS)
+    with pytest.raises(ValueError, match="pixel_vals"):
+        model.generate(pixel_vals=images)
