@@ -164,19 +164,21 @@ def test_a_row_without_the_only_condition_is_refused_by_the_model():
         model.generate(**batch)
 
 
-def build_tokenizer_like(template: str) -> PreTrainedTokenizerFast:
+def build_tokenizer_like(template: str, names: tuple[str, str]) -> PreTrainedTokenizerFast:
     """A tokenizer that adds what those of language models add: nothing, a start token, or both ends."""
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if template:
         tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<s>", 1), ("</s>", 2)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    ends = dict(zip(names, ("<s>", "</s>"), strict=True))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", **ends)
 
 
+@pytest.mark.parametrize("names", [("bos_token", "eos_token"), ("cls_token", "sep_token")])
 @pytest.mark.parametrize("template", ["", "<s> $A", "$A </s>", "<s> $A </s>"])
-def test_labels_end_with_the_end_token_and_begin_behind_the_start_token(template):
-    processor = GenextProcessor(tokenizer=build_tokenizer_like(template))
+def test_labels_end_with_the_end_token_and_begin_behind_the_start_token(template, names):
+    processor = GenextProcessor(tokenizer=build_tokenizer_like(template, names))
     assert processor(text_target="a b")["labels"] == [3, 4, 2]
     assert processor(text_target=["a b", "b"])["labels"] == [[3, 4, 2], [4, 2]]
     padded = processor(text_target=["a b", "b"], padding=True, return_tensors="pt")["labels"]

@@ -215,7 +215,9 @@ class GenextProcessor(ProcessorMixin):
         tokenizer = self.target_tokenizer
         if tokenizer is None:
             raise ValueError("This processor has no target_tokenizer, so it writes no text. Build it with target_tokenizer=.")
-        start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+        # BERT's kind of tokenizers have other names for both ends.
+        start = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        end = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         own = {name: value for name, value in kwargs.items() if name not in ("padding", "pad_to_multiple_of")}
         rows = tokenizer([texts] if isinstance(texts, str) else texts, **own)["input_ids"]
         limit = kwargs.get("max_length") or tokenizer.model_max_length
