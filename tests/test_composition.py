@@ -550,6 +550,16 @@ def test_a_model_without_hidden_states_is_refused_when_it_runs_at_the_latest():
         model.encode(**TOKENS)
 
 
+def test_a_model_that_was_refused_stays_as_it_was():
+    bert = sharpen(BertModel(build_bert()))
+    with torch.no_grad():
+        expected = bert(**TOKENS).last_hidden_state
+    with pytest.raises(StrictDataclassError):
+        compose(encoder=bert, decoder=DECODERS["gpt2"](), num_latents=0)
+    with torch.no_grad():
+        torch.testing.assert_close(bert(**TOKENS).last_hidden_state, expected)
+
+
 @pytest.mark.parametrize("num_latents", [None, 3])
 def test_a_prefix_enters_at_the_scale_of_the_embeddings(num_latents):
     language_model = LlamaForCausalLM(DECODERS["llama"]())

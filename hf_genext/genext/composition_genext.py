@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -81,20 +82,19 @@ def compose(
     decoder_part = _load_decoder(decoder, cross_attention, loading, quantization_config)
     conditioner, encoder_models = _load_encoders(encoder, condition_dropout, decoder_part, loading)
     pretrained = [part for part in (*_list_models(encoder_models), decoder_part.model) if part is not None]
-    restore = _remember_attention(pretrained)
     attn_implementation = config.pop("attn_implementation", None)
-    whole = GenextConfig(
-        conditioner=conditioner,
-        bottleneck=_build_bottleneck_fields(bottleneck, num_latents),
-        decoder=decoder_part.config,
-        **config,
-    )
+    with _keeping_what_is_given(pretrained):
+        whole = GenextConfig(
+            conditioner=conditioner,
+            bottleneck=_build_bottleneck_fields(bottleneck, num_latents),
+            decoder=decoder_part.config,
+            **config,
+        )
     if whole.decoder_start_token_id is None:
         raise ValueError(
             f"The decoder ({decoder_part.config.model_type}) has neither a start nor an end token of its own. Say which token "
             "every output starts from: decoder_start_token_id=."
         )
-    restore()
     composed = model_class(whole, encoder_models, decoder_part.model)
     _place(composed, pretrained, decoder_part.model, loading.get("dtype"))
     if decoder_part.model is not None:
@@ -120,32 +120,31 @@ def compose_prediction(
     loading = {name: value for name, value in loading.items() if value is not None}
     conditioner, encoder_models = _load_encoders(encoder, condition_dropout, _LoadedPart(GenextDecoderConfig()), loading)
     pretrained = _list_models(encoder_models)
-    restore = _remember_attention(pretrained)
-    whole = GenextConfig(
-        conditioner=conditioner, bottleneck=_build_bottleneck_fields(bottleneck, num_latents), head=head, **config
-    )
-    restore()
+    with _keeping_what_is_given(pretrained):
+        whole = GenextConfig(
+            conditioner=conditioner, bottleneck=_build_bottleneck_fields(bottleneck, num_latents), head=head, **config
+        )
     composed = model_class(whole, encoder_models)
     _place(composed, pretrained, None, loading.get("dtype"))
     return composed.eval()
 
 
-def _remember_attention(pretrained: list[PreTrainedModel]) -> Callable[[], None]:
-    """What puts back the attention of pretrained parts, and keeps their weights from being drawn anew.
+@contextlib.contextmanager
+def _keeping_what_is_given(pretrained: list[PreTrainedModel]) -> Iterator[None]:
+    """Keep the attention of pretrained parts, and their weights from being drawn anew, while a configuration is built of them.
 
     A new configuration sets its own choice of attention, which is none yet, on the configurations below it.
     """
     parts = [module for part in pretrained for module in part.modules() if isinstance(module, PreTrainedModel)]
     attention = [module.config._attn_implementation for module in parts]
-
-    def restore() -> None:
+    try:
+        yield
+    finally:
         for module, implementation in zip(parts, attention, strict=True):
             module.config._attn_implementation_internal = implementation
         for part in pretrained:
-            for module in part.modules():
-                module._is_hf_initialized = True
-
-    return restore
+            for below in part.modules():
+                below._is_hf_initialized = True
 
 
 def _build_bottleneck_fields(bottleneck: Any, num_latents: int | None) -> Any:
