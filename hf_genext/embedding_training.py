@@ -27,8 +27,8 @@ from tqdm.auto import tqdm
 
 from hf_genext.checkpoints import check_same_model, delete_old, find_damage, find_last_complete, mark_complete
 from hf_genext.corpora import SENTENCE_END, EncodedCorpus
+from hf_genext.rank_exchange import RankExchange
 from hf_genext.static_embedding.engines_static_embedding import CompiledEngine, Engine, TensorEngine, compute_keep_shares
-from hf_genext.static_embedding.objectives_static_embedding import compute_damping
 from hf_genext.static_embedding.pretraining_static_embedding import StaticEmbeddingForPreTraining
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class EmbeddingTrainingArguments:
         batch_tokens: Tokens of a batch of the tensor engine; left out, 4,096 on a processor and 32,768 elsewhere.
         tokens_per_step: Tokens that a rank takes before the next check of what is due.
         tokens_per_sync: With several ranks: tokens of a rank after which they bring together what they learned of the most
-            frequent words; four times as many words take part every four times as many tokens (Ji et al. 2016, section 3.3).
+            frequent words; twice as many words take part every two times as many tokens (Ji et al. 2016, section 3.3).
         num_checkpoints: Checkpoints over the whole run.
         save_total_limit: How many to keep.
         resume_from_checkpoint: A checkpoint, or `"auto"` for the newest complete one of the output folder, or for a new start
@@ -89,8 +89,8 @@ class EmbeddingTrainingArguments:
     num_threads: int | None = field(default=None, metadata={"help": "Threads of a rank; else the cores by the ranks."})
     engine: str = field(default="auto", metadata={"help": "compiled (processor, numba), tensor (any device), or auto."})
     batch_tokens: int | None = field(default=None, metadata={"help": "Tokens of a batch of the tensor engine."})
-    tokens_per_step: int = field(default=50_000, metadata={"help": "Tokens a rank takes between checks of what is due."})
-    tokens_per_sync: int = field(default=50_000, metadata={"help": "Tokens of a rank between exchanges of frequent words."})
+    tokens_per_step: int = field(default=25_000, metadata={"help": "Tokens a rank takes between checks of what is due."})
+    tokens_per_sync: int = field(default=25_000, metadata={"help": "Tokens of a rank between exchanges of frequent words."})
     num_checkpoints: int = field(default=4, metadata={"help": "Checkpoints over the whole run."})
     save_total_limit: int = field(default=1, metadata={"help": "How many checkpoints to keep."})
     resume_from_checkpoint: str | None = field(default=None, metadata={"help": "A checkpoint, or auto."})
@@ -136,89 +136,6 @@ class EmbeddingTrainOutput:
     loss: float
     tokens_per_second: float
     minutes: float
-
-
-class RankExchange:
-    """Brings together what the ranks learned: the changes of each row are added up, damped where they were many.
-
-    Frequent words meet often and rare ones seldom, so that few words travel and none changes much between two meetings. Rows of
-    n-grams, which have no order, all take part in every meeting of half of the words or more.
-
-    Args:
-        model: What learns; its words stand in order of frequency.
-        shares: How often each word is trained on, as a share of the text's tokens, (words,).
-        accelerator: The ranks.
-        steps_per_sync: Steps between two meetings of the most frequent words.
-    """
-
-    FIRST_WORDS, GROWTH = 2_000, 4
-    CURVATURE = 0.1
-    """As in [`compute_damping`], but chosen by trial for ranks, which overshoot by their number at most."""
-
-    def __init__(
-        self, model: StaticEmbeddingForPreTraining, shares: np.ndarray, accelerator: Accelerator, steps_per_sync: int
-    ) -> None:
-        self._accelerator, self._steps_per_sync = accelerator, steps_per_sync
-        special = torch.zeros(2, dtype=torch.float64)
-        kept = torch.from_numpy(shares)
-        noise = model.noise.double().cpu()
-        draws = model.config.num_negatives * kept.sum() * noise / noise.sum()
-        # Updates of each row for each token of the text.
-        self._frequencies = {
-            "input_embeddings": torch.cat([kept, special]),
-            "output_embeddings": torch.cat([kept, special]) + draws,
-        }
-        if model.config.num_buckets:
-            starts, ngrams = model.list_ngrams()
-            of_each = np.bincount(ngrams, np.repeat(shares, np.diff(starts)), minlength=model.config.num_buckets)
-            self._frequencies["ngram_embeddings"] = torch.from_numpy(of_each)
-        self._rows = dict(model.named_parameters())
-        self._agreed = {name: parameter.detach().clone() for name, parameter in self._rows.items()}
-        self._tokens = {name: torch.zeros(len(parameter), dtype=torch.float64) for name, parameter in self._rows.items()}
-
-    @torch.no_grad()
-    def run(self, step: int, rate: float, tokens: int, *, everything: bool) -> None:
-        """Meet, if a meeting is due.
-
-        Args:
-            step: Steps that were taken.
-            rate: The learning rate.
-            tokens: Tokens of this rank since the last call.
-            everything: Whether all rows meet now.
-        """
-        for counted in self._tokens.values():
-            counted += tokens * self._accelerator.num_processes
-        num_words = len(self._rows["input_embeddings"]) - 2
-        due = self.count_due_words(step, num_words)
-        if everything:
-            due = num_words
-        if due == 0:
-            return
-        for name, parameter in self._rows.items():
-            if name == "ngram_embeddings":
-                if 2 * due >= num_words:
-                    self._meet(name, parameter, len(parameter), rate)
-            else:
-                self._meet(name, parameter, due, rate)
-
-    def count_due_words(self, step: int, num_words: int) -> int:
-        """How many of the most frequent words meet after a step."""
-        meeting, rest = divmod(step, self._steps_per_sync)
-        if rest or meeting == 0:
-            return 0
-        words = self.FIRST_WORDS
-        while words < num_words and meeting % self.GROWTH == 0:
-            words, meeting = words * self.GROWTH, meeting // self.GROWTH
-        return min(words, num_words)
-
-    def _meet(self, name: str, parameter: torch.Tensor, count: int, rate: float) -> None:
-        rows, agreed, tokens = parameter.data[:count], self._agreed[name][:count], self._tokens[name][:count]
-        change = self._accelerator.reduce(rows - agreed)
-        updates = self._frequencies[name][:count] * tokens
-        factors = compute_damping(updates, rate, parts=self._accelerator.num_processes, curvature=self.CURVATURE)
-        agreed += change * factors.to(change)[:, None]
-        rows.copy_(agreed)
-        tokens.zero_()
 
 
 class StaticEmbeddingTrainer:
@@ -284,7 +201,7 @@ class StaticEmbeddingTrainer:
                 tokens_done += progress.tokens
                 saves = self._step in saves_at
                 if exchange is not None:
-                    exchange.run(self._step, end_rate, progress.tokens, everything=saves or self._step == total)
+                    exchange.run(self._step, end_rate, everything=saves or self._step == total)
                 if saves:
                     self._save(started_at)
                 self._show(bar, progress.tokens, tokens_done / (time.monotonic() - started_at), end_rate)
@@ -357,7 +274,7 @@ class StaticEmbeddingTrainer:
             return None
         steps_per_sync = max(1, round(self.args.tokens_per_sync / self.args.tokens_per_step))
         shares = self.corpus.counts * self._keep / max(self.corpus.num_tokens, 1)
-        return RankExchange(self.model, shares, self.accelerator, steps_per_sync)
+        return RankExchange(self.model, shares, self.accelerator, steps_per_sync, self.args.tokens_per_step, self._step)
 
     # Checkpoints
 

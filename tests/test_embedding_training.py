@@ -13,9 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hf_genext import StaticEmbeddingForPreTraining
+from hf_genext import StaticEmbeddingForPreTraining, rank_exchange
 from hf_genext.corpora import encode_corpus
-from hf_genext.embedding_training import EmbeddingTrainingArguments, RankExchange, StaticEmbeddingTrainer
+from hf_genext.embedding_training import EmbeddingTrainingArguments, StaticEmbeddingTrainer
+from hf_genext.rank_exchange import RankExchange, ReduceChannel
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = ROOT / "tests/programs/train_words.py"
@@ -194,29 +195,55 @@ class TwoRanks:
         return 2 * tensor
 
 
-def test_changes_of_rare_words_add_up_and_those_of_frequent_ones_are_averaged():
+@pytest.fixture
+def build_exchange(monkeypatch):
+    def build(model, shares, **settings):
+        monkeypatch.setattr(rank_exchange, "open_channel", lambda *_: ReduceChannel(TwoRanks(), torch.device("cpu")))
+        return RankExchange(model, shares, TwoRanks(), **settings)
+
+    return build
+
+
+def test_changes_of_rare_words_add_up_and_those_of_frequent_ones_are_averaged(build_exchange):
     model = StaticEmbeddingForPreTraining.from_words(["often", "sometimes", "once"], [10**6, 10**3, 1], hidden_size=2)
     before = model.input_embeddings.detach().clone()
-    exchange = RankExchange(model, np.array([0.9, 1e-3, 1e-9]), TwoRanks(), steps_per_sync=2)
+    exchange = build_exchange(model, np.array([0.9, 1e-3, 1e-9]), steps_per_sync=2, tokens_per_step=10_000)
     model.input_embeddings.data += 1.0
-    exchange.run(1, 0.05, 10_000, everything=False)
+    exchange.run(1, 0.05, everything=False)
     assert torch.equal(model.input_embeddings, before + 1.0), "no meeting is due yet"
-    exchange.run(2, 0.05, 10_000, everything=False)
+    exchange.run(2, 0.05, everything=False)
     moved = (model.input_embeddings - before)[:3, 0].tolist()
     way = RankExchange.CURVATURE * 0.05 * 40  # Of the word that is trained on 40 times
     between = 2 * (1 - np.exp(-way)) / (2 * (1 - np.exp(-way / 2)))
     assert moved == pytest.approx([1.0, between, 2.0], abs=1e-3) and 1.01 < between < 1.99
-    exchange.run(4, 0.05, 0, everything=False)
+    exchange.run(4, 0.05, everything=False)
     assert (model.input_embeddings - before)[:3, 0].tolist() == pytest.approx(moved), "nothing changed since"
 
 
-def test_frequent_words_meet_often_and_all_words_meet_sometimes():
+def test_frequent_words_meet_often_and_all_words_meet_sometimes(build_exchange):
     model = StaticEmbeddingForPreTraining.from_words(["a"], [1], hidden_size=2)
-    exchange = RankExchange(model, np.ones(1), TwoRanks(), steps_per_sync=3)
-    due = [exchange.count_due_words(step, 50_000) for step in range(1, 3 * 256 + 1)]
-    assert [due[step - 1] for step in (1, 2, 3, 6, 12, 48, 192, 768)] == [0, 0, 2000, 2000, 8000, 32_000, 50_000, 50_000]
-    assert sum(words == 50_000 for words in due) == 4
-    assert {exchange.count_due_words(step, 900) for step in (3, 6, 9)} == {900}
+    exchange = build_exchange(model, np.ones(1), steps_per_sync=3, tokens_per_step=1)
+    due = [exchange.count_due_rows(step, 50_000) for step in range(1, 3 * 64 + 1)]
+    assert [due[step - 1] for step in (1, 2, 3, 6, 12, 24, 48, 96)] == [0, 0, 2000, 4000, 8000, 16_000, 32_000, 50_000]
+    assert sum(rows == 50_000 for rows in due) == 2
+    assert {exchange.count_due_rows(step, 900) for step in (3, 6, 9)} == {900}
+
+
+def test_ranks_come_to_equal_rows_through_shared_memory_and_through_sums(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", "--standalone"]
+    program = str(ROOT / "tests/programs/exchange_rows.py")
+    before = set(Path("/dev/shm").glob("hf_genext-*"))
+    done = subprocess.run(
+        [*launcher, program, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(Path("/dev/shm").glob("hf_genext-*")) <= before, "shared memory is left behind"
+    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in range(2))
+    for name, rows in first.items():
+        assert torch.equal(rows, second[name]), name
+        torch.testing.assert_close(rows, first[name.replace("shared", "sums").replace("no_room", "sums")])
+    assert not torch.allclose(first["sums"][:-1], first["sums"][1:])
 
 
 def test_without_numba_tensors_train_and_the_compiled_engine_says_what_to_install(text, tmp_path, monkeypatch, caplog):

@@ -1,0 +1,231 @@
+"""How ranks that train the same word vectors bring together what they learned.
+
+Each rank trains a copy on its own part of the text. At a meeting the changes of each row since its last one are added up, so
+that two ranks go as far as one would on the text of both. Ranks of one machine read each other's changes from shared memory;
+others, and those with accelerators, sum them through Accelerate.
+
+Legend: words, rows (of a matrix of vectors), size (of a vector).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from hf_genext.static_embedding.objectives_static_embedding import compute_damping
+from hf_genext.static_embedding.pretraining_static_embedding import StaticEmbeddingForPreTraining
+
+BLOCK = 1 << 20
+"""Numbers that travel at once: little enough to stay in a processor's cache."""
+SHARED_FOLDER = Path("/dev/shm")
+
+
+class ReduceChannel:
+    """Sums through Accelerate.
+
+    Args:
+        accelerator: The ranks.
+        device: Where the numbers are.
+    """
+
+    def __init__(self, accelerator: Accelerator, device: torch.device) -> None:
+        self._accelerator, self._buffer = accelerator, torch.zeros(BLOCK, device=device)
+
+    def get_block(self, count: int) -> torch.Tensor:
+        """Where this rank puts its next numbers, (count,)."""
+        return self._buffer[:count]
+
+    def exchange(self, count: int) -> Sequence[torch.Tensor]:
+        """What adds up to the sum over the ranks, each (count,). All ranks call this together."""
+        return [self._accelerator.reduce(self._buffer[:count])]
+
+
+class SharedMemoryChannel:
+    """Memory that all ranks of one machine write to and read from.
+
+    Args:
+        accelerator: The ranks.
+        path: A file of shared memory that all of them can open, of [`SharedMemoryChannel.count_numbers`] float32 numbers.
+    """
+
+    def __init__(self, accelerator: Accelerator, path: Path) -> None:
+        self._accelerator = accelerator
+        shape = (2, accelerator.num_processes, BLOCK)
+        # A block that the others may still be reading is not written to: there are two, and each meeting of all ranks in
+        # between shows that the older one was read.
+        self._blocks = torch.from_file(str(path), shared=True, size=self.count_numbers(accelerator)).view(shape)
+        self._turn = 0
+
+    @staticmethod
+    def count_numbers(accelerator: Accelerator) -> int:
+        """How many numbers the shared memory holds."""
+        return 2 * accelerator.num_processes * BLOCK
+
+    def get_block(self, count: int) -> torch.Tensor:
+        """Where this rank puts its next numbers, (count,)."""
+        return self._blocks[self._turn, self._accelerator.process_index, :count]
+
+    def exchange(self, count: int) -> Sequence[torch.Tensor]:
+        """What adds up to the sum over the ranks, each (count,). All ranks call this together."""
+        self._accelerator.wait_for_everyone()
+        parts = self._blocks[self._turn, :, :count]
+        self._turn = 1 - self._turn
+        return list(parts)
+
+
+Channel = ReduceChannel | SharedMemoryChannel
+
+
+def open_channel(accelerator: Accelerator, device: torch.device) -> Channel:
+    """Shared memory where all ranks are processors of one machine that has some left, else sums through Accelerate.
+
+    All ranks call this together and get the same kind.
+    """
+    if device.type != "cpu":
+        return ReduceChannel(accelerator, device)
+    is_first = accelerator.is_main_process
+    # The first rank's number names the file.
+    number = torch.tensor(secrets.randbits(48) if is_first else 0, dtype=torch.int64)
+    path = SHARED_FOLDER / f"hf_genext-{int(accelerator.reduce(number)):x}"
+    if is_first:
+        with suppress(OSError, AttributeError):
+            _allocate(path, 4 * SharedMemoryChannel.count_numbers(accelerator))
+    accelerator.wait_for_everyone()
+    channel = SharedMemoryChannel(accelerator, path) if path.is_file() else None
+    num_open = int(accelerator.reduce(torch.tensor(int(channel is not None))))
+    if is_first:
+        path.unlink(missing_ok=True)  # The memory stays until the last rank ends, however it ends.
+    if channel is None or num_open < accelerator.num_processes:
+        return ReduceChannel(accelerator, device)
+    return channel
+
+
+def _allocate(path: Path, num_bytes: int) -> None:
+    """Make a file whose memory is there, or none.
+
+    Raises:
+        OSError: if there is no such folder, or too little memory is left.
+    """
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, num_bytes)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+class _Table:
+    """A matrix that the ranks train, its rows from the most frequent to the rarest that is trained at all.
+
+    Args:
+        parameter: The matrix.
+        frequencies: Updates of each row for each token of the text, (rows,).
+        step: The step at which all ranks have the same rows.
+        order: The rows in order of frequency; left out, they stand in it.
+    """
+
+    def __init__(
+        self, parameter: torch.Tensor, frequencies: torch.Tensor, step: int, order: torch.Tensor | None = None
+    ) -> None:
+        self._matrix, self._order = parameter.data, order
+        self._frequencies = frequencies if order is None else frequencies[order]
+        self.count = len(self._frequencies)
+        self._agreed = self._matrix[: self.count].clone() if order is None else self._matrix[order]
+        self._met_at = torch.full((self.count,), step)
+
+    def meet(self, channel: Channel, count: int, step: int, compute_factors: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Bring together the first rows; from how often each changed, per token and in steps, follows what it is damped by."""
+        size = self._matrix.shape[1]
+        block = max(1, BLOCK // size)
+        for start in range(0, count, block):
+            chosen = slice(start, min(start + block, count))
+            agreed, places = self._agreed[chosen], chosen if self._order is None else self._order[chosen]
+            mine = channel.get_block(agreed.numel()).view_as(agreed)
+            torch.sub(self._matrix[places], agreed, out=mine)
+            factors = compute_factors(self._frequencies[chosen] * (step - self._met_at[chosen])).to(agreed)[:, None]
+            for part in channel.exchange(agreed.numel()):
+                agreed.addcmul_(part.view_as(agreed), factors)
+            self._matrix[places] = agreed
+        self._met_at[:count] = step
+
+
+class RankExchange:
+    """Brings together what the ranks learned: the changes of each row are added up, damped where they were many.
+
+    Frequent words meet often and rare ones seldom, so that few words travel and none changes much between two meetings. Rows of
+    n-grams meet in the same way, by their own frequency.
+
+    Args:
+        model: What learns; its words stand in order of frequency.
+        shares: How often each word is trained on, as a share of the text's tokens, (words,).
+        accelerator: The ranks.
+        steps_per_sync: Steps between two meetings of the most frequent words.
+        tokens_per_step: Tokens of a rank in a step.
+        step: Steps that were taken before.
+    """
+
+    FIRST_WORDS, GROWTH = 2_000, 2
+    CURVATURE = 0.1
+    """As in [`compute_damping`], but chosen by trial for ranks, which overshoot by their number at most."""
+
+    def __init__(
+        self,
+        model: StaticEmbeddingForPreTraining,
+        shares: np.ndarray,
+        accelerator: Accelerator,
+        steps_per_sync: int,
+        tokens_per_step: int,
+        step: int = 0,
+    ) -> None:
+        self._ranks, self._steps_per_sync = accelerator.num_processes, steps_per_sync
+        self._tokens_per_step = tokens_per_step * self._ranks
+        self._channel = open_channel(accelerator, model.input_embeddings.device)
+        kept = torch.from_numpy(shares)
+        noise = model.noise[: len(kept)].double().cpu()
+        draws = model.config.num_negatives * kept.sum() * noise / noise.sum()
+        self._tables = [_Table(model.input_embeddings, kept, step), _Table(model.output_embeddings, kept + draws, step)]
+        if model.config.num_buckets:
+            starts, ngrams = model.list_ngrams()
+            of_each = np.bincount(ngrams, np.repeat(shares, np.diff(starts)), minlength=model.config.num_buckets)
+            order = np.argsort(-of_each, kind="stable")[: np.count_nonzero(of_each)]
+            self._tables.append(_Table(model.ngram_embeddings, torch.from_numpy(of_each), step, torch.from_numpy(order)))
+
+    @torch.no_grad()
+    def run(self, step: int, rate: float, *, everything: bool) -> None:
+        """Meet, if a meeting is due.
+
+        Args:
+            step: Steps that were taken.
+            rate: The learning rate.
+            everything: Whether all rows meet now.
+        """
+
+        def compute_factors(changes_per_token: torch.Tensor) -> torch.Tensor:
+            updates = changes_per_token * self._tokens_per_step
+            return compute_damping(updates, rate, parts=self._ranks, curvature=self.CURVATURE)
+
+        for table in self._tables:
+            due = table.count if everything else self.count_due_rows(step, table.count)
+            table.meet(self._channel, due, step, compute_factors)
+
+    def count_due_rows(self, step: int, num_rows: int) -> int:
+        """How many of the most frequent rows meet after a step."""
+        meeting, rest = divmod(step, self._steps_per_sync)
+        if rest or meeting == 0:
+            return 0
+        rows = self.FIRST_WORDS
+        while rows < num_rows and meeting % self.GROWTH == 0:
+            rows, meeting = rows * self.GROWTH, meeting // self.GROWTH
+        return min(rows, num_rows)
+
+
+__all__ = ["RankExchange", "open_channel"]
