@@ -9,13 +9,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from hf_genext import auto
+from hf_genext.adapters import build_lora_config
+from hf_genext.genext.configuration_conditioners_genext import (
+    GenextFusionConditionerConfig,
+    GenextLabelConditionerConfig,
+    GenextNullConditionerConfig,
+    GenextTextConditionerConfig,
+    GenextVectorConditionerConfig,
+)
 from hf_genext.genext.configuration_genext import (
     GenextBottleneckConfig,
     GenextConfig,
     GenextDecoderConfig,
-    GenextTextConditionerConfig,
+    GenextHeadConfig,
 )
 from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, GenextModel
+from hf_genext.genext.prediction_genext import GenextForPrediction
 from hf_genext.genext.pretrained_genext import GenextPreTrainedModel
 from hf_genext.genext.processing_genext import GenextProcessor
 from hf_genext.genext.tokenization_genext import train_tokenizer
@@ -42,17 +51,24 @@ def __getattr__(name: str) -> Any:
 auto.register()
 
 __all__ = [
+    "build_lora_config",
     "ConditionalGenerationPipeline",
     "GenextBottleneckConfig",
     "GenextConfig",
     "GenextDecoderConfig",
     "GenextForConditionalGeneration",
+    "GenextForPrediction",
+    "GenextFusionConditionerConfig",
+    "GenextHeadConfig",
+    "GenextLabelConditionerConfig",
     "GenextModel",
+    "GenextNullConditionerConfig",
     "GenextPreTrainedModel",
     "GenextProcessor",
     "GenextTextConditionerConfig",
     "GenextTrainer",
     "GenextTrainingArguments",
+    "GenextVectorConditionerConfig",
     "StaticEmbeddingConfig",
     "StaticEmbeddingForPreTraining",
     "StaticEmbeddingModel",

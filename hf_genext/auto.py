@@ -9,6 +9,7 @@ from transformers import (
     AutoModel,
     AutoModelForPreTraining,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -18,13 +19,22 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from hf_genext.adapters import register_with_peft
+from hf_genext.genext.configuration_conditioners_genext import (
+    GenextFusionConditionerConfig,
+    GenextLabelConditionerConfig,
+    GenextNullConditionerConfig,
+    GenextTextConditionerConfig,
+    GenextVectorConditionerConfig,
+)
 from hf_genext.genext.configuration_genext import (
     GenextBottleneckConfig,
     GenextConfig,
     GenextDecoderConfig,
-    GenextTextConditionerConfig,
+    GenextHeadConfig,
 )
 from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, GenextModel
+from hf_genext.genext.prediction_genext import GenextForPrediction
 from hf_genext.genext.pretrained_genext import GenextPreTrainedModel
 from hf_genext.genext.processing_genext import GenextProcessor
 from hf_genext.pipelines import ConditionalGenerationPipeline
@@ -38,7 +48,12 @@ CONFIGS: tuple[type[PreTrainedConfig], ...] = (
     GenextBottleneckConfig,
     GenextConfig,
     GenextDecoderConfig,
+    GenextFusionConditionerConfig,
+    GenextHeadConfig,
+    GenextLabelConditionerConfig,
+    GenextNullConditionerConfig,
     GenextTextConditionerConfig,
+    GenextVectorConditionerConfig,
     StaticEmbeddingConfig,
 )
 MODELS: tuple[tuple[type[_BaseAutoModelClass], type[PreTrainedConfig], type[PreTrainedModel]], ...] = (
@@ -46,10 +61,11 @@ MODELS: tuple[tuple[type[_BaseAutoModelClass], type[PreTrainedConfig], type[PreT
     (AutoModel, StaticEmbeddingConfig, StaticEmbeddingModel),
     (AutoModelForPreTraining, StaticEmbeddingConfig, StaticEmbeddingForPreTraining),
     (AutoModelForSeq2SeqLM, GenextConfig, GenextForConditionalGeneration),
+    (AutoModelForSequenceClassification, GenextConfig, GenextForPrediction),
 )
 PROCESSORS: tuple[tuple[type[PreTrainedConfig], type[GenextProcessor]], ...] = ((GenextConfig, GenextProcessor),)
 PIPELINES: tuple[tuple[str, type[ConditionalGenerationPipeline], tuple[type[_BaseAutoModelClass], ...]], ...] = (
-    (TASK, ConditionalGenerationPipeline, (AutoModelForSeq2SeqLM,)),
+    (TASK, ConditionalGenerationPipeline, (AutoModelForSeq2SeqLM, AutoModelForSequenceClassification)),
 )
 
 
@@ -113,6 +129,7 @@ def register() -> None:
     for task, pipeline_class, auto_classes in PIPELINES:
         PIPELINE_REGISTRY.supported_tasks.pop(task, None)
         PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=auto_classes, type="multimodal")
+    register_with_peft(GenextConfig.model_type)
 
 
 __all__ = ["CONFIGS", "MODELS", "PIPELINES", "PROCESSORS", "TASK", "register"]

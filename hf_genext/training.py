@@ -402,7 +402,9 @@ class GenextTrainer(Seq2SeqTrainer):
                 count = inputs["labels"].ne(-100).sum()
                 with self.compute_loss_context_manager():
                     loss = model(**inputs, use_cache=False).loss
-                totals += torch.stack([loss.double() * count, count.double(), count.new_tensor(len(inputs["input_ids"]))])
+                # In both directions a row has two targets, and its condition stands there once.
+                num_rows = len(inputs.get("input_ids", inputs["labels"]))
+                totals += torch.stack([loss.double() * count, count.double(), count.new_tensor(num_rows)])
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         total_loss, num_tokens, num_rows = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {f"{metric_key_prefix}_loss": total_loss / max(num_tokens, 1.0)}

@@ -15,9 +15,15 @@ from hf_genext import (
     GenextConfig,
     GenextDecoderConfig,
     GenextForConditionalGeneration,
+    GenextForPrediction,
+    GenextFusionConditionerConfig,
+    GenextHeadConfig,
+    GenextLabelConditionerConfig,
     GenextModel,
+    GenextNullConditionerConfig,
     GenextProcessor,
     GenextTextConditionerConfig,
+    GenextVectorConditionerConfig,
     StaticEmbeddingConfig,
     StaticEmbeddingForPreTraining,
     StaticEmbeddingModel,
@@ -136,6 +142,20 @@ def build_pipeline() -> ConditionalGenerationPipeline:
     return ConditionalGenerationPipeline(model=model, processor=processor, tokenizer=processor.tokenizer)
 
 
+PREDICTION_LABELS = {
+    "class": torch.tensor([0, 4, 2]),
+    "labels": torch.tensor([[0, 1, 1], [1, 0, -100], [0, 0, 1]]),
+    "regression": torch.tensor([[0.5, -1.0], [2.0, float("nan")], [0.0, 1.0]]),
+}
+
+
+def build_prediction(kind: str, bottleneck: str = "none", **fields) -> GenextForPrediction:
+    """A model with a single output of five classes, three labels or two numbers."""
+    config = build_config(bottleneck)
+    config.head = GenextHeadConfig(kind=kind, num_outputs={"class": 5, "labels": 3, "regression": 2}[kind], **fields)
+    return GenextForPrediction(config)
+
+
 MODEL_SPECIMENS = (
     [
         ModelSpecimen(
@@ -150,6 +170,14 @@ MODEL_SPECIMENS = (
             ("pooled", lambda model_class=model_class: sharpen(model_class(build_config("pooled")))),
             ("untied", lambda model_class=model_class: sharpen(model_class(build_config("none", tie=False)))),
         )
+    ]
+    + [
+        ModelSpecimen(
+            f"GenextForPrediction-{kind}",
+            lambda kind=kind, bottleneck=bottleneck: sharpen(build_prediction(kind, bottleneck)),
+            {**build_inputs(with_labels=False), "labels": PREDICTION_LABELS[kind]},
+        )
+        for kind, bottleneck in (("class", "none"), ("labels", "pooled"), ("regression", "none"))
     ]
     + [
         ModelSpecimen(
@@ -176,6 +204,17 @@ MODEL_SPECIMENS = (
 CONFIG_SPECIMENS = [
     build_config("pooled"),
     GenextTextConditionerConfig(vocab_size=9),
+    GenextVectorConditionerConfig(vector_size=9, hidden_size=11),
+    GenextHeadConfig(kind="labels", output_names=["noun", "verb", "adverb"], dropout=0.25),
+    GenextLabelConditionerConfig(label_counts=[3, 5], hidden_size=7),
+    GenextNullConditionerConfig(hidden_size=9),
+    GenextFusionConditionerConfig(
+        conditioners={
+            "text": {"model_type": "bert", "vocab_size": 9, "hidden_size": 24, "num_attention_heads": 2},
+            "labels": {"model_type": "genext_label_conditioner", "label_counts": [3, 5], "hidden_size": 7},
+        },
+        condition_dropout=0.25,
+    ),
     GenextBottleneckConfig(kind="pooled", num_latents=3),
     GenextDecoderConfig(vocab_size=11),
     StaticEmbeddingConfig(vocab_size=9, hidden_size=5, num_buckets=4),

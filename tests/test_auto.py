@@ -13,7 +13,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
 )
 
 from hf_genext import GenextForConditionalGeneration, GenextModel, auto
@@ -63,12 +63,12 @@ def test_a_name_that_another_plugin_has_taken_is_named(taking, name):
     assert f"cannot register {name!r}: __main__.Theirs has taken the name" in error.splitlines()[-1]
 
 
-@pytest.mark.parametrize("door", [AutoModelForCausalLM, AutoModelForSequenceClassification])
+@pytest.mark.parametrize("door", [AutoModelForCausalLM, AutoModelForTokenClassification])
 def test_the_wrong_door_names_the_right_one(door, tmp_path):
     GenextForConditionalGeneration(build_config()).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"GenextForConditionalGeneration, which .*Use AutoModelForSeq2SeqLM\.from_pretrained"):
         door.from_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="Use one of: AutoModel, AutoModelForSeq2SeqLM"):
+    with pytest.raises(ValueError, match="Use one of: AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification"):
         door.from_config(build_config())
 
 

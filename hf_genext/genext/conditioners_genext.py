@@ -1,90 +1,235 @@
-"""Conditioners: each turns one kind of condition into states and their mask.
+"""From conditions to states: several conditioners as one, and the door that builds any of them.
 
-Legend: batch, length (input positions), hidden.
+Legend: batch, length (states of one condition, or of all together), conditions, hidden.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
-from transformers.masking_utils import create_bidirectional_mask
-from transformers.utils.output_capturing import OutputRecorder
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from .configuration_genext import GenextTextConditionerConfig
-from .layers_genext import GenextDropout, GenextEncoderLayer, GenextRMSNorm, GenextRotaryEmbedding, GenextSelfAttention
+from .configuration_conditioners_genext import (
+    GenextFusionConditionerConfig,
+    GenextLabelConditionerConfig,
+    GenextNullConditionerConfig,
+    GenextTextConditionerConfig,
+    GenextVectorConditionerConfig,
+    get_states_size,
+)
+from .field_conditioners_genext import GenextLabelConditioner, GenextNullConditioner, GenextVectorConditioner
 from .outputs_genext import ConditionerOutput
+from .pretrained_conditioners_genext import GenextPretrainedConditioner
 from .pretrained_genext import GenextPreTrainedModel
+from .text_conditioners_genext import GenextTextConditioner
 
 
-class GenextTextConditioner(GenextPreTrainedModel):
-    """A text conditioner built from scratch: embedding, bidirectional pre-norm layers, final norm."""
+class GenextFusionConditioner(GenextPreTrainedModel):
+    """Several conditions as one, each of which may be missing in any row.
 
-    config_class = GenextTextConditionerConfig
-    _can_record_outputs = {
-        "hidden_states": GenextEncoderLayer,
-        "attentions": OutputRecorder(GenextSelfAttention, index=1),
-    }
+    The states of all conditions stand one behind the other, each with a type embedding. Where a condition is missing, one
+    learned null state stands in its place. It is missing
 
-    def __init__(self, config: GenextTextConditionerConfig) -> None:
+    * in all rows, where its input is not given;
+    * in a row, where `condition_mask` has a 0 for it, a text's `attention_mask` has no 1, all labels are -1, or an image,
+      a recording or a vector begins with what is not a number (NaN);
+    * in training, in a random share of the rows (`condition_dropout`).
+
+    Args:
+        config: Its configuration.
+        models: For each name of a condition a model that is there already; the others are built.
+    """
+
+    config_class = GenextFusionConditionerConfig
+    can_pad = True
+
+    def __init__(
+        self, config: GenextFusionConditionerConfig, models: Mapping[str, PreTrainedModel | None] | None = None
+    ) -> None:
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        self.dropout = GenextDropout(config.dropout)
-        self.rotary_emb = GenextRotaryEmbedding(config)
-        self.layers = nn.ModuleList(GenextEncoderLayer(config, index) for index in range(config.num_hidden_layers))
-        self.norm = GenextRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.gradient_checkpointing = False
+        models = models or {}
+        self.conditioners = nn.ModuleDict(
+            {name: build_conditioner(part, models.get(name)) for name, part in (config.conditioners or {}).items()}
+        )
+        config.conditioners = {name: part.config for name, part in self.conditioners.items()}
+        sizes = {name: get_states_size(part) for name, part in config.conditioners.items()}
+        self.projections = nn.ModuleDict(
+            {name: nn.Linear(size, config.hidden_size) for name, size in sizes.items() if size != config.hidden_size}
+        )
+        self.null_states = nn.Embedding(len(sizes), config.hidden_size)
+        self.type_embeddings = nn.Embedding(len(sizes), config.hidden_size)
+        _refuse_shared_inputs(self.conditioners)
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        **kwargs: Any,
-    ) -> ConditionerOutput:
-        """Encode a batch of texts.
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The inputs that it reads: those of all conditions, and which of them are there."""
+        return (*(name for part in self.conditioners.values() for name in part.input_names), "condition_mask")
 
-        Args:
-            input_ids: Source tokens, (batch, length).
-            attention_mask: 1 where a token is real, 0 where it is padding, on either side, (batch, length).
-            inputs_embeds: Instead of `input_ids`, (batch, length, hidden).
-            kwargs: Ignored: conditioners of one model are all called with all inputs.
-
-        Returns:
-            States (batch, length, hidden) and their mask.
+    def get_text_conditioner(self) -> GenextPreTrainedModel:
+        """The condition that is text.
 
         Raises:
-            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given.
+            ValueError: if there is none.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            given = "neither" if input_ids is None else "both"
-            raise ValueError(f"Give either input_ids or inputs_embeds; got {given}.")
-        states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        # Rotary positions are relative, so counting from the first column is right with padding on either side.
-        positions = torch.arange(states.shape[1], device=states.device)[None]
-        position_embeddings = self.rotary_emb(states, positions)
-        attention_bias = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
-        states = self.dropout(states)
-        for layer in self.layers:
-            states = layer(states, position_embeddings, attention_bias)
-        return ConditionerOutput(states=self.norm(states), mask=attention_mask)
+        for conditioner in self.conditioners.values():
+            if "input_ids" in conditioner.input_names:
+                return conditioner
+        raise ValueError(f"None of the conditions {', '.join(self.conditioners)} is text, so there is no embedding of tokens.")
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding of the source tokens, of the one condition that is text."""
+        return self.get_text_conditioner().get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding of the source tokens."""
+        self.get_text_conditioner().set_input_embeddings(value)
+
+    def forward(self, condition_mask: torch.Tensor | None = None, **inputs: Any) -> ConditionerOutput:
+        """Encode all conditions of a batch.
+
+        Args:
+            condition_mask: 1 where a condition is given, (batch, conditions) in the order of the configuration.
+            inputs: As [`GenextEncoder.forward`] takes them.
+
+        Returns:
+            States (batch, length, hidden) of all conditions and their mask (batch, length).
+
+        Raises:
+            ValueError: if nothing tells how many rows there are, or `condition_mask` has another number of conditions.
+        """
+        batch_size, device = self._find_batch(condition_mask, inputs)
+        parts, masks, hidden_states, attentions = [], [], None, None
+        for index, (name, conditioner) in enumerate(self.conditioners.items()):
+            null_state = self.null_states.weight[index]
+            main = _get_main_input(conditioner, inputs)
+            if main is None:
+                states = null_state.expand(batch_size, 1, -1)
+                mask = torch.ones(batch_size, 1, dtype=torch.long, device=device)
+            else:
+                present = self._find_present(index, conditioner, condition_mask, inputs)
+                output = conditioner(**_blank_missing(conditioner, inputs, main, present))
+                states, mask = output.states, output.mask
+                if hidden_states is None:
+                    hidden_states, attentions = output.hidden_states, output.attentions
+                if name in self.projections:
+                    states = self.projections[name](states)
+                mask = torch.ones(states.shape[:2], dtype=torch.long, device=device) if mask is None else mask.long()
+                only_first = torch.zeros_like(mask).index_fill(1, torch.zeros(1, dtype=torch.long, device=device), 1)
+                states = torch.where(present[:, None, None], states, null_state.to(states.dtype))
+                mask = torch.where(present[:, None], mask, only_first)
+            parts.append(states + self.type_embeddings.weight[index].to(states.dtype))
+            masks.append(mask)
+        return ConditionerOutput(
+            states=torch.cat([part.to(parts[-1].dtype) for part in parts], dim=1),
+            mask=torch.cat(masks, dim=1),
+            hidden_states=hidden_states,
+            attentions=attentions,
+        )
+
+    def _find_batch(self, condition_mask: torch.Tensor | None, inputs: dict[str, Any]) -> tuple[int, torch.device]:
+        given = [condition_mask, *(inputs.get(name) for name in self.input_names)]
+        first = next((tensor for tensor in given if tensor is not None), None)
+        if first is None:
+            raise ValueError(
+                f"No condition is given. Give some of {', '.join(self.input_names)}, or num_samples= for rows without any."
+            )
+        if condition_mask is not None and condition_mask.shape[-1] != len(self.conditioners):
+            raise ValueError(
+                f"condition_mask must have a column for each of the {len(self.conditioners)} conditions "
+                f"({', '.join(self.conditioners)}), got the shape {tuple(condition_mask.shape)}."
+            )
+        return first.shape[0], first.device
+
+    def _find_present(
+        self,
+        index: int,
+        conditioner: nn.Module,
+        condition_mask: torch.Tensor | None,
+        inputs: dict[str, Any],
+    ) -> torch.Tensor:
+        """Which rows have the condition, (batch,)."""
+        present = ~find_missing_rows(inputs[_get_main_input(conditioner, inputs)])  # type: ignore[index]
+        if condition_mask is not None:
+            present = present & condition_mask[:, index].bool()
+        if "attention_mask" in conditioner.input_names and inputs.get("attention_mask") is not None:
+            present = present & inputs["attention_mask"].bool().any(dim=1)
+        if self.training and self.config.condition_dropout:
+            present = present & (torch.rand(present.shape, device=present.device) >= self.config.condition_dropout)
+        return present
 
 
-def build_conditioner(config: PreTrainedConfig) -> GenextPreTrainedModel:
+def find_missing_rows(condition: torch.Tensor) -> torch.Tensor:
+    """Which rows say by themselves that they are missing, (batch,): labels that are all -1, numbers that begin with none."""
+    rows = condition.flatten(1) if condition.dim() > 1 else condition[:, None]
+    if rows.is_floating_point():
+        return rows[:, 0].isnan()
+    return (rows == -1).all(dim=1)
+
+
+def _get_main_input(conditioner: nn.Module, inputs: Mapping[str, Any]) -> str | None:
+    """The name under which a condition itself is given, not its mask."""
+    names = [name for name in conditioner.input_names if not name.endswith("_mask")]
+    return next((name for name in names if inputs.get(name) is not None), None)
+
+
+def _blank_missing(conditioner: nn.Module, inputs: Mapping[str, Any], main: str, present: torch.Tensor) -> dict[str, Any]:
+    """A conditioner's inputs, with something harmless in the rows whose states are thrown away."""
+    own = {name: inputs.get(name) for name in conditioner.input_names}
+    others = {name: value for name, value in inputs.items() if name not in own}
+    rows = ~present
+    own[main] = own[main].masked_fill(rows.view(-1, *[1] * (own[main].dim() - 1)), 0)
+    for name, value in own.items():
+        if name.endswith("_mask") and value is not None:
+            own[name] = value.masked_fill(rows.view(-1, *[1] * (value.dim() - 1)), 1)
+    return {**others, **own}
+
+
+def _refuse_shared_inputs(conditioners: nn.ModuleDict) -> None:
+    readers: dict[str, str] = {}
+    for name, conditioner in conditioners.items():
+        main = conditioner.input_names[0]
+        if main in readers:
+            raise ValueError(f"The conditions {readers[main]!r} and {name!r} both read {main}; only one of them can.")
+        if isinstance(conditioner, (GenextFusionConditioner, GenextNullConditioner)):
+            raise ValueError(
+                f"The condition {name!r} is a {type(conditioner).__name__}, which stands alone. Whatever is missing has a null "
+                "state anyway, and conditions need only one level."
+            )
+        readers[main] = name
+
+
+_BUILDERS: dict[type[PreTrainedConfig], type[GenextPreTrainedModel]] = {
+    GenextLabelConditionerConfig: GenextLabelConditioner,
+    GenextNullConditionerConfig: GenextNullConditioner,
+    GenextTextConditionerConfig: GenextTextConditioner,
+    GenextVectorConditionerConfig: GenextVectorConditioner,
+}
+
+
+def build_conditioner(
+    config: PreTrainedConfig, models: PreTrainedModel | Mapping[str, PreTrainedModel | None] | None = None
+) -> GenextPreTrainedModel:
     """Build the conditioner that a configuration describes.
+
+    Args:
+        config: A native conditioner's, or that of any `AutoModel`.
+        models: A model that is there already; for a fusion one for each name.
+
+    Returns:
+        The conditioner.
 
     Raises:
         ValueError: for a configuration that describes no conditioner.
     """
-    if isinstance(config, GenextTextConditionerConfig):
-        return GenextTextConditioner(config)
-    raise ValueError(
-        f"A {type(config).__name__} (model type {config.model_type!r}) describes no conditioner. Allowed: "
-        f"{GenextTextConditionerConfig.model_type!r}."
-    )
+    if isinstance(config, GenextFusionConditionerConfig):
+        return GenextFusionConditioner(config, models if isinstance(models, Mapping) else None)
+    if type(config) in _BUILDERS:
+        return _BUILDERS[type(config)](config)
+    return GenextPretrainedConditioner(config, models if isinstance(models, PreTrainedModel) else None)
 
 
-__all__ = ["GenextTextConditioner", "build_conditioner"]
+__all__ = ["GenextFusionConditioner", "build_conditioner", "find_missing_rows"]

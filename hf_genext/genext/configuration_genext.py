@@ -1,8 +1,6 @@
-"""Configurations of the conditional family: one for each part, and the one that composes them."""
+"""Configurations of bottleneck, native decoder, and the whole that composes them with a conditioner."""
 
 # No `from __future__ import annotations` here: `@strict` would see only strings and check no type.
-import dataclasses
-import difflib
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -10,86 +8,14 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_rope_utils import RopeParameters
 
+from .configuration_conditioners_genext import (
+    get_states_size,
+    refuse_mistyped_names,
+    validate_attention_sizes,
+)
+
 FORMAT_VERSION = 1
 """Version of the folder format that this package writes. It grows when an older package could not read a folder."""
-
-
-def _refuse_mistyped_names(config_class: type[PreTrainedConfig], names: dict[str, Any]) -> None:
-    """Raise for a name that is nearly, but not quite, a field of the configuration.
-
-    Transformers keeps unknown names as attributes, so `hiden_size=64` would leave the real field at its default.
-
-    Raises:
-        ValueError: naming the field that was meant.
-    """
-    fields = [field.name for field in dataclasses.fields(config_class)]
-    for name in names:
-        meant = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
-        if meant and not name.startswith("_"):
-            raise ValueError(f"{config_class.__name__} has no field {name!r}. Did you mean {meant[0]!r}?")
-
-
-def _validate_attention_sizes(name: str, hidden_size: int, num_attention_heads: int) -> None:
-    """Raise unless the heads divide the width into even parts (rotary positions turn pairs of numbers)."""
-    if num_attention_heads < 1 or hidden_size % (2 * num_attention_heads) != 0:
-        raise ValueError(
-            f"{name}: hidden_size must be a multiple of 2 * num_attention_heads, got hidden_size={hidden_size} and "
-            f"num_attention_heads={num_attention_heads}. Choose for example hidden_size={64 * max(1, num_attention_heads)}."
-        )
-
-
-@strict
-class GenextTextConditionerConfig(PreTrainedConfig):
-    """Configuration of a text conditioner that is built from scratch: a bidirectional pre-norm Transformer.
-
-    Args:
-        vocab_size: Number of source tokens.
-        hidden_size: Width of the states.
-        intermediate_size: Width inside the gated MLP.
-        num_hidden_layers: Number of layers.
-        num_attention_heads: Number of attention heads; `hidden_size` must be a multiple of twice this number.
-        hidden_act: Activation of the gated MLP.
-        max_position_embeddings: The longest input, in tokens, that the processor lets through.
-        rms_norm_eps: Epsilon of the RMSNorm layers.
-        dropout: Dropout after the embedding and after each block, one mask for all positions of a row.
-        attention_dropout: Dropout on the attention weights.
-        use_qk_norm: Whether to normalise queries and keys (Henry et al. 2020), which lets training take larger steps.
-        initializer_range: Standard deviation of the initial weights. Left out, they are scaled to their width: 0.6 divided by
-            the root of the number of inputs, 0.5 for embeddings (the root of their width where the token head shares them),
-            and 0 for what is added to the states, so that a new model begins as the identity.
-        rope_parameters: Rotary position settings as in Transformers, such as `{"rope_type": "default", "rope_theta": 10000.0}`.
-        pad_token_id: Source padding id.
-        bos_token_id: Source start id, if there is one.
-        eos_token_id: Source end id, if there is one.
-    """
-
-    model_type = "genext_text_conditioner"
-
-    vocab_size: int = 256
-    hidden_size: int = 256
-    intermediate_size: int = 768
-    num_hidden_layers: int = 3
-    num_attention_heads: int = 4
-    hidden_act: str = "silu"
-    max_position_embeddings: int = 512
-    rms_norm_eps: float = 1e-6
-    dropout: float | int = 0.0
-    attention_dropout: float | int = 0.0
-    use_qk_norm: bool = True
-    initializer_range: float | None = None
-    rope_parameters: RopeParameters | dict | None = None
-    pad_token_id: int | None = 0
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Refuse mistyped names, then let Transformers do the rest."""
-        _refuse_mistyped_names(type(self), kwargs)
-        super().__post_init__(**kwargs)
-
-    def validate_architecture(self) -> None:
-        """Check the sizes against each other (called by `@strict`)."""
-        _validate_attention_sizes(type(self).__name__, self.hidden_size, self.num_attention_heads)
 
 
 @strict
@@ -100,8 +26,10 @@ class GenextBottleneckConfig(PreTrainedConfig):
         kind: `"none"` hands the states on as they are. `"pooled"` reads them with `num_latents` learned queries, so that
             the memory has a fixed number of slots whatever the input's length.
         num_latents: Number of slots of a pooled memory.
-        hidden_size: Width of the memory; the conditioner's width if left out. `"none"` takes no other width.
-        num_attention_heads: Heads of the pooling attention; the conditioner's number if left out.
+        hidden_size: Width of the memory. Left out, the conditioner's width, or that of the language model that decodes.
+            `"none"` takes no other width than the conditioner's.
+        num_attention_heads: Heads of the pooling attention; if left out, the conditioner's number where it divides the width,
+            else as many as divide it into heads of 64 or a little more.
         intermediate_size: Width inside the gated MLP that follows the pooling; three times `hidden_size` if left out.
         hidden_act: Activation of that MLP.
         rms_norm_eps: Epsilon of the RMSNorm layers.
@@ -127,7 +55,7 @@ class GenextBottleneckConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, then let Transformers do the rest."""
-        _refuse_mistyped_names(type(self), kwargs)
+        refuse_mistyped_names(type(self), kwargs)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
@@ -136,8 +64,14 @@ class GenextBottleneckConfig(PreTrainedConfig):
             raise ValueError(
                 f'num_latents must be 1 or more, got {self.num_latents}. For a memory as long as the input choose kind="none".'
             )
-        if self.kind == "pooled" and self.hidden_size is not None and self.num_attention_heads is not None:
-            _validate_attention_sizes(type(self).__name__, self.hidden_size, self.num_attention_heads)
+        if self.kind != "pooled" or self.hidden_size is None or self.num_attention_heads is None:
+            return
+        if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"{type(self).__name__}: hidden_size must be a multiple of num_attention_heads, got "
+                f"hidden_size={self.hidden_size} and num_attention_heads={self.num_attention_heads}. Leave "
+                "num_attention_heads out: it is filled in."
+            )
 
 
 @strict
@@ -196,28 +130,85 @@ class GenextDecoderConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, then let Transformers do the rest."""
-        _refuse_mistyped_names(type(self), kwargs)
+        refuse_mistyped_names(type(self), kwargs)
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
         """Check the sizes against each other (called by `@strict`)."""
-        _validate_attention_sizes(type(self).__name__, self.hidden_size, self.num_attention_heads)
+        validate_attention_sizes(type(self).__name__, self.hidden_size, self.num_attention_heads)
+
+
+@strict
+class GenextHeadConfig(PreTrainedConfig):
+    """Configuration of the head of a model with a single output.
+
+    Args:
+        kind: `"class"` is one of several classes, `"labels"` any number of several labels, `"regression"` one or several
+            numbers, each with its uncertainty.
+        num_outputs: Number of classes, labels or numbers.
+        output_names: Their names.
+        dropout: Dropout before the projection.
+        initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
+
+    Example:
+        >>> from hf_genext import GenextHeadConfig
+        >>> GenextHeadConfig(kind="class", output_names=["noun", "verb"]).num_outputs
+        2
+    """
+
+    model_type = "genext_head"
+
+    kind: Literal["class", "labels", "regression"] = "class"
+    num_outputs: int | None = None
+    output_names: list[str] | None = None
+    dropout: float | int = 0.0
+    initializer_range: float | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Refuse mistyped names, count the outputs, then let Transformers do the rest."""
+        refuse_mistyped_names(type(self), kwargs)
+        if self.num_outputs is None:
+            least = 2 if self.kind == "class" else 1
+            self.num_outputs = least if self.output_names is None else len(self.output_names)
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Check the sizes (called by `@strict`)."""
+        least = 2 if self.kind == "class" else 1
+        if self.num_outputs is None or self.num_outputs < least:
+            raise ValueError(f'A head of kind "{self.kind}" needs num_outputs of {least} or more, got {self.num_outputs}.')
+        if self.output_names is not None and len(self.output_names) != self.num_outputs:
+            raise ValueError(
+                f"num_outputs is {self.num_outputs}, but output_names has {len(self.output_names)} names. Leave one of them "
+                "out."
+            )
+        if not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
 
 
 @strict
 class GenextConfig(PreTrainedConfig):
     """Configuration of a conditional model: conditioner, bottleneck and decoder, and what the whole adds to them.
 
-    Each part is a configuration, a dictionary with the part's fields, or left out (the defaults). What depends on another
-    part is filled in: the bottleneck's width from the conditioner, the decoder's `cross_attention_hidden_size` from the
-    memory, and the token ids of the whole from the decoder.
+    Each part is a configuration, a dictionary with the part's fields, or left out (the defaults: a text conditioner, no
+    bottleneck, the native decoder). Parts of other model types are Transformers' own: an `AutoModel` as conditioner, an
+    `AutoModelForCausalLM` or the decoder half of an `AutoModelForSeq2SeqLM` as decoder. What depends on another part is filled
+    in: the bottleneck's width, the decoder's `cross_attention_hidden_size`, and the token ids of the whole from the decoder.
 
     Args:
-        conditioner: What turns the condition into states.
+        conditioner: What turns the condition into states. Several conditions are a [`GenextFusionConditionerConfig`].
         bottleneck: What turns the states into the memory.
-        decoder: What generates from the memory.
-        tie_word_embeddings: Whether the token head shares the decoder's embedding.
-        decoder_start_token_id: The id that every output starts from; the decoder's `bos_token_id` if left out.
+        head: What makes a single output of the memory, for [`GenextForPrediction`], which needs no decoder.
+        decoder: What generates from the memory. A language model with `add_cross_attention` reads the memory by
+            cross-attention, one without it as leading embeddings.
+        freeze_encoder: Whether the pretrained models among the conditioners stay as they are, dropout switched off. What is
+            fresh is trained in any case: bottleneck, projections, null states, native conditioners.
+        tune_encoder_from_layer: Train the pretrained models among the conditioners from this layer on, counted from 0, and
+            keep what stands before it as it is.
+        tie_word_embeddings: Whether the token head shares the native decoder's embedding. A language model keeps its own head
+            and its own tying.
+        decoder_start_token_id: The id that every output starts from; if left out, the decoder's own, its `bos_token_id`, or
+            its `eos_token_id`.
         pad_token_id: Target padding id; the decoder's if left out.
         bos_token_id: Target start id; the decoder's if left out.
         eos_token_id: Target end id; the decoder's if left out.
@@ -246,11 +237,15 @@ class GenextConfig(PreTrainedConfig):
         "conditioner": SubConfigSpec(config_class=AutoConfig, model_type="genext_text_conditioner"),
         "bottleneck": SubConfigSpec(config_class=GenextBottleneckConfig),
         "decoder": SubConfigSpec(config_class=AutoConfig, model_type="genext_decoder"),
+        "head": SubConfigSpec(config_class=GenextHeadConfig, optional=True),
     }
 
     conditioner: PreTrainedConfig | dict[str, Any] | None = None
     bottleneck: PreTrainedConfig | dict[str, Any] | None = None
     decoder: PreTrainedConfig | dict[str, Any] | None = None
+    head: PreTrainedConfig | dict[str, Any] | None = None
+    freeze_encoder: bool = False
+    tune_encoder_from_layer: int | None = None
     is_encoder_decoder: bool = True
     tie_word_embeddings: bool = False
     decoder_start_token_id: int | None = None
@@ -274,39 +269,70 @@ class GenextConfig(PreTrainedConfig):
                     f"GenextConfig takes {name} from its parts, got {name}={kwargs[name]!r}. Set it in a part, such as "
                     f'decoder={{"{name}": {kwargs[name]!r}}}.'
                 )
-        _refuse_mistyped_names(type(self), kwargs)
+        refuse_mistyped_names(type(self), kwargs)
         super().__post_init__(**kwargs)
-        bottleneck, conditioner, decoder = self.bottleneck, self.conditioner, self.decoder
-        if bottleneck.kind == "none" and bottleneck.hidden_size not in (None, conditioner.hidden_size):
+        self._fit_bottleneck()
+        if self.has_native_decoder:
+            self._fit_native_decoder()
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            if getattr(self, name) is None:
+                setattr(self, name, getattr(self.decoder.get_text_config(), name, None))
+        if self.pad_token_id is None:
+            # Padding stands behind the last label and is never looked at.
+            self.pad_token_id = self.eos_token_id[0] if isinstance(self.eos_token_id, list) else self.eos_token_id
+        if self.decoder_start_token_id is None:
+            ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
+            starts = (getattr(self.decoder, "decoder_start_token_id", None), self.bos_token_id, ends[0])
+            self.decoder_start_token_id = next((token for token in starts if token is not None), None)
+
+    def validate_architecture(self) -> None:
+        """Check what stands on its own (called by `@strict`)."""
+        if self.tune_encoder_from_layer is not None and self.tune_encoder_from_layer < 0:
+            raise ValueError(f"tune_encoder_from_layer must be 0 or more, got {self.tune_encoder_from_layer}.")
+        if self.freeze_encoder and self.tune_encoder_from_layer is not None:
             raise ValueError(
-                f'A bottleneck of kind "none" keeps the conditioner\'s width of {conditioner.hidden_size}, got '
+                "freeze_encoder=True keeps all layers as they are, "
+                f"tune_encoder_from_layer={self.tune_encoder_from_layer} only those before it; give one of them."
+            )
+
+    def _fit_bottleneck(self) -> None:
+        bottleneck, states_size = self.bottleneck, get_states_size(self.conditioner)
+        if bottleneck.kind == "none" and bottleneck.hidden_size not in (None, states_size):
+            raise ValueError(
+                f'A bottleneck of kind "none" keeps the conditioner\'s width of {states_size}, got '
                 f'hidden_size={bottleneck.hidden_size}. Leave it out, or choose kind="pooled".'
             )
         if bottleneck.hidden_size is None:
-            bottleneck.hidden_size = conditioner.hidden_size
+            reads_any_width = bottleneck.kind == "none" or self.has_native_decoder
+            bottleneck.hidden_size = states_size if reads_any_width else get_states_size(self.decoder)
         if bottleneck.num_attention_heads is None:
-            bottleneck.num_attention_heads = conditioner.num_attention_heads
+            heads = getattr(self.conditioner, "num_attention_heads", None)
+            fits = isinstance(heads, int) and bottleneck.hidden_size % heads == 0
+            bottleneck.num_attention_heads = heads if fits else _choose_num_heads(bottleneck.hidden_size)
         if bottleneck.intermediate_size is None:
             bottleneck.intermediate_size = 3 * bottleneck.hidden_size
         bottleneck.validate_architecture()
-        if decoder.cross_attention_hidden_size not in (None, bottleneck.hidden_size):
+
+    def _fit_native_decoder(self) -> None:
+        decoder, memory_size = self.decoder, self.bottleneck.hidden_size
+        if decoder.cross_attention_hidden_size not in (None, memory_size):
             raise ValueError(
                 f"The decoder's cross_attention_hidden_size is {decoder.cross_attention_hidden_size}, but the memory is "
-                f"{bottleneck.hidden_size} wide. Leave it out: it is filled in."
+                f"{memory_size} wide. Leave it out: it is filled in."
             )
-        decoder.cross_attention_hidden_size = bottleneck.hidden_size
-        if self.tie_word_embeddings and getattr(decoder, "embedding_initializer_range", 0.0) is None:
+        decoder.cross_attention_hidden_size = memory_size
+        if self.tie_word_embeddings and decoder.embedding_initializer_range is None:
             decoder.embedding_initializer_range = decoder.hidden_size**-0.5
-        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-            if getattr(self, name) is None:
-                setattr(self, name, getattr(decoder, name))
-        if self.decoder_start_token_id is None:
-            self.decoder_start_token_id = self.bos_token_id
+
+    @property
+    def has_native_decoder(self) -> bool:
+        """Whether the decoder is built here, and not a language model of Transformers'."""
+        return isinstance(self.decoder, GenextDecoderConfig)
 
     @property
     def vocab_size(self) -> int:
         """Number of target tokens: the size of the distribution that the model gives."""
-        return self.decoder.vocab_size
+        return self.decoder.get_text_config().vocab_size
 
     @property
     def hidden_size(self) -> int:
@@ -316,7 +342,12 @@ class GenextConfig(PreTrainedConfig):
     @property
     def num_hidden_layers(self) -> int:
         """Number of decoder layers."""
-        return self.decoder.num_hidden_layers
+        return self.decoder.get_text_config().num_hidden_layers
 
 
-__all__ = ["FORMAT_VERSION", "GenextBottleneckConfig", "GenextConfig", "GenextDecoderConfig", "GenextTextConditionerConfig"]
+def _choose_num_heads(hidden_size: int) -> int:
+    """The most heads of 64 numbers or more that divide a width."""
+    return max(heads for heads in range(1, max(1, hidden_size // 64) + 1) if hidden_size % heads == 0)
+
+
+__all__ = ["FORMAT_VERSION", "GenextBottleneckConfig", "GenextConfig", "GenextDecoderConfig", "GenextHeadConfig"]

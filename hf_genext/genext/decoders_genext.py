@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
@@ -17,6 +17,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_genext import GenextDecoderConfig
+from .language_models_genext import GenextLanguageModelDecoder
 from .layers_genext import (
     GenextCrossAttention,
     GenextDecoderLayer,
@@ -110,18 +111,25 @@ class GenextDecoder(GenextPreTrainedModel):
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.norm(states), past_key_values=past_key_values)
 
 
-def build_decoder(config: PreTrainedConfig) -> GenextPreTrainedModel:
+def build_decoder(
+    config: PreTrainedConfig, memory_size: int, model: PreTrainedModel | None = None
+) -> GenextDecoder | GenextLanguageModelDecoder:
     """Build the decoder that a configuration describes.
+
+    Args:
+        config: The native decoder's, or that of a language model.
+        memory_size: Width of the memory.
+        model: A language model that is there already.
+
+    Returns:
+        The decoder.
 
     Raises:
         ValueError: for a configuration that describes no decoder.
     """
     if isinstance(config, GenextDecoderConfig):
         return GenextDecoder(config)
-    raise ValueError(
-        f"A {type(config).__name__} (model type {config.model_type!r}) describes no decoder. Allowed: "
-        f"{GenextDecoderConfig.model_type!r}."
-    )
+    return GenextLanguageModelDecoder(config, memory_size, model)
 
 
 __all__ = ["GenextDecoder", "build_decoder"]

@@ -1,12 +1,18 @@
 """Heads: each turns states into a distribution that can be sampled from and that gives log-probabilities.
 
-Legend: batch, target (output positions), hidden, vocab.
+Legend: batch, target (output positions), hidden, vocab, outputs (classes, labels or numbers of a single output).
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
+
+from .configuration_genext import GenextHeadConfig
+from .pretrained_genext import GenextPreTrainedModel
 
 
 class TokenHead(nn.Module):
@@ -32,6 +38,126 @@ class TokenHead(nn.Module):
         return drawn.view(states.shape[:-1])
 
 
+class PredictionHead(GenextPreTrainedModel):
+    """What the heads of a single output share: from one vector for each row to the parameters of a distribution."""
+
+    config_class = GenextHeadConfig
+    parameters_of_an_output = 1
+
+    def __init__(self, config: PreTrainedConfig, hidden_size: int) -> None:
+        super().__init__(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.projection = nn.Linear(hidden_size, self.parameters_of_an_output * config.num_outputs)
+        self.post_init()
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The distribution's parameters: (batch, hidden) -> (batch, parameters)."""
+        return self.projection(self.dropout(vectors)).float()
+
+    @abstractmethod
+    def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The log-probability of each target, in nats, and 0 where there is none: (batch, parameters) -> as the targets."""
+
+    @abstractmethod
+    def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """A sample for each row."""
+
+    @abstractmethod
+    def is_given(self, targets: torch.Tensor) -> torch.Tensor:
+        """Where there is a target."""
+
+    def log_prob(self, vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The log-probability of each row's target, in nats, that of several outputs together: (batch, hidden) -> (batch,)."""
+        log_probs = self.compute_log_probs(self(vectors), targets)
+        return log_probs if log_probs.dim() == 1 else log_probs.sum(dim=1)
+
+    def sample(self, vectors: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw each row's output: (batch, hidden) -> (batch,) classes, or (batch, outputs)."""
+        return self.draw(self(vectors), generator)
+
+    def compute_loss(
+        self, parameters: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """The negative log-probability in nats, averaged over the targets that are given, or divided by a number of them."""
+        total = -self.compute_log_probs(parameters, targets).sum()
+        return total / (self.is_given(targets).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+
+
+class ClassHead(PredictionHead):
+    """One of several classes: a categorical distribution. Targets are (batch,), -100 where there is none."""
+
+    def is_given(self, targets: torch.Tensor) -> torch.Tensor:
+        """Where there is a class, (batch,)."""
+        return targets != -100
+
+    def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(batch, outputs), (batch,) -> (batch,)."""
+        return -nn.functional.cross_entropy(parameters, targets, ignore_index=-100, reduction="none")
+
+    def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """(batch, outputs) -> (batch,)."""
+        return torch.multinomial(parameters.softmax(dim=-1), 1, generator=generator)[:, 0]
+
+
+class LabelsHead(PredictionHead):
+    """Any number of several labels, each by itself. Targets are 0 or 1, (batch, outputs), -100 where nothing is known."""
+
+    def is_given(self, targets: torch.Tensor) -> torch.Tensor:
+        """Where something is known, (batch, outputs)."""
+        return targets != -100
+
+    def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(batch, outputs), (batch, outputs) -> (batch, outputs)."""
+        given = self.is_given(targets)
+        target = targets.to(parameters.dtype).masked_fill(~given, 0)
+        losses = nn.functional.binary_cross_entropy_with_logits(parameters, target, reduction="none")
+        return -losses.masked_fill(~given, 0)
+
+    def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """(batch, outputs) -> (batch, outputs) of 0 and 1."""
+        return torch.bernoulli(parameters.sigmoid(), generator=generator).long()
+
+
+class RegressionHead(PredictionHead):
+    """One or several numbers, each with a normal distribution whose mean and width are predicted (Nix and Weigend 1994).
+
+    Targets are (batch, outputs), or (batch,) for one; not a number (NaN) where nothing is known.
+    """
+
+    parameters_of_an_output = 2
+
+    def split(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means and standard deviations: (batch, 2 * outputs) -> twice (batch, outputs)."""
+        mean, raw = parameters.chunk(2, dim=-1)
+        return mean, nn.functional.softplus(raw) + 1e-3
+
+    def is_given(self, targets: torch.Tensor) -> torch.Tensor:
+        """Where a number is known, as the targets."""
+        return ~targets.isnan()
+
+    def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(batch, 2 * outputs), (batch, outputs) -> (batch, outputs)."""
+        mean, scale = self.split(parameters)
+        targets = targets[:, None] if targets.dim() == 1 else targets
+        given = self.is_given(targets)
+        target = torch.where(given, targets.to(mean.dtype), mean.detach())
+        normal = torch.distributions.Normal(mean, scale, validate_args=False)
+        return normal.log_prob(target).masked_fill(~given, 0)
+
+    def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """(batch, 2 * outputs) -> (batch, outputs)."""
+        mean, scale = self.split(parameters)
+        return torch.normal(mean, scale, generator=generator)
+
+
+_PREDICTION_HEADS = {"class": ClassHead, "labels": LabelsHead, "regression": RegressionHead}
+
+
+def build_prediction_head(config: GenextHeadConfig, hidden_size: int) -> PredictionHead:
+    """Build the head of a single output that a configuration describes, for memories of a given width."""
+    return _PREDICTION_HEADS[config.kind](config, hidden_size)
+
+
 def compute_token_loss(
     logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
 ) -> torch.Tensor:
@@ -54,4 +180,12 @@ def compute_token_loss(
     return total / (num_items_in_batch.to(total.device) if torch.is_tensor(num_items_in_batch) else num_items_in_batch)
 
 
-__all__ = ["TokenHead", "compute_token_loss"]
+__all__ = [
+    "ClassHead",
+    "LabelsHead",
+    "PredictionHead",
+    "RegressionHead",
+    "TokenHead",
+    "build_prediction_head",
+    "compute_token_loss",
+]

@@ -121,15 +121,14 @@ def eager_attention(
 
 
 class GenextStackedLinear(nn.Linear):
-    """A linear layer that stacks several of one size; optimizers that treat matrices as such take them apart."""
+    """A linear layer that stacks several of one size; optimizers that treat matrices as such take them apart.
+
+    Its result is one tensor, as that of any linear layer, so that adapters can add to it; whoever calls it takes it apart.
+    """
 
     def __init__(self, in_features: int, out_features: int, num_blocks: int) -> None:
         super().__init__(in_features, num_blocks * out_features, bias=False)
         self.num_blocks = num_blocks
-
-    def forward(self, states: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(..., in) -> `num_blocks` results, each (..., out)."""
-        return super().forward(states).chunk(self.num_blocks, dim=-1)
 
 
 class GenextResidualLinear(nn.Linear):
@@ -199,7 +198,7 @@ class GenextSelfAttention(GenextAttention):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(batch, length, hidden) -> (batch, length, hidden), weights."""
-        query, key, value = (self.split_heads(part) for part in self.qkv_proj(hidden_states))
+        query, key, value = (self.split_heads(part) for part in self.qkv_proj(hidden_states).chunk(3, dim=-1))
         query = apply_rotary(self.q_norm(query), *position_embeddings)
         key = apply_rotary(self.k_norm(key), *position_embeddings)
         if past_key_values is not None:
@@ -229,7 +228,7 @@ class GenextCrossAttention(GenextAttention):
             layer = past_key_values.cross_attention_cache.layers[self.layer_idx]
             key, value = layer.keys, layer.values
         else:
-            key, value = (self.split_heads(part) for part in self.kv_proj(memory))
+            key, value = (self.split_heads(part) for part in self.kv_proj(memory).chunk(2, dim=-1))
             key = self.k_norm(key)
             if past_key_values is not None:
                 key, value = past_key_values.cross_attention_cache.update(key, value, self.layer_idx)
@@ -265,7 +264,7 @@ class GenextMLP(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(..., hidden) -> (..., hidden)."""
-        gate, up = self.gate_up_proj(hidden_states)
+        gate, up = self.gate_up_proj(hidden_states).chunk(2, dim=-1)
         return self.down_proj(self.act_fn(gate) * up)
 
 

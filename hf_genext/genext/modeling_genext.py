@@ -1,77 +1,36 @@
-"""The composed models: encoder (conditioner and bottleneck), decoder and head.
+"""The composed models: the encoder alone, and encoder, decoder and head together.
 
 Legend: batch, length (input positions), slots (memory positions), target (output positions), hidden, vocab.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, Self
 
 import torch
 from torch import nn
-from transformers.cache_utils import EncoderDecoderCache
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
+from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
-from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .bottlenecks_genext import build_bottleneck
-from .conditioners_genext import build_conditioner
+from .composition_genext import Part, compose
 from .configuration_genext import GenextConfig
 from .decoders_genext import build_decoder
+from .encoders_genext import CONDITION_INPUTS, GenextEncoder
 from .heads_genext import TokenHead, compute_token_loss
+from .memory_genext import MemoryDecoding, MemoryEncoding
 from .outputs_genext import GenextEncoderOutput
 from .pretrained_genext import GenextPreTrainedModel
+from .resizing_genext import resize_part
 
 
-class GenextEncoder(GenextPreTrainedModel):
-    """Conditioner and bottleneck in one module: from the condition to the memory and its own mask."""
-
-    # What the conditioner records of itself is passed on.
-    _can_record_outputs = {name: OutputRecorder(None) for name in ("hidden_states", "attentions")}
-
-    def __init__(self, config: GenextConfig) -> None:
-        super().__init__(config)
-        self.conditioner = build_conditioner(config.conditioner)
-        self.bottleneck = build_bottleneck(config.bottleneck, config.conditioner.hidden_size)  # type: ignore[arg-type]
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        """The embedding of the source tokens."""
-        return self.conditioner.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the embedding of the source tokens."""
-        self.conditioner.set_input_embeddings(value)
-
-    @capture_outputs(tie_last_hidden_states=False)
-    def forward(
-        self,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        **kwargs: Any,
-    ) -> GenextEncoderOutput:
-        """Turn a batch of conditions into memories.
-
-        Args:
-            input_ids: Source tokens, (batch, length).
-            attention_mask: 1 where a token is real, (batch, length).
-            inputs_embeds: Instead of `input_ids`, (batch, length, hidden).
-            kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
-
-        Returns:
-            The memory (batch, slots, hidden) and its mask (batch, slots).
-        """
-        condition = self.conditioner(input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds)
-        bottleneck = self.bottleneck(condition.states, condition.mask)
-        return GenextEncoderOutput(
-            last_hidden_state=bottleneck.memory, memory_mask=bottleneck.memory_mask, losses=bottleneck.losses
-        )
-
-
-class GenextModel(GenextPreTrainedModel):
+class GenextModel(MemoryEncoding, GenextPreTrainedModel):
     """The encoder alone: features and fixed-length states. Opens folders of every kind of `Genext` model.
 
     Example:
@@ -82,7 +41,7 @@ class GenextModel(GenextPreTrainedModel):
         torch.Size([1, 4, 256])
     """
 
-    _opens_folders_of = ("GenextForConditionalGeneration",)
+    _opens_folders_of = ("GenextForConditionalGeneration", "GenextForPrediction")
     _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^head\."]
 
     def __init__(self, config: GenextConfig) -> None:
@@ -102,13 +61,14 @@ class GenextModel(GenextPreTrainedModel):
         """The memory and its mask; inputs as [`GenextEncoder.forward`] takes them."""
         return self.encoder(**inputs)
 
-    def encode(self, **inputs: Any) -> torch.Tensor:
-        """The memory of a batch of conditions, (batch, slots, hidden)."""
-        return self.encoder(**inputs).last_hidden_state
 
-
-class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
+class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, GenextPreTrainedModel, GenerationMixin):
     """A conditional model with a sequence output: encoder, decoder and token head.
+
+    Args:
+        config: The configuration of the whole.
+        encoder_models: A pretrained model for the conditioner, for a fusion one for each name; else they are built.
+        language_model: A pretrained language model for the decoder; else it is built.
 
     Example:
         >>> import torch
@@ -122,13 +82,24 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
         torch.Size([1, 5])
     """
 
-    _tied_weights_keys = {"head.projection.weight": "decoder.embed_tokens.weight"}
+    _tied_weights_keys: dict[str, str] | None = {"head.projection.weight": "decoder.embed_tokens.weight"}
 
-    def __init__(self, config: GenextConfig) -> None:
+    def __init__(
+        self,
+        config: GenextConfig,
+        encoder_models: PreTrainedModel | Mapping[str, PreTrainedModel | None] | None = None,
+        language_model: PreTrainedModel | None = None,
+    ) -> None:
         super().__init__(config)
-        self.encoder = GenextEncoder(config)
-        self.decoder = build_decoder(config.decoder)
-        self.head = TokenHead(config.decoder.hidden_size, config.decoder.vocab_size)
+        self.encoder = GenextEncoder(config, encoder_models)
+        self.decoder = build_decoder(config.decoder, config.hidden_size, language_model)
+        config.decoder = self.decoder.config
+        # A language model has a head of its own.
+        self.head: TokenHead | None = None
+        if config.has_native_decoder:
+            self.head = TokenHead(config.decoder.hidden_size, config.decoder.vocab_size)
+        else:
+            self._tied_weights_keys = None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -140,12 +111,15 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
         self.encoder.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
-        """The projection of the token head."""
-        return self.head.projection
+        """The projection of the token head, or the language model's own head."""
+        return self.decoder.get_output_embeddings() if self.head is None else self.head.projection
 
     def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
-        """Replace the projection of the token head."""
-        self.head.projection = new_embeddings
+        """Replace the projection of the token head, or the language model's own head."""
+        if self.head is None:
+            self.decoder.set_output_embeddings(new_embeddings)
+        else:
+            self.head.projection = new_embeddings
 
     def resize_token_embeddings(
         self,
@@ -166,29 +140,23 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
             The resized embedding.
 
         Raises:
-            ValueError: for another side.
+            ValueError: for another side, or a side without tokens.
         """
         if side not in ("source", "target"):
             raise ValueError(f'side must be "source" or "target", got {side!r}.')
         if new_num_tokens is None and pad_to_multiple_of is None:
             return self.get_input_embeddings() if side == "source" else self.decoder.get_input_embeddings()
         part = self.encoder.conditioner if side == "source" else self.decoder
-        old = part.get_input_embeddings()
-        new = self._get_resized_embeddings(old, new_num_tokens, pad_to_multiple_of, mean_resizing)
-        new.requires_grad_(old.weight.requires_grad)
-        part.set_input_embeddings(new)
-        part.config.vocab_size = new.num_embeddings
-        if side == "target":
+        new = resize_part(part, new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if side == "target" and self.head is not None:
             if self.config.tie_word_embeddings:
                 projection = nn.Linear(new.embedding_dim, new.num_embeddings, bias=False)
                 projection.weight = new.weight
             else:
-                projection = self._get_resized_lm_head(
-                    self.get_output_embeddings(), new.num_embeddings, mean_resizing=mean_resizing
-                )
-                projection.requires_grad_(self.get_output_embeddings().weight.requires_grad)
-            self.set_output_embeddings(projection)
-            self.tie_weights()
+                projection = self._get_resized_lm_head(self.head.projection, new.num_embeddings, mean_resizing=mean_resizing)
+                projection.requires_grad_(self.head.projection.weight.requires_grad)
+            self.head.projection = projection
+        self.tie_weights()
         return new
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
@@ -197,10 +165,6 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
         shifted[:, 1:] = labels[:, :-1]
         shifted[:, 0] = self.config.decoder_start_token_id
         return shifted.masked_fill_(shifted == -100, self.config.pad_token_id)
-
-    def encode(self, **inputs: Any) -> torch.Tensor:
-        """The memory of a batch of conditions, (batch, slots, hidden)."""
-        return self.encoder(**inputs).last_hidden_state
 
     @can_return_tuple
     def forward(
@@ -211,13 +175,22 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
         decoder_attention_mask: torch.Tensor | None = None,
         decoder_position_ids: torch.LongTensor | None = None,
         encoder_outputs: GenextEncoderOutput | BaseModelOutput | tuple[torch.Tensor, ...] | None = None,
-        past_key_values: EncoderDecoderCache | None = None,
+        past_key_values: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         decoder_inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        pixel_values: torch.FloatTensor | None = None,
+        input_features: torch.FloatTensor | None = None,
+        input_values: torch.FloatTensor | None = None,
+        feature_attention_mask: torch.Tensor | None = None,
+        condition_vectors: torch.FloatTensor | None = None,
+        condition_vectors_mask: torch.Tensor | None = None,
+        condition_labels: torch.LongTensor | None = None,
+        condition_mask: torch.Tensor | None = None,
+        num_samples: int | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
         """Run the model, and compute the loss where labels are given.
@@ -240,7 +213,16 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
             use_cache: Whether to return a cache (never while training).
             num_items_in_batch: Labelled positions of the whole optimizer step, by which the loss is divided.
             logits_to_keep: Compute logits for the last so many positions only, or for the positions given; 0 for all.
-            kwargs: `output_attentions`, `output_hidden_states`, `return_dict`.
+            pixel_values: See [`GenextEncoder.forward`], as all that follows.
+            input_features: Features of audio.
+            input_values: Waveforms, (batch, samples).
+            feature_attention_mask: 1 where audio is real.
+            condition_vectors: (batch, size) or (batch, count, size).
+            condition_vectors_mask: 1 where a vector is real, (batch, count).
+            condition_labels: (batch, fields), -1 where a label is missing.
+            condition_mask: 1 where a condition is given, (batch, conditions).
+            num_samples: The number of rows where no condition is given at all; that of the targets if left out.
+            kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained encoder takes besides.
 
         Returns:
             The loss (nats per labelled position), logits (batch, target, vocab), cache, and what was asked for.
@@ -250,12 +232,30 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
                 number of targets.
         """
         if encoder_outputs is None:
+            conditions = {
+                "input_ids": input_ids,
+                "inputs_embeds": inputs_embeds,
+                "pixel_values": pixel_values,
+                "input_features": input_features,
+                "input_values": input_values,
+                "condition_vectors": condition_vectors,
+                "condition_labels": condition_labels,
+                "condition_mask": condition_mask,
+            }
+            targets = next((given for given in (labels, decoder_input_ids, decoder_inputs_embeds) if given is not None), None)
+            if num_samples is None and targets is not None and all(value is None for value in conditions.values()):
+                num_samples = targets.shape[0] if self.encoder.can_be_unconditional else None
             encoder_outputs = self.encoder(
-                input_ids=input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
+                attention_mask=attention_mask,
+                feature_attention_mask=feature_attention_mask,
+                condition_vectors_mask=condition_vectors_mask,
+                num_samples=num_samples,
+                **conditions,
+                **kwargs,
             )
         elif not isinstance(encoder_outputs, GenextEncoderOutput):
             # Somebody else's output carries no mask of its own: without a bottleneck the input's is right.
-            memory_mask = attention_mask if self.config.bottleneck.kind == "none" else None
+            memory_mask = attention_mask if self.config.bottleneck.kind == "none" and self.encoder.reads_text else None
             encoder_outputs = GenextEncoderOutput(last_hidden_state=encoder_outputs[0], memory_mask=memory_mask)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
@@ -264,6 +264,7 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
         if targets is not None and targets.shape[0] != memory.shape[0]:
             memory = _repeat_rows(memory, targets.shape[0])
             memory_mask = _repeat_rows(memory_mask, targets.shape[0]) if memory_mask is not None else None
+        own_head = {"logits_to_keep": logits_to_keep} if self.head is None else {}
         decoder_outputs = self.decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -273,9 +274,13 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
             memory_mask=memory_mask,
             past_key_values=past_key_values,
             use_cache=use_cache,
+            **own_head,
             **kwargs,
         )
-        logits = self.head(slice_logits_to_keep(decoder_outputs.last_hidden_state, logits_to_keep))
+        if self.head is None:
+            logits = decoder_outputs.logits
+        else:
+            logits = self.head(slice_logits_to_keep(decoder_outputs.last_hidden_state, logits_to_keep))
         loss = None
         if labels is not None:
             loss = compute_token_loss(logits, labels, num_items_in_batch)
@@ -293,6 +298,122 @@ class GenextForConditionalGeneration(GenextPreTrainedModel, GenerationMixin):
             encoder_attentions=encoder_outputs.attentions,
         )
 
+    # Generation
+
+    def _prepare_model_inputs(
+        self, inputs: torch.Tensor | None, bos_token_id: torch.Tensor | None, model_kwargs: dict[str, Any]
+    ) -> tuple[torch.Tensor, str | None, dict[str, Any]]:
+        """Find the condition by whatever name it is given, and make rows where there is none."""
+        if model_kwargs.get("encoder_outputs") is not None:
+            return super()._prepare_model_inputs(inputs, bos_token_id, model_kwargs)
+        num_samples = model_kwargs.pop("num_samples", None)
+        given = [name for name in CONDITION_INPUTS if model_kwargs.get(name) is not None]
+        if inputs is not None:
+            name = self.encoder.main_input_name
+            if name in given:
+                raise ValueError(f"The condition is given twice, as the first argument and as {name}=; give it once.")
+            return inputs, name, model_kwargs
+        if given:
+            return model_kwargs.pop(given[0]), given[0], model_kwargs
+        if not self.encoder.can_be_unconditional:
+            raise ValueError(f"Give a condition: {', '.join(self.encoder.conditioner.input_names)}.")
+        shape = (1 if num_samples is None else num_samples, self.encoder.num_conditions)
+        return torch.zeros(shape, dtype=torch.long, device=self.device), "condition_mask", model_kwargs
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], generation_mode: Any, batch_size: int, max_cache_length: int
+    ) -> Any:
+        """Make room for a memory that stands before the tokens."""
+        if self._decodes_from_prefix:
+            max_cache_length += model_kwargs["encoder_outputs"].last_hidden_state.shape[1]
+        return super()._prepare_cache_for_generation(
+            generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+        )
+
+    def create_masks_for_generate(self, *, attention_mask: torch.Tensor | None, **kwargs: Any) -> Any:
+        """Masks of a preallocated cache; a decoder that reads a prefix makes its own, which has the memory in it."""
+        if self._decodes_from_prefix:
+            return attention_mask
+        return create_masks_for_generate(attention_mask=attention_mask, **kwargs)
+
+    @property
+    def _decodes_from_prefix(self) -> bool:
+        return getattr(self.decoder, "style", None) == "prefix"
+
+    # Composition
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls,
+        encoder: Part | Mapping[str, Part] | None = None,
+        decoder: str | os.PathLike[str] | PreTrainedModel | PreTrainedConfig | None = None,
+        *,
+        bottleneck: str | dict[str, Any] | PreTrainedConfig | None = None,
+        num_latents: int | None = None,
+        freeze_encoder: bool = False,
+        tune_encoder_from_layer: int | None = None,
+        condition_dropout: float | None = None,
+        cross_attention: bool | None = None,
+        dtype: torch.dtype | str | None = None,
+        device_map: Any = None,
+        quantization_config: Any = None,
+        **config: Any,
+    ) -> Self:
+        """Join an encoder and a decoder that each exist already, with a bottleneck between them.
+
+        Args:
+            encoder: A Hub id, a folder, a model, or a configuration (then it starts at random) of anything that gives hidden
+                states, or of a native conditioner. A dictionary of such fuses several conditions. Left out, the model is given
+                nothing. Of a sequence-to-sequence model the encoder is taken.
+            decoder: A Hub id, a folder, a model or a configuration of a causal language model, or of a sequence-to-sequence
+                model, whose decoder is taken; or a [`GenextDecoderConfig`].
+            bottleneck: `"none"`, `"pooled"`, or a [`GenextBottleneckConfig`] or its fields; left out, `"pooled"` where
+                `num_latents` is given, else `"none"`.
+            num_latents: Slots of a pooled memory.
+            freeze_encoder: See [`GenextConfig`].
+            tune_encoder_from_layer: See [`GenextConfig`].
+            condition_dropout: In training, the share of rows in which a condition is taken away. With a number, even 0, a
+                single condition may be missing too.
+            cross_attention: Whether the decoder reads the memory by cross-attention; left out, where it can. `False` puts the
+                memory before its tokens.
+            dtype: Kind of number of all parts, as `from_pretrained` takes it.
+            device_map: Where the parts go, as `from_pretrained` takes it; fresh parts stand beside the decoder.
+            quantization_config: Quantisation of the decoder.
+            config: More fields of [`GenextConfig`], such as `decoder_start_token_id`.
+
+        Returns:
+            The model in evaluation mode. A language model starts undisturbed where its cross-attention is fresh: the output
+            projections of that begin as zero.
+
+        Raises:
+            ValueError: for a decoder that is no language model, or parts that do not fit.
+            TypeError: for an encoder or a decoder of another kind.
+
+        Example:
+            >>> import torch
+            >>> from transformers import BertConfig, GPT2Config
+            >>> from hf_genext import GenextForConditionalGeneration
+            >>> model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(
+            ...     encoder=BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2),
+            ...     decoder=GPT2Config(vocab_size=30, n_embd=24, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2),
+            ...     num_latents=4,
+            ... )
+            >>> model.encode(input_ids=torch.tensor([[5, 6, 7]])).shape
+            torch.Size([1, 4, 24])
+        """
+        return compose(
+            cls,
+            encoder,
+            decoder,
+            bottleneck=bottleneck,
+            num_latents=num_latents,
+            condition_dropout=condition_dropout,
+            cross_attention=cross_attention,
+            loading={"dtype": dtype, "device_map": device_map},
+            quantization_config=quantization_config,
+            config={"freeze_encoder": freeze_encoder, "tune_encoder_from_layer": tune_encoder_from_layer, **config},
+        )
+
 
 def _repeat_rows(rows: torch.Tensor, count: int) -> torch.Tensor:
     if count % rows.shape[0]:
@@ -303,4 +424,4 @@ def _repeat_rows(rows: torch.Tensor, count: int) -> torch.Tensor:
     return rows.repeat_interleave(count // rows.shape[0], dim=0)
 
 
-__all__ = ["GenextEncoder", "GenextForConditionalGeneration", "GenextModel"]
+__all__ = ["GenextForConditionalGeneration", "GenextModel"]

@@ -18,10 +18,14 @@ class ConditionerOutput(ModelOutput):
     Attributes:
         states: (batch, length, hidden).
         mask: (batch, length), 1 where a state is real, 0 where it is padding; `None` where every state is real.
+        hidden_states: On request the states after the embedding and after each layer, each (batch, length, hidden).
+        attentions: On request the attention weights of each layer, each (batch, heads, length, length).
     """
 
     states: torch.FloatTensor | None = None
     mask: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
@@ -58,4 +62,25 @@ class GenextEncoderOutput(ModelOutput):
     attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
-__all__ = ["BottleneckOutput", "ConditionerOutput", "GenextEncoderOutput"]
+@dataclass
+class GenextPredictionOutput(ModelOutput):
+    """What a model with a single output gives.
+
+    Attributes:
+        loss: Nats for each target that is given, a scalar.
+        logits: Of classes or labels (batch, outputs); of a regression the means.
+        scale: The standard deviations of a regression, (batch, outputs).
+        last_hidden_state: The memory, (batch, slots, hidden).
+        hidden_states: As the encoder gives them.
+        attentions: As the encoder gives them.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    scale: torch.FloatTensor | None = None
+    last_hidden_state: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+__all__ = ["BottleneckOutput", "ConditionerOutput", "GenextEncoderOutput", "GenextPredictionOutput"]

@@ -33,15 +33,23 @@ class GenextPreTrainedModel(PreTrainedModel):
     _auto_class_of: ClassVar[dict[str, str]] = {
         "GenextModel": "AutoModel",
         "GenextForConditionalGeneration": "AutoModelForSeq2SeqLM",
+        "GenextForPrediction": "AutoModelForSequenceClassification",
     }
     """Which Auto class opens a folder that holds the architecture."""
 
     _opens_folders_of: ClassVar[tuple[str, ...]] = ()
     """Architectures, besides the class itself, whose folders hold all that the class needs."""
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        """Models with experts may stand inside; they check their own choice."""
+        return True
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        if self.config.initializer_range is not None or isinstance(self.config, GenextConfig):
+        # Configurations of other families have another name for it, or their own rules; Transformers knows them.
+        is_given = getattr(self.config, "initializer_range", 0.02) is not None
+        if is_given or isinstance(self.config, GenextConfig):
             super()._init_weights(module)
         elif isinstance(module, GenextResidualLinear):
             init.zeros_(module.weight)
@@ -96,6 +104,10 @@ class GenextPreTrainedModel(PreTrainedModel):
                 f"{missing[0]!r}; they would be random. The folder is incomplete, or its config.json belongs to "
                 "another model: save the model again with save_pretrained."
             )
+        for module in model.modules():
+            # Opened weights are all trainable at first.
+            if hasattr(module, "freeze_as_configured"):
+                module.freeze_as_configured()
         opened: Any = (model, loading_info) if wants_loading_info else model
         return opened
 

@@ -1,0 +1,187 @@
+"""The encoder: conditioner and bottleneck in one module.
+
+Legend: batch, length (input positions or states), slots (memory positions), hidden; for conditions: channels, height, width
+(of an image), frames, bins (of audio features), samples (of a waveform), count, size (of vectors), fields (of labels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils.generic import can_return_tuple
+
+from .bottlenecks_genext import build_bottleneck
+from .conditioners_genext import GenextFusionConditioner, build_conditioner, find_missing_rows
+from .configuration_conditioners_genext import get_states_size
+from .configuration_genext import GenextConfig
+from .outputs_genext import GenextEncoderOutput
+from .pretrained_conditioners_genext import GenextPretrainedConditioner
+from .pretrained_genext import GenextPreTrainedModel
+
+CONDITION_INPUTS = (
+    "input_ids",
+    "inputs_embeds",
+    "pixel_values",
+    "input_features",
+    "input_values",
+    "condition_vectors",
+    "condition_labels",
+    "condition_mask",
+)
+"""Every input that is a condition, or says which are there; a model takes those that its conditioner reads."""
+
+
+class GenextEncoder(GenextPreTrainedModel):
+    """Conditioner and bottleneck in one module: from the condition to the memory and its own mask.
+
+    Args:
+        config: The configuration of the whole.
+        models: A pretrained model for the conditioner; for a fusion one for each name.
+    """
+
+    def __init__(
+        self, config: GenextConfig, models: PreTrainedModel | Mapping[str, PreTrainedModel | None] | None = None
+    ) -> None:
+        super().__init__(config)
+        self.conditioner = build_conditioner(config.conditioner, models)
+        config.conditioner = self.conditioner.config
+        self.bottleneck = build_bottleneck(config.bottleneck, get_states_size(config.conditioner))  # type: ignore[arg-type]
+        self.freeze_as_configured()
+        self.post_init()
+
+    def freeze_as_configured(self) -> None:
+        """Keep the pretrained models as they are, as far as the configuration says so."""
+        for module in self.modules():
+            if isinstance(module, GenextPretrainedConditioner):
+                module.freeze_unread()
+                if self.config.freeze_encoder:
+                    module.freeze()
+                elif self.config.tune_encoder_from_layer is not None:
+                    module.freeze(self.config.tune_encoder_from_layer)
+
+    @property
+    def main_input_name(self) -> str:
+        """The input that is meant where one is given without a name."""
+        return self.conditioner.input_names[0]
+
+    @property
+    def num_conditions(self) -> int:
+        """Columns of `condition_mask`."""
+        return len(self.conditioner.conditioners) if isinstance(self.conditioner, GenextFusionConditioner) else 1
+
+    @property
+    def can_be_unconditional(self) -> bool:
+        """Whether rows may come without any condition."""
+        return "condition_mask" in self.conditioner.input_names
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether text is the condition, or one of them."""
+        return "input_ids" in self.conditioner.input_names
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding of the source tokens."""
+        return self.conditioner.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding of the source tokens."""
+        self.conditioner.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        input_features: torch.FloatTensor | None = None,
+        input_values: torch.FloatTensor | None = None,
+        feature_attention_mask: torch.Tensor | None = None,
+        condition_vectors: torch.FloatTensor | None = None,
+        condition_vectors_mask: torch.Tensor | None = None,
+        condition_labels: torch.LongTensor | None = None,
+        condition_mask: torch.Tensor | None = None,
+        num_samples: int | None = None,
+        **kwargs: Any,
+    ) -> GenextEncoderOutput:
+        """Turn a batch of conditions into memories. A model takes those inputs that its conditioner reads.
+
+        Args:
+            input_ids: Source tokens, (batch, length).
+            attention_mask: 1 where a token is real, (batch, length). A row without any has no text, where several conditions
+                are fused.
+            inputs_embeds: Instead of `input_ids`, (batch, length, hidden).
+            pixel_values: Images, (batch, channels, height, width).
+            input_features: Features of audio, (batch, bins, frames) or (batch, frames, bins), as the audio model takes them.
+            input_values: Waveforms, (batch, samples).
+            feature_attention_mask: 1 where audio is real, (batch, frames) or (batch, samples). Without a text beside it, audio
+                may have it as `attention_mask`, the name that feature extractors give it.
+            condition_vectors: (batch, size) or (batch, count, size).
+            condition_vectors_mask: 1 where a vector is real, (batch, count).
+            condition_labels: (batch, fields), -1 where a label is missing; (batch,) for one field.
+            condition_mask: 1 where a condition is given, (batch, conditions), in the order of the configuration; only where
+                several conditions are fused.
+            num_samples: The number of rows where no condition is given at all.
+            kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained model takes besides.
+
+        Returns:
+            The memory (batch, slots, hidden) and its mask (batch, slots).
+
+        Raises:
+            ValueError: for a condition that the model does not know, or one that is missing where it must not be.
+        """
+        names = self.conditioner.input_names
+        if num_samples is not None and condition_mask is None:
+            condition_mask = torch.zeros(num_samples, self.num_conditions, dtype=torch.long, device=self.device)
+        if "attention_mask" not in names and feature_attention_mask is None:
+            feature_attention_mask = attention_mask
+        conditions = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "pixel_values": pixel_values,
+            "input_features": input_features,
+            "input_values": input_values,
+            "condition_vectors": condition_vectors,
+            "condition_labels": condition_labels,
+            "condition_mask": condition_mask,
+        }
+        unknown = [name for name, value in conditions.items() if value is not None and name not in names]
+        if unknown:
+            raise ValueError(self._explain_unknown(unknown[0]))
+        if "condition_mask" not in names and not torch.compiler.is_compiling():
+            given = [value for value in conditions.values() if value is not None and value.is_floating_point()]
+            if any(find_missing_rows(value).any() for value in given):
+                raise ValueError(self._explain_unknown("condition_mask"))
+        masks = {
+            "attention_mask": attention_mask,
+            "feature_attention_mask": feature_attention_mask,
+            "condition_vectors_mask": condition_vectors_mask,
+        }
+        condition = self.conditioner(**{name: value for name, value in (conditions | masks).items() if name in names}, **kwargs)
+        bottleneck = self.bottleneck(condition.states, condition.mask)
+        return GenextEncoderOutput(
+            last_hidden_state=bottleneck.memory,
+            memory_mask=bottleneck.memory_mask,
+            losses=bottleneck.losses,
+            hidden_states=condition.hidden_states,
+            attentions=condition.attentions,
+        )
+
+    def _explain_unknown(self, name: str) -> str:
+        known = ", ".join(known for known in self.conditioner.input_names if known in CONDITION_INPUTS)
+        if name == "condition_mask":
+            return (
+                f"This model has one condition ({known}), which must be there in every row: it has no null state for a row "
+                "without it. Build it with a GenextFusionConditionerConfig, or with condition_dropout=, to allow that."
+            )
+        return (
+            f"This model is not conditioned on {name}; it takes {known}. To condition it on several things build it with a "
+            "GenextFusionConditionerConfig, or with encoder={name: part, ...}."
+        )
+
+
+__all__ = ["CONDITION_INPUTS", "GenextEncoder"]

@@ -1,0 +1,176 @@
+"""The open middle: from conditions to memories, from memories to outputs, and what lies between two memories.
+
+Legend: batch, slots (memory positions), target (output positions), hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+
+import torch
+
+from .encoders_genext import CONDITION_INPUTS
+from .outputs_genext import GenextEncoderOutput
+
+_ENCODER_INPUTS = (*CONDITION_INPUTS, "attention_mask", "feature_attention_mask", "condition_vectors_mask", "num_samples")
+
+
+class MemoryEncoding:
+    """What a model with an `encoder` can do with memories."""
+
+    encoder: Any
+
+    @property
+    def main_input_name(self) -> str:
+        """The input that is the condition."""
+        return self.encoder.main_input_name
+
+    @overload
+    def encode(self, *, return_mask: Literal[False] = False, **inputs: Any) -> torch.Tensor: ...
+
+    @overload
+    def encode(self, *, return_mask: Literal[True], **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+    def encode(self, *, return_mask: bool = False, **inputs: Any) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """The memory of a batch of conditions.
+
+        Args:
+            return_mask: Whether to give the memory's mask too, which a memory as long as its input needs to be decoded.
+            inputs: As [`GenextEncoder.forward`] takes them.
+
+        Returns:
+            (batch, slots, hidden), and on request the mask (batch, slots), 1 where a slot is real.
+        """
+        outputs = self.encoder(**inputs)
+        memory = outputs.last_hidden_state
+        if not return_mask:
+            return memory
+        mask = outputs.memory_mask
+        return memory, torch.ones(memory.shape[:2], dtype=torch.long, device=memory.device) if mask is None else mask
+
+    def embed(self, *, normalize: bool = False, **inputs: Any) -> torch.Tensor:
+        """One vector for each condition: the mean of its real slots.
+
+        Args:
+            normalize: Whether the vectors have length 1, so that their products are cosines.
+            inputs: As [`GenextEncoder.forward`] takes them.
+
+        Returns:
+            (batch, hidden).
+        """
+        memory, mask = self.encode(return_mask=True, **inputs)
+        vectors = average_slots(memory, mask)
+        return torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors
+
+    @staticmethod
+    def interpolate(
+        first: torch.Tensor, second: torch.Tensor, fractions: float | Sequence[float] | torch.Tensor = 0.5
+    ) -> torch.Tensor:
+        """Memories on the straight line between two.
+
+        Args:
+            first: (batch, slots, hidden), or (slots, hidden) for one row.
+            second: Of the same shape.
+            fractions: How far on the way from the first (0) to the second (1): one number, or one for each step.
+
+        Returns:
+            Of the shape of the memories for one number; (steps, ...) for several, where one row gives the batch
+            (steps, slots, hidden) that `decode` takes.
+
+        Raises:
+            ValueError: if the memories differ in shape.
+
+        Example:
+            >>> import torch
+            >>> from hf_genext import GenextModel
+            >>> GenextModel.interpolate(torch.zeros(1, 2), torch.ones(1, 2), [0.0, 0.25, 1.0])[:, 0, 0].tolist()
+            [0.0, 0.25, 1.0]
+        """
+        if first.shape != second.shape:
+            raise ValueError(
+                f"Two memories of one shape are needed, got {tuple(first.shape)} and {tuple(second.shape)}. Memories as long "
+                'as their inputs have no common slots; a bottleneck gives them a fixed number: bottleneck="pooled".'
+            )
+        steps = torch.as_tensor(fractions, dtype=first.dtype, device=first.device)
+        return torch.lerp(first, second, steps.view(*steps.shape, *[1] * first.dim()))
+
+
+class MemoryDecoding:
+    """What a model that generates can do with memories."""
+
+    config: Any
+    encoder: Any
+    generate: Any
+
+    def decode(self, memory: torch.Tensor, memory_mask: torch.Tensor | None = None, **generate_kwargs: Any) -> Any:
+        """Generate from memories: the ids that `generate` gives for the conditions that they came from.
+
+        Args:
+            memory: (batch, slots, hidden).
+            memory_mask: 1 where a slot is real, (batch, slots); `encode(..., return_mask=True)` gives it.
+            generate_kwargs: As `generate` takes them.
+
+        Returns:
+            Ids (batch, target) behind the start token, or what else `generate` is asked for.
+
+        Raises:
+            ValueError: for a memory of another shape, or without the mask where some of its slots could be padding.
+        """
+        size = self.config.hidden_size
+        if memory.dim() != 3 or memory.shape[-1] != size:
+            raise ValueError(f"A memory of this model is (batch, slots, {size}), got the shape {tuple(memory.shape)}.")
+        bottleneck, slots = self.config.bottleneck, memory.shape[1]
+        if bottleneck.kind == "pooled" and slots != bottleneck.num_latents:
+            raise ValueError(f"A memory of this model has {bottleneck.num_latents} slots, got {slots}.")
+        if memory_mask is None and bottleneck.kind == "none" and slots > 1 and self.encoder.conditioner.can_pad:
+            raise ValueError(
+                "Without a bottleneck some of the slots can be padding, so decode needs memory_mask=: take both from "
+                "encode(..., return_mask=True). If all slots are real, give torch.ones(memory.shape[:2])."
+            )
+        if memory_mask is not None and memory_mask.shape != memory.shape[:2]:
+            raise ValueError(
+                f"memory_mask has a number for each slot, {tuple(memory.shape[:2])}; got the shape {tuple(memory_mask.shape)}."
+            )
+        outputs = GenextEncoderOutput(last_hidden_state=memory, memory_mask=memory_mask)
+        return self.generate(encoder_outputs=outputs, **generate_kwargs)
+
+    def reconstruct(self, **arguments: Any) -> Any:
+        """Encode texts and generate them again from their memories.
+
+        Args:
+            arguments: The encoder's inputs, and what `generate` takes.
+
+        Returns:
+            Ids (batch, target) behind the start token.
+
+        Raises:
+            ValueError: if the conditions are no text, or source and target have different vocabularies.
+        """
+        source = self._get_source_vocab_size()
+        if source is None or source != self.config.vocab_size:
+            told = "no tokens" if source is None else f"{source:,} tokens"
+            raise ValueError(
+                f"The source has {told} and the target {self.config.vocab_size:,}, so the output cannot be the input again. "
+                "Use decode(encode(...)), or build the model with one tokenizer for both sides."
+            )
+        inputs = {name: arguments.pop(name) for name in _ENCODER_INPUTS if name in arguments}
+        memory, mask = self.encode(return_mask=True, **inputs)  # type: ignore[attr-defined]
+        return self.decode(memory, mask, **arguments)
+
+    def _get_source_vocab_size(self) -> int | None:
+        conditioner = self.encoder.conditioner
+        parts = getattr(conditioner, "conditioners", {"": conditioner}).values()
+        sizes = [part.config.get_text_config().vocab_size for part in parts if "input_ids" in part.input_names]
+        return sizes[0] if sizes else None
+
+
+def average_slots(memory: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """The mean of a memory's real slots: (batch, slots, hidden), (batch, slots) -> (batch, hidden)."""
+    if mask is None:
+        return memory.mean(dim=1)
+    shares = mask.to(memory.dtype)[:, :, None]
+    return (memory * shares).sum(dim=1) / shares.sum(dim=1).clamp(min=1)
+
+
+__all__ = ["MemoryDecoding", "MemoryEncoding", "average_slots"]

@@ -1,0 +1,206 @@
+"""Models with a single output: one class, several labels, or numbers with their uncertainty.
+
+Legend: batch, slots (memory positions), hidden, outputs (classes, labels or numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils.generic import can_return_tuple
+
+from .composition_genext import Part, compose_prediction
+from .configuration_genext import GenextConfig
+from .encoders_genext import GenextEncoder
+from .heads_genext import RegressionHead, build_prediction_head
+from .memory_genext import MemoryEncoding, average_slots
+from .outputs_genext import GenextPredictionOutput
+from .pretrained_genext import GenextPreTrainedModel
+
+
+class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
+    """A conditional model with a single output: encoder and head. The head reads the mean of the memory's real slots.
+
+    Args:
+        config: The configuration of the whole, with a `head`.
+        encoder_models: A pretrained model for the conditioner, for a fusion one for each name; else they are built.
+
+    Raises:
+        ValueError: if the configuration has no head.
+
+    Example:
+        >>> import torch
+        >>> from hf_genext import GenextConfig, GenextForPrediction
+        >>> config = GenextConfig(conditioner={"vocab_size": 32}, head={"kind": "class", "output_names": ["noun", "verb"]})
+        >>> model = GenextForPrediction(config).eval()
+        >>> model(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([1])).logits.shape
+        torch.Size([1, 2])
+    """
+
+    def __init__(
+        self,
+        config: GenextConfig,
+        encoder_models: PreTrainedModel | Mapping[str, PreTrainedModel | None] | None = None,
+    ) -> None:
+        super().__init__(config)
+        if config.head is None:
+            raise ValueError(
+                'A GenextForPrediction needs to know what it predicts: give the configuration a head, such as head={"kind": '
+                '"class", "num_outputs": 5}.'
+            )
+        self.encoder = GenextEncoder(config, encoder_models)
+        self.head = build_prediction_head(config.head, config.hidden_size)  # type: ignore[arg-type]
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The embedding of the source tokens."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding of the source tokens."""
+        self.encoder.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        input_features: torch.FloatTensor | None = None,
+        input_values: torch.FloatTensor | None = None,
+        feature_attention_mask: torch.Tensor | None = None,
+        condition_vectors: torch.FloatTensor | None = None,
+        condition_vectors_mask: torch.Tensor | None = None,
+        condition_labels: torch.LongTensor | None = None,
+        condition_mask: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> GenextPredictionOutput:
+        """Run the model, and compute the loss where labels are given.
+
+        Args:
+            input_ids: See [`GenextEncoder.forward`] for all conditions.
+            attention_mask: 1 where a source token is real, (batch, length).
+            labels: What is to be predicted: a class (batch,), labels of 0 and 1 (batch, outputs), or numbers (batch, outputs),
+                of one (batch,). -100, or for numbers NaN, where nothing is known.
+            inputs_embeds: Instead of `input_ids`, (batch, length, hidden).
+            pixel_values: Images.
+            input_features: Features of audio.
+            input_values: Waveforms.
+            feature_attention_mask: 1 where audio is real.
+            condition_vectors: (batch, size) or (batch, count, size).
+            condition_vectors_mask: 1 where a vector is real, (batch, count).
+            condition_labels: (batch, fields), -1 where a label is missing.
+            condition_mask: 1 where a condition is given, (batch, conditions).
+            num_items_in_batch: Known labels of the whole optimizer step, by which the loss is divided.
+            kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained encoder takes besides.
+
+        Returns:
+            The loss (nats for each known label), logits or means (batch, outputs), and standard deviations of a regression.
+        """
+        outputs = self.encoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            pixel_values=pixel_values,
+            input_features=input_features,
+            input_values=input_values,
+            feature_attention_mask=feature_attention_mask,
+            condition_vectors=condition_vectors,
+            condition_vectors_mask=condition_vectors_mask,
+            condition_labels=condition_labels,
+            condition_mask=condition_mask,
+            **kwargs,
+        )
+        parameters = self.head(average_slots(outputs.last_hidden_state, outputs.memory_mask))
+        loss = None
+        if labels is not None:
+            loss = self.head.compute_loss(parameters, labels, num_items_in_batch)
+            for part in (outputs.losses or {}).values():
+                loss = loss + part
+        is_regression = isinstance(self.head, RegressionHead)
+        logits, scale = self.head.split(parameters) if is_regression else (parameters, None)
+        return GenextPredictionOutput(
+            loss=loss,
+            logits=logits.to(outputs.last_hidden_state.dtype),
+            scale=scale,
+            last_hidden_state=outputs.last_hidden_state,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def log_prob(self, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        """The log-probability of outputs, in nats, that of several labels or numbers of a row together.
+
+        Args:
+            labels: As [`GenextForPrediction.forward`] takes them.
+            inputs: As [`GenextEncoder.forward`] takes them.
+
+        Returns:
+            (batch,).
+        """
+        return self.head.log_prob(self.embed(**inputs), labels)
+
+    def sample(self, *, generator: torch.Generator | None = None, **inputs: Any) -> torch.Tensor:
+        """Draw an output for each condition.
+
+        Args:
+            generator: Where the randomness comes from.
+            inputs: As [`GenextEncoder.forward`] takes them.
+
+        Returns:
+            Classes (batch,), labels of 0 and 1 (batch, outputs), or numbers (batch, outputs).
+        """
+        return self.head.sample(self.embed(**inputs), generator)
+
+    @classmethod
+    def from_encoder_pretrained(
+        cls,
+        encoder: Part | Mapping[str, Part],
+        head: PreTrainedConfig | dict[str, Any],
+        *,
+        bottleneck: str | dict[str, Any] | PreTrainedConfig | None = None,
+        num_latents: int | None = None,
+        freeze_encoder: bool = False,
+        tune_encoder_from_layer: int | None = None,
+        condition_dropout: float | None = None,
+        dtype: torch.dtype | str | None = None,
+        device_map: Any = None,
+        **config: Any,
+    ) -> Self:
+        """Put a head on an encoder that exists already.
+
+        Args:
+            encoder: As `GenextForConditionalGeneration.from_encoder_decoder_pretrained` takes it.
+            head: A [`GenextHeadConfig`] or its fields.
+            bottleneck: Likewise as there, as all that follows.
+            num_latents: Slots of a pooled memory.
+            freeze_encoder: See [`GenextConfig`].
+            tune_encoder_from_layer: See [`GenextConfig`].
+            condition_dropout: In training, the share of rows in which a condition is taken away.
+            dtype: Kind of number.
+            device_map: Where the encoder goes.
+            config: More fields of [`GenextConfig`].
+
+        Returns:
+            The model in evaluation mode.
+        """
+        return compose_prediction(
+            cls,
+            encoder,
+            head,
+            bottleneck=bottleneck,
+            num_latents=num_latents,
+            condition_dropout=condition_dropout,
+            loading={"dtype": dtype, "device_map": device_map},
+            config={"freeze_encoder": freeze_encoder, "tune_encoder_from_layer": tune_encoder_from_layer, **config},
+        )
+
+
+__all__ = ["GenextForPrediction"]

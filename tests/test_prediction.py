@@ -1,0 +1,140 @@
+"""Single outputs: distributions against PyTorch's own, missing targets, exact accumulation, and real learning."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from composition_specimens import CONDITIONS, TOKENS, Cell, build_bert, build_text_and_labels
+from huggingface_hub.errors import StrictDataclassError
+from specimens import PREDICTION_LABELS, build_config, build_inputs, build_prediction, sharpen
+from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
+
+from hf_genext import GenextConfig, GenextForPrediction, GenextVectorConditionerConfig
+
+INPUTS = build_inputs(with_labels=False)
+
+
+def compute_expected(kind, model, labels):
+    """Log-probabilities of each row's target by PyTorch's distributions."""
+    with torch.no_grad():
+        outputs = model(**INPUTS)
+    if kind == "class":
+        return torch.distributions.Categorical(logits=outputs.logits).log_prob(labels)
+    if kind == "labels":
+        given = labels != -100
+        log_probs = torch.distributions.Bernoulli(logits=outputs.logits).log_prob(labels.clamp(min=0).float())
+        return (log_probs * given).sum(dim=1)
+    given = ~labels.isnan()
+    return (torch.distributions.Normal(outputs.logits, outputs.scale).log_prob(labels.nan_to_num()) * given).sum(dim=1)
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "regression"])
+def test_log_probabilities_and_the_loss_are_those_of_the_distribution(kind):
+    model, labels = sharpen(build_prediction(kind)), PREDICTION_LABELS[kind]
+    expected = compute_expected(kind, model, labels)
+    torch.testing.assert_close(model.log_prob(labels, **INPUTS), expected)
+    known = {"class": 3, "labels": 8, "regression": 5}[kind]
+    torch.testing.assert_close(model(**INPUTS, labels=labels).loss, -expected.sum() / known)
+    model(**INPUTS, labels=labels).loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "regression"])
+def test_samples_have_the_distribution_and_the_seed_decides(kind):
+    model = sharpen(build_prediction(kind))
+    inputs = {name: tensor[:1].repeat(4000, 1) for name, tensor in INPUTS.items()}
+    with torch.no_grad():
+        outputs = model(**{name: tensor[:1] for name, tensor in INPUTS.items()})
+        samples = model.sample(**inputs, generator=torch.Generator().manual_seed(1))
+        again = model.sample(**inputs, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(samples, again)
+    if kind == "class":
+        shares = samples.bincount(minlength=5) / 4000
+        torch.testing.assert_close(shares, outputs.logits[0].softmax(dim=-1), atol=0.03, rtol=0)
+    elif kind == "labels":
+        torch.testing.assert_close(samples.float().mean(dim=0), outputs.logits[0].sigmoid(), atol=0.03, rtol=0)
+    else:
+        error = 4 * outputs.scale[0] / math.sqrt(4000)
+        assert ((samples.mean(dim=0) - outputs.logits[0]).abs() < error).all()
+        torch.testing.assert_close(samples.std(dim=0), outputs.scale[0], atol=0, rtol=0.06)
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "regression"])
+def test_accumulation_is_exact(kind):
+    model, labels = sharpen(build_prediction(kind)), PREDICTION_LABELS[kind]
+    model(**INPUTS, labels=labels).loss.backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    known = {"class": 3, "labels": 8, "regression": 5}[kind]
+    for row in range(3):
+        part = {name: tensor[row : row + 1] for name, tensor in INPUTS.items()}
+        model(**part, labels=labels[row : row + 1], num_items_in_batch=known).loss.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_regression_learns_the_uncertainty_of_its_data():
+    torch.manual_seed(0)
+    vectors = torch.randn(512, 2)
+    numbers = 2 * vectors[:, 0] + torch.randn(512) * torch.where(vectors[:, 1] > 0, 1.0, 0.1)
+    model = GenextForPrediction.from_encoder_pretrained(
+        GenextVectorConditionerConfig(vector_size=2, hidden_size=64), {"kind": "regression"}
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-2)
+    for _ in range(200):
+        model(condition_vectors=vectors, labels=numbers).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    outputs = model.eval()(condition_vectors=vectors)
+    noisy = vectors[:, 1] > 0.3
+    quiet = vectors[:, 1] < -0.3
+    assert outputs.scale[noisy].mean() > 3 * outputs.scale[quiet].mean()
+    assert (outputs.logits[:, 0] - 2 * vectors[:, 0]).abs().mean() < 0.4
+
+
+@pytest.mark.parametrize("condition", ["bert", "vit", "whisper", "static", "vectors", "labels", "text_and_labels", "wav2vec2"])
+@pytest.mark.parametrize("num_latents", [None, 2])
+def test_every_condition_has_a_single_output_that_is_saved_and_opened(condition, num_latents, tmp_path):
+    inputs = CONDITIONS[condition].inputs
+    model = sharpen(
+        GenextForPrediction.from_encoder_pretrained(
+            CONDITIONS[condition].config(), {"kind": "class", "num_outputs": 4}, num_latents=num_latents
+        )
+    )
+    with torch.no_grad():
+        expected = model(**inputs).logits
+    assert expected.diff(dim=0).abs().amax(dim=1).min() > 1e-3
+    model.save_pretrained(tmp_path)
+    opened = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert type(opened) is GenextForPrediction
+    with torch.no_grad():
+        torch.testing.assert_close(opened(**inputs).logits, expected, atol=0, rtol=0)
+        torch.testing.assert_close(AutoModel.from_pretrained(tmp_path).encode(**inputs), model.encode(**inputs))
+
+
+def test_a_frozen_encoder_keeps_its_numbers_under_a_head():
+    bert = sharpen(BertModel(build_bert()))
+    model = GenextForPrediction.from_encoder_pretrained(bert, {"kind": "class", "num_outputs": 3}, freeze_encoder=True)
+    with torch.no_grad():
+        torch.testing.assert_close(model.encode(**TOKENS), bert(**TOKENS).last_hidden_state)
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == {
+        "head.projection.weight",
+        "head.projection.bias",
+    }
+
+
+def test_a_model_without_a_head_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="give the configuration a head"):
+        GenextForPrediction(build_config())
+    with pytest.raises(StrictDataclassError, match="output_names has 2 names"):
+        GenextConfig(head={"kind": "labels", "num_outputs": 3, "output_names": ["a", "b"]})
+    Cell("bert", "native", 1).build().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"holds a GenextForConditionalGeneration.*AutoModelForSeq2SeqLM"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_a_fusion_has_a_single_output_too():
+    model = GenextForPrediction.from_encoder_pretrained(build_text_and_labels(), {"kind": "regression", "num_outputs": 2})
+    assert model(**CONDITIONS["text_and_labels"].inputs).logits.shape == (3, 2)
