@@ -22,8 +22,10 @@ from accelerate import Accelerator
 
 from hf_genext.static_embedding.pretraining_static_embedding import StaticEmbeddingForPreTraining
 
-BLOCK = 1 << 18
-"""Numbers that travel at once: little enough to stay in a processor's cache."""
+BLOCK = 1 << 20
+"""Numbers that travel at once."""
+SEGMENT = 1 << 18
+"""Numbers that are computed with at once: few enough to stay in a processor's cache."""
 SHARED_FOLDER = Path("/dev/shm")
 _TINY = 1e-30
 
@@ -82,6 +84,8 @@ class SharedMemoryChannel:
 
 
 Channel = GatherChannel | SharedMemoryChannel
+Overlap = Callable[[torch.Tensor], torch.Tensor]
+"""How far changes of ranks overlap, (rows,), by how often each row was changed, per token and in steps, (rows,)."""
 
 
 def open_channel(accelerator: Accelerator, device: torch.device) -> Channel:
@@ -170,23 +174,28 @@ class _Table:
     ) -> None:
         self._matrix, self._order = parameter.data, order
         self._frequencies = frequencies if order is None else frequencies[order]
-        self.count = len(self._frequencies)
+        self.count, self.size = len(self._frequencies), self._matrix.shape[1]
         self._agreed = self._matrix[: self.count].clone() if order is None else self._matrix[order]
         self._met_at = torch.full((self.count,), step)
 
-    def meet(self, channel: Channel, count: int, step: int, compute_overlap: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        """Bring together the first rows; from how often each changed (per token, by steps) follows how far changes overlap."""
-        size = self._matrix.shape[1]
-        block = max(1, BLOCK // size)
-        for start in range(0, count, block):
-            chosen = slice(start, min(start + block, count))
-            agreed, places = self._agreed[chosen], chosen if self._order is None else self._order[chosen]
-            mine = channel.get_block(agreed.numel()).view_as(agreed)
-            torch.sub(self._matrix[places], agreed, out=mine)
-            overlap = compute_overlap(self._frequencies[chosen] * (step - self._met_at[chosen])).to(agreed)[:, None]
-            agreed += add_up(channel.exchange(agreed.numel()).view(-1, *agreed.shape).unbind(), overlap)
-            self._matrix[places] = agreed
-        self._met_at[:count] = step
+    def list_segments(self, count: int) -> list[slice]:
+        """The first rows, parted so that each part has no more numbers than a segment (or one row)."""
+        rows = max(1, SEGMENT // self.size)
+        return [slice(start, min(start + rows, count)) for start in range(0, count, rows)]
+
+    def put_changes(self, chosen: slice, out: torch.Tensor) -> None:
+        """What this rank changed in some rows, into `out` (rows, size)."""
+        torch.sub(self._matrix[self._find(chosen)], self._agreed[chosen], out=out)
+
+    def agree(self, chosen: slice, changes: torch.Tensor, step: int, compute_overlap: Overlap) -> None:
+        """Take over what all ranks changed in some rows, (ranks, rows, size)."""
+        overlap = compute_overlap(self._frequencies[chosen] * (step - self._met_at[chosen]))
+        self._agreed[chosen] += add_up(changes.unbind(), overlap.to(changes)[:, None])
+        self._matrix[self._find(chosen)] = self._agreed[chosen]
+        self._met_at[chosen] = step
+
+    def _find(self, chosen: slice) -> slice | torch.Tensor:
+        return chosen if self._order is None else self._order[chosen]
 
 
 class RankExchange:
@@ -244,9 +253,25 @@ class RankExchange:
         def compute_overlap(updates_per_token: torch.Tensor) -> torch.Tensor:
             return -torch.expm1(-self.CURVATURE * rate * self._tokens_per_step * updates_per_token)
 
+        segments = []
         for table in self._tables:
             due = table.count if everything else self.count_due_rows(step, table.count)
-            table.meet(self._channel, due, step, compute_overlap)
+            segments += [(table, chosen, (chosen.stop - chosen.start) * table.size) for chosen in table.list_segments(due)]
+        while segments:
+            # As many as fit in a block travel together: each journey costs the ranks a wait for the slowest.
+            ends = np.cumsum([numbers for *_, numbers in segments])
+            travelling = max(1, int(np.searchsorted(ends, BLOCK, side="right")))
+            self._meet(segments[:travelling], step, compute_overlap)
+            segments = segments[travelling:]
+
+    def _meet(self, segments: list[tuple[_Table, slice, int]], step: int, compute_overlap: Overlap) -> None:
+        lengths = [numbers for *_, numbers in segments]
+        block = self._channel.get_block(sum(lengths))
+        for (table, chosen, _), out in zip(segments, block.split(lengths), strict=True):
+            table.put_changes(chosen, out.view(-1, table.size))
+        changes = self._channel.exchange(sum(lengths))
+        for (table, chosen, _), parts in zip(segments, changes.split(lengths, dim=1), strict=True):
+            table.agree(chosen, parts.reshape(len(parts), -1, table.size), step, compute_overlap)
 
     def count_due_rows(self, step: int, num_rows: int) -> int:
         """How many of the most frequent rows meet after a step."""

@@ -18,7 +18,7 @@ from hf_genext.rank_exchange import GatherChannel, RankExchange, SharedMemoryCha
 
 if __name__ == "__main__":
     accelerator = Accelerator(cpu=True)
-    rank_exchange.BLOCK = 100  # Many blocks, and rows that do not fill one.
+    rank_exchange.BLOCK, rank_exchange.SEGMENT = 100, 30  # Many blocks, and rows that do not fill one.
     words = [f"w{index}" for index in range(60)]
     counts = np.arange(60, 0, -1)
     found, kinds = {}, []
