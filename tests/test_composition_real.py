@@ -63,9 +63,9 @@ def test_a_decoder_learns_to_write_what_one_vector_of_a_frozen_encoder_says(mode
     # Behind the start token, which the model puts there itself.
     labels = inputs["input_ids"][:, 1:].masked_fill(inputs["attention_mask"][:, 1:] == 0, -100)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-3)
+    optimizer = torch.optim.AdamW(trained, lr=2e-3)
     model.train()
-    for _ in range(100):
+    for _ in range(150):
         loss = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], labels=labels).loss
         loss.backward()
         optimizer.step()
