@@ -83,7 +83,9 @@ class StaticEmbeddingForPreTraining(PreTrainedModel):
                 elif name == "output_embeddings":
                     init.zeros_(parameter)
                 else:
-                    init.uniform_(parameter, -0.5 / self.config.hidden_size, 0.5 / self.config.hidden_size)
+                    # As word2vec begins, and with subwords fastText: a mean of many rows is smaller than each.
+                    width = (1.0 if self.config.num_buckets else 0.5) / self.config.hidden_size
+                    init.uniform_(parameter, -width, width)
             init.ones_(module.noise)
             module.noise[[self.config.unk_token_id, self.config.pad_token_id]] = 0.0
 
