@@ -198,6 +198,8 @@ def render_model_card(
         eval_results=[_build_eval_result(results, name, chosen) for name in results["better"] or results["metrics"]],
     )
     use = chosen.use.replace("{example}", example_code or json.dumps(example, ensure_ascii=False))
+    if example_code and "AutoModel" in example_code:
+        use = use.replace("import pipeline", "import AutoModel, pipeline")
     sections = [
         f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{task}",
         f"## Use\n\n```python\n{use}\n```",

@@ -1,4 +1,4 @@
-"""Metrics of single outputs, as scikit-learn and SciPy compute them: of classes, several labels, numbers. Shares are in percent.
+"""Metrics of single outputs, as scikit-learn and SciPy compute them: of classes, labels and numbers. Shares are in percent.
 
 Legend: rows, outputs (classes, labels or numbers).
 """

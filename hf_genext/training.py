@@ -161,6 +161,7 @@ class GenextTrainer(Seq2SeqTrainer):
         args, kwargs: As [`Seq2SeqTrainer`] takes them. `processing_class` is a [`GenextProcessor`].
     """
 
+    processing_class: Any
     optimizer: Any
     lr_scheduler: Any
     control: Any

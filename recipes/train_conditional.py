@@ -181,7 +181,8 @@ def _run(
     if recipe_results is not None:
         update_recipe_results(recipe_results, results)
     print(f"\n{summarize(results)}\nThe model is in {output_dir}. Use it:\n")
-    print("  import hf_genext\n  from transformers import pipeline\n")
+    imports = "AutoModel, pipeline" if code and "AutoModel" in code else "pipeline"
+    print(f"  import hf_genext\n  from transformers import {imports}\n")
     print(f'  pipe = pipeline("conditional-generation", model="{output_dir}")\n  pipe({code or repr(example)})')
 
 

@@ -118,7 +118,7 @@ def test_vectors_and_labels_stand_in_text_files_too(tmp_path):
         with pytest.raises(ValueError, match=message):
             read_rows(path, vectors, target_columns=["y"], output="regression")
     path.write_text("v\ty\n1 2\tmany\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="Row 1: column 'y' .* holds 'many', which is no number"):
+    with pytest.raises(ValueError, match=r"Row 1: column 'y' .* holds 'many', which is no number"):
         read_rows(path, vectors, target_columns=["y"], output="regression")
 
 
