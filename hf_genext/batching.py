@@ -49,6 +49,15 @@ class EncodedPairs(Dataset):
         """Several rows at once."""
         return [self[index] for index in indices]
 
+    def get_labels(self, index: int) -> np.ndarray:
+        """The labels of one row alone, (target,)."""
+        return self[index]["labels"]
+
+    def list_conditions(self) -> Iterator[bytes]:
+        """All that the conditions of the rows depend on, piece by piece."""
+        yield self.lengths[:, 0].tobytes()
+        yield self._sources.tobytes()
+
 
 class EncodedRows(Dataset):
     """Rows with conditions of any kind, and a sequence or a single output as target.
@@ -57,7 +66,8 @@ class EncodedRows(Dataset):
         conditions: By the names of the model's inputs: `input_ids` as token rows, an empty one where the text is missing;
             anything else as an array, (rows, ...).
         labels: For each row the target tokens; or single outputs, an array (rows,) or (rows, outputs).
-        media: What gives pictures and recordings of a row when they are asked for, by the names of the model's inputs.
+        media: What gives pictures and recordings of a row when they are asked for, by the names of the model's inputs: a
+            [`hf_genext.conditions.MediaReader`].
 
     Raises:
         ValueError: if the numbers of rows differ.
@@ -70,7 +80,7 @@ class EncodedRows(Dataset):
         self,
         conditions: Mapping[str, Any],
         labels: Sequence[Sequence[int]] | np.ndarray,
-        media: Callable[[int], dict[str, np.ndarray]] | None = None,
+        media: Any | None = None,
     ) -> None:
         self._arrays = {name: np.asarray(values) for name, values in conditions.items() if name != "input_ids"}
         self._media = media
@@ -80,7 +90,8 @@ class EncodedRows(Dataset):
                 raise ValueError(f"Each row needs a target: got {len(values)} rows of {name} and {len(labels)} targets.")
         self.lengths = np.ones((len(labels), 2), dtype=np.int64)
         self._tokens: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        tokens = {"input_ids": conditions.get("input_ids"), "labels": None if self._outputs is not None else labels}
+        tokens: dict[str, Any] = {"input_ids": conditions.get("input_ids")}
+        tokens["labels"] = None if self._outputs is not None else labels
         for side, (name, rows) in enumerate(tokens.items()):
             if rows is not None:
                 flat, lengths = _flatten(rows)
@@ -103,6 +114,22 @@ class EncodedRows(Dataset):
         if self._outputs is not None:
             row["labels"] = self._outputs[index]
         return row
+
+    def get_labels(self, index: int) -> np.ndarray:
+        """The labels of one row alone, (target,), () or (outputs,); no file is opened."""
+        if self._outputs is not None:
+            return self._outputs[index]
+        flat, ends = self._tokens["labels"]
+        return flat[ends[index] : ends[index + 1]]
+
+    def list_conditions(self) -> Iterator[bytes]:
+        """All that the conditions of the rows depend on, piece by piece: tokens, numbers, and what is in files."""
+        for name in sorted(self._tokens.keys() - {"labels"}):
+            yield from (name.encode(), *(array.tobytes() for array in self._tokens[name]))
+        for name in sorted(self._arrays):
+            yield from (name.encode(), self._arrays[name].tobytes())
+        if self._media is not None:
+            yield from self._media.list_files()
 
 
 def _flatten(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ Legend: rows, size (numbers of a vector), fields (of labels), outputs (of a sing
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -470,6 +471,13 @@ class MediaReader:
 
     def __init__(self, paths: Mapping[str, Sequence[str | None]], processor: GenextProcessor) -> None:
         self._paths, self._processor = paths, processor
+
+    def list_files(self) -> Iterator[bytes]:
+        """Each row's files: what is in them, and empty where one is missing."""
+        for kind, paths in self._paths.items():
+            yield kind.encode()
+            for path in paths:
+                yield b"" if path is None else hashlib.sha256(Path(path).read_bytes()).digest()
 
     def __call__(self, index: int) -> dict[str, np.ndarray]:
         """What is there of a row: `pixel_values` (channels, height, width), or what the feature extractor gives."""

@@ -42,6 +42,9 @@ class ModelSettings:
         default=None, metadata={"help": "A single output instead of a decoder: kind class, labels or regression, and fields."}
     )
     freeze_encoder: bool = field(default=False, metadata={"help": "Keep pretrained encoders as they are."})
+    cache_states: bool = field(
+        default=False, metadata={"help": "Run a frozen encoder once over all rows, and keep its states on disk."}
+    )
     tune_encoder_from_layer: int | None = field(default=None, metadata={"help": "Tune pretrained encoders from this layer on."})
     condition_dropout: float | None = field(
         default=None, metadata={"help": "In training, the share of rows in which a condition is taken away."}

@@ -32,11 +32,12 @@ import datasets
 import torch
 from transformers import EarlyStoppingCallback, set_seed
 
-from hf_genext.batching import EncodedPairs, EncodedRows
+from hf_genext.batching import ConditionalCollator, EncodedPairs, EncodedRows
 from hf_genext.checkpoints import hold_folder
 from hf_genext.devices import describe_device
 from hf_genext.hub import render_model_card, write_results
 from hf_genext.prediction_metrics import list_prediction_metrics
+from hf_genext.state_cache import CachedStates, cache_states
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
 from recipes.conditional_data import (
@@ -121,6 +122,10 @@ def _run(
         return encoded
 
     encoded_train, encoded_validation = encode(data.train, "training"), encode(data.validation, "validation")
+    if model_settings.cache_states:
+        encoded_train, encoded_validation = (
+            _cache_states(model, processor, rows, args) for rows in (encoded_train, encoded_validation)
+        )
     references = group_rows(data.validation)
     trainer = GenextTrainer(
         model=model if model_settings.lora is None else adapt(model, model_settings.lora),
@@ -184,6 +189,15 @@ def _run(
     imports = "AutoModel, pipeline" if code and "AutoModel" in code else "pipeline"
     print(f"  import hf_genext\n  from transformers import {imports}\n")
     print(f'  pipe = pipeline("conditional-generation", model="{output_dir}")\n  pipe({code or repr(example)})')
+
+
+def _cache_states(model: Any, processor: Any, rows: EncodedPairs | EncodedRows, args: GenextTrainingArguments) -> CachedStates:
+    """Rows with the states of the frozen encoder, which one rank of each machine computes."""
+    tokenizer = processor.tokenizer
+    collator = ConditionalCollator(0 if tokenizer is None else tokenizer.pad_token_id)
+    model.to(args.device)
+    with args.main_process_first(desc="running the frozen encoder"):
+        return cache_states(model, rows, collator, processor=processor, batch_size=args.per_device_eval_batch_size)
 
 
 def _save(trainer: GenextTrainer, settings: ModelSettings, output_dir: Path) -> None:

@@ -20,12 +20,52 @@ PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 """Files, and the letter of the part of speech."""
 
 CATEGORIES = (
-    "adj.all adj.pert adv.all noun.Tops noun.act noun.animal noun.artifact noun.attribute noun.body noun.cognition "
-    "noun.communication noun.event noun.feeling noun.food noun.group noun.location noun.motive noun.object noun.person "
-    "noun.phenomenon noun.plant noun.possession noun.process noun.quantity noun.relation noun.shape noun.state noun.substance "
-    "noun.time verb.body verb.change verb.cognition verb.communication verb.competition verb.consumption verb.contact "
-    "verb.creation verb.emotion verb.motion verb.perception verb.possession verb.social verb.stative verb.weather adj.ppl"
-).split()
+    "adj.all",
+    "adj.pert",
+    "adv.all",
+    "noun.Tops",
+    "noun.act",
+    "noun.animal",
+    "noun.artifact",
+    "noun.attribute",
+    "noun.body",
+    "noun.cognition",
+    "noun.communication",
+    "noun.event",
+    "noun.feeling",
+    "noun.food",
+    "noun.group",
+    "noun.location",
+    "noun.motive",
+    "noun.object",
+    "noun.person",
+    "noun.phenomenon",
+    "noun.plant",
+    "noun.possession",
+    "noun.process",
+    "noun.quantity",
+    "noun.relation",
+    "noun.shape",
+    "noun.state",
+    "noun.substance",
+    "noun.time",
+    "verb.body",
+    "verb.change",
+    "verb.cognition",
+    "verb.communication",
+    "verb.competition",
+    "verb.consumption",
+    "verb.contact",
+    "verb.creation",
+    "verb.emotion",
+    "verb.motion",
+    "verb.perception",
+    "verb.possession",
+    "verb.social",
+    "verb.stative",
+    "verb.weather",
+    "adj.ppl",
+)
 """The lexicographers' 45 files by their number, as lexnames(5WN) lists them."""
 
 # The endings that WordNet's own morphy(7WN) takes off, and what it puts in their place.
@@ -142,7 +182,8 @@ def group_words(words: Iterable[Sense], exceptions: dict[str, dict[str, list[str
         The groups, each in the order in which the words came.
 
     Example:
-        >>> senses = [Sense(w, "n", "noun.animal", g, 0, 0) for w, g in [("mice", "a"), ("dog", "b"), ("mouse", "c"), ("hound", "b")]]
+        >>> glosses = {"mice": "a", "dog": "b", "mouse": "c", "hound": "b"}
+        >>> senses = [Sense(word, "n", "noun.animal", gloss, 0, 0) for word, gloss in glosses.items()]
         >>> [[sense.word for sense in group] for group in group_words(senses, {"n": {"mice": ["mouse"]}})]
         [['mice', 'mouse'], ['dog', 'hound']]
     """

