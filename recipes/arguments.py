@@ -70,7 +70,8 @@ def parse_settings(dataclass_types: list[type], argv: list[str]) -> tuple[Any, .
         elif has_parts(name):
             settings[name] = yaml.safe_load(" ".join(value))
         else:
-            settings[name] = value if len(value) != 1 else value[0]
+            # `--key null` takes a setting of the file away.
+            settings[name] = value if len(value) != 1 else None if value[0] == "null" else value[0]
     nested = {name: settings.pop(name) for name in list(settings) if has_parts(name)}
     for name, value in nested.items():
         if isinstance(value, str) and name in names_or_fields:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from hf_genext.conditions import find_label_names, find_output_names, list_kinds
 from hf_genext.genext.tokenization_genext import REVERSED
 from recipes.arguments import SettingsError
 from recipes.conditional_settings import ModelSettings, list_strings
-from recipes.running import describe_missing_model
+from recipes.running import describe_missing_model, resolve_name
 
 _ROOT = Path(__file__).resolve().parents[1]
 _NATIVE_DECODER = "genext_decoder"
@@ -198,6 +199,17 @@ def _get_encoders(settings: ModelSettings, kinds: list[str]) -> dict[str, Any]:
 # The model
 
 
+def _resolve_names(settings: ModelSettings) -> ModelSettings:
+    """The settings with the folders of what stands in packages."""
+    encoder = settings.encoder
+    if isinstance(encoder, dict) and "model_type" not in encoder:
+        encoder = {name: resolve_name(part) if isinstance(part, str) else part for name, part in encoder.items()}
+    elif isinstance(encoder, str):
+        encoder = resolve_name(encoder)
+    decoder = resolve_name(settings.decoder) if isinstance(settings.decoder, str) else settings.decoder
+    return replace(settings, encoder=encoder, decoder=decoder)
+
+
 def load_model(
     settings: ModelSettings, train: datasets.Dataset, processor: hf_genext.GenextProcessor | None = None
 ) -> tuple[PreTrainedModel, hf_genext.GenextProcessor]:
@@ -215,6 +227,7 @@ def load_model(
         SettingsError: for a model or part that is not there, or settings that do not go together.
     """
     check_model_settings(settings)
+    settings = _resolve_names(settings)
     if settings.model is not None:
         return _open_model(settings)
     processor = processor or build_processor(settings, train)

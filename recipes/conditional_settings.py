@@ -24,7 +24,8 @@ class ModelSettings:
     encoder: NameOrFields | None = field(
         default=None,
         metadata={
-            "help": "A folder, a Hub id or fields of a configuration; of several conditions one for each, by its name.",
+            "help": "A folder, a Hub id, package:NAME/FOLDER, or fields of a configuration; of several conditions one for "
+            "each, by its name.",
         },
     )
     bottleneck: NameOrFields | None = field(
