@@ -1,11 +1,11 @@
 """From token rows to batches: rows in memory, batches of a token budget by length, and padding.
 
-Legend: batch, length (input positions), target (output positions).
+Legend: batch, length (input positions), target (output positions), outputs (of a single output).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,88 @@ class EncodedPairs(Dataset):
     def __getitems__(self, indices: list[int]) -> list[dict[str, np.ndarray]]:
         """Several rows at once."""
         return [self[index] for index in indices]
+
+    def get_labels(self, index: int) -> np.ndarray:
+        """The labels of one row alone, (target,)."""
+        return self[index]["labels"]
+
+    def list_conditions(self) -> Iterator[bytes]:
+        """All that the conditions of the rows depend on, piece by piece."""
+        yield self.lengths[:, 0].tobytes()
+        yield self._sources.tobytes()
+
+
+class EncodedRows(Dataset):
+    """Rows with conditions of any kind, and a sequence or a single output as target.
+
+    Args:
+        conditions: By the names of the model's inputs: `input_ids` as token rows, an empty one where the text is missing;
+            anything else as an array, (rows, ...).
+        labels: For each row the target tokens; or single outputs, an array (rows,) or (rows, outputs).
+        media: What gives pictures and recordings of a row when they are asked for, by the names of the model's inputs: a
+            [`hf_genext.conditions.MediaReader`].
+
+    Raises:
+        ValueError: if the numbers of rows differ.
+
+    Attributes:
+        lengths: (rows, 2): source and target tokens of each row, 1 where a side has none.
+    """
+
+    def __init__(
+        self,
+        conditions: Mapping[str, Any],
+        labels: Sequence[Sequence[int]] | np.ndarray,
+        media: Any | None = None,
+    ) -> None:
+        self._arrays = {name: np.asarray(values) for name, values in conditions.items() if name != "input_ids"}
+        self._media = media
+        self._outputs = labels if isinstance(labels, np.ndarray) else None
+        for name, values in conditions.items():
+            if len(values) != len(labels):
+                raise ValueError(f"Each row needs a target: got {len(values)} rows of {name} and {len(labels)} targets.")
+        self.lengths = np.ones((len(labels), 2), dtype=np.int64)
+        self._tokens: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        tokens: dict[str, Any] = {"input_ids": conditions.get("input_ids")}
+        tokens["labels"] = None if self._outputs is not None else labels
+        for side, (name, rows) in enumerate(tokens.items()):
+            if rows is not None:
+                flat, lengths = _flatten(rows)
+                self.lengths[:, side] = np.maximum(lengths, 1)
+                self._tokens[name] = flat, np.concatenate([[0], np.cumsum(lengths)])
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        """One row, by the names of the model's inputs, and `labels`: (target,), () or (outputs,)."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Row {index} of {len(self)} rows.")
+        index %= len(self)
+        row = {name: flat[ends[index] : ends[index + 1]] for name, (flat, ends) in self._tokens.items()}
+        row |= {name: values[index] for name, values in self._arrays.items()}
+        if self._media is not None:
+            row |= self._media(index)
+        if self._outputs is not None:
+            row["labels"] = self._outputs[index]
+        return row
+
+    def get_labels(self, index: int) -> np.ndarray:
+        """The labels of one row alone, (target,), () or (outputs,); no file is opened."""
+        if self._outputs is not None:
+            return self._outputs[index]
+        flat, ends = self._tokens["labels"]
+        return flat[ends[index] : ends[index + 1]]
+
+    def list_conditions(self) -> Iterator[bytes]:
+        """All that the conditions of the rows depend on, piece by piece: tokens, numbers, and what is in files."""
+        for name in sorted(self._tokens.keys() - {"labels"}):
+            yield from (name.encode(), *(array.tobytes() for array in self._tokens[name]))
+        for name in sorted(self._arrays):
+            yield from (name.encode(), self._arrays[name].tobytes())
+        if self._media is not None:
+            yield from self._media.list_files()
 
 
 def _flatten(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -192,27 +274,40 @@ class ConditionalCollator:
         """Build a batch.
 
         Args:
-            rows: Rows with `input_ids` and `labels`.
+            rows: Rows with `labels` and any of the model's inputs, each without its first axis.
 
         Returns:
             `input_ids` (batch, length) and `labels` (batch, target); `attention_mask` (batch, length) only where a row is
-            padded, since attention without a mask is faster; `decoder_input_ids` (batch, target) on request. In both directions
-            targets are (2 * batch, target), the two of a row beside each other.
+            padded, since attention without a mask is faster, and without a 1 where a row has no text; `decoder_input_ids`
+            (batch, target) on request. In both directions targets are (2 * batch, target), the two of a row beside each other.
+            Labels of single outputs are (batch,) or (batch, outputs). Any other input is as the rows have it, (batch, ...),
+            padded at its end, and filled with what says that it is missing where a row lacks it: not a number (NaN), or 0 in a
+            mask.
 
         Raises:
-            KeyError: for a row without one of the columns.
+            KeyError: for a row without labels.
         """
-        for name in ("input_ids", "labels"):
-            if name not in rows[0]:
-                raise KeyError(f"A row needs input_ids and labels, got {sorted(rows[0])}. Encode the rows with encode_pairs.")
-        input_ids, mask = _pad([row["input_ids"] for row in rows], self.pad_token_id)
+        if "labels" not in rows[0]:
+            raise KeyError(
+                f"A row needs labels and a condition, such as input_ids; got {sorted(rows[0])}. Encode the rows with "
+                "encode_pairs or encode_rows."
+            )
+        batch: dict[str, torch.Tensor] = {}
+        if "input_ids" in rows[0]:
+            input_ids, mask = _pad([row["input_ids"] for row in rows], self.pad_token_id)
+            batch["input_ids"] = torch.from_numpy(input_ids)
         targets = [row["labels"] for row in rows]
-        if self.reversed_start_token_id is not None:
-            targets = [target for row in targets for target in (row, [*row[-2::-1], *row[-1:]])]
-        labels, _ = _pad(targets, -100)
-        batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
-        if not mask.all():
+        if np.ndim(targets[0]) == 0 or getattr(targets[0], "dtype", None) == np.float32:
+            batch["labels"] = torch.from_numpy(np.stack(targets))
+        else:
+            if self.reversed_start_token_id is not None:
+                targets = [target for row in targets for target in (row, [*row[-2::-1], *row[-1:]])]
+            batch["labels"] = torch.from_numpy(_pad(targets, -100)[0])
+        if "input_ids" in rows[0] and not mask.all():
             batch["attention_mask"] = torch.from_numpy(mask)
+        if rows[0].keys() != {"input_ids", "labels"} or any(row.keys() != rows[0].keys() for row in rows):
+            others = dict.fromkeys(name for row in rows for name in row if name not in ("input_ids", "labels"))
+            batch |= {name: torch.from_numpy(_stack([row.get(name) for row in rows], name)) for name in others}
         if self.prepare_decoder_input_ids_from_labels is not None:
             batch["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(batch["labels"])
         if self.reversed_start_token_id is not None:
@@ -220,8 +315,23 @@ class ConditionalCollator:
         return batch
 
 
+def _stack(values: list[Any], name: str) -> np.ndarray:
+    """Arrays of one kind as a batch, shorter ones padded with 0, missing ones filled."""
+    arrays = [None if value is None else np.asarray(value) for value in values]
+    present = [array for array in arrays if array is not None]
+    shape = np.max([array.shape for array in present], axis=0)
+    missing = np.nan if present[0].dtype.kind == "f" else 0
+    batch = np.full((len(values), *shape), missing, dtype=present[0].dtype)
+    for row, array in enumerate(arrays):
+        if array is not None:
+            batch[row] = 0
+            places: tuple[Any, ...] = (row, *(slice(size) for size in array.shape))
+            batch[places] = array
+    return batch
+
+
 def _pad(rows: list[Any], value: int) -> tuple[np.ndarray, np.ndarray]:
-    width = max(len(row) for row in rows)
+    width = max(1, *(len(row) for row in rows))
     padded = np.full((len(rows), width), value, dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.int64)
     for index, row in enumerate(rows):
@@ -230,4 +340,4 @@ def _pad(rows: list[Any], value: int) -> tuple[np.ndarray, np.ndarray]:
     return padded, mask
 
 
-__all__ = ["ConditionalCollator", "EncodedPairs", "TokenBudgetBatchSampler"]
+__all__ = ["ConditionalCollator", "EncodedPairs", "EncodedRows", "TokenBudgetBatchSampler"]

@@ -93,19 +93,72 @@ def read_pairs(
         FileNotFoundError: if there is no such file.
         ValueError: for a file that is empty, not UTF-8 or ragged, or a column that is not there.
     """
-    import datasets
     import pyarrow as pa
 
-    table: pa.Table
+    table, name = read_table(
+        source,
+        column_names=column_names,
+        split=split,
+        config_name=config_name,
+        text_columns=(source_column, target_column),
+    )
+    require_columns(table, name, [source_column, target_column])
+    return _drop_empty(
+        pa.table(
+            {
+                "source": to_strings(table, source_column, name),
+                "target": to_strings(table, target_column, name),
+            }
+        )
+    )
+
+
+def read_table(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Dataset,
+    *,
+    column_names: Sequence[str] | None = None,
+    split: str | None = None,
+    config_name: str | None = None,
+    text_columns: tuple[str, str] | None = None,
+) -> tuple[pa.Table, str]:
+    """Read rows with whatever columns they have.
+
+    Args:
+        source: As [`read_pairs`] takes it.
+        column_names: Likewise, as the two that follow.
+        split: Split of a `datasets` source.
+        config_name: Configuration of a `datasets` source.
+        text_columns: What the lines of two text files are called; without it two files are refused.
+
+    Returns:
+        The table, and what to call it in an error.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for a file that is empty, not UTF-8 or ragged.
+    """
+    import datasets
+
     if isinstance(source, datasets.Dataset):
         table, name = source.with_format("arrow")[:], "the dataset"
     elif isinstance(source, (str, os.PathLike)):
         table, name = _read_table(source, column_names, split, config_name), repr(str(source))
-    elif len(source) == 2:
-        table, name = _read_text_pair(Path(source[0]), Path(source[1]), source_column, target_column), "the text files"
+    elif len(source) == 2 and text_columns is not None:
+        table, name = _read_text_pair(Path(source[0]), Path(source[1]), *text_columns), "the text files"
+    elif len(source) == 1:
+        table, name = _read_table(source[0], column_names, split, config_name), repr(str(source[0]))
     else:
         raise ValueError(f"Give one file, or two text files (source and target), got {len(source)} files.")
-    missing = [column for column in (source_column, target_column) if column not in table.column_names]
+    return table, name
+
+
+def require_columns(table: pa.Table, name: str, columns: Sequence[str]) -> None:
+    """Raise unless a table has rows, and all columns.
+
+    Raises:
+        ValueError: naming the first column that is not there, and those that are.
+    """
+    missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise ValueError(
             f"There is no column {missing[0]!r} in {name}; it has {', '.join(map(repr, table.column_names))}. Set "
@@ -113,14 +166,6 @@ def read_pairs(
         )
     if table.num_rows == 0:
         raise ValueError(f"There are no rows in {name}.")
-    return _drop_empty(
-        pa.table(
-            {
-                "source": _to_strings(table, source_column, name),
-                "target": _to_strings(table, target_column, name),
-            }
-        )
-    )
 
 
 def _drop_empty(table: pa.Table) -> tuple[Dataset, DataReport]:
@@ -140,7 +185,12 @@ def _drop_empty(table: pa.Table) -> tuple[Dataset, DataReport]:
     return datasets.Dataset(table.filter(keep).combine_chunks()), report
 
 
-def _to_strings(table: pa.Table, column: str, name: str) -> pa.ChunkedArray:
+def to_strings(table: pa.Table, column: str, name: str) -> pa.ChunkedArray:
+    """A column of a table as strings.
+
+    Raises:
+        ValueError: if it holds lists or named fields.
+    """
     import pyarrow as pa
 
     values = table[column]
@@ -248,7 +298,8 @@ def _read_text_pair(source: Path, target: Path, source_column: str, target_colum
     return pa.table({source_column: sides[0], target_column: sides[1]})
 
 
-def _group_by_key(sources: Sequence[str], key: Callable[[str], str]) -> dict[str, list[int]]:
+def group_by_key(sources: Sequence[str], key: Callable[[str], str]) -> dict[str, list[int]]:
+    """The rows of each distinct source, in the order in which they come."""
     groups: dict[str, list[int]] = {}
     for row, text in enumerate(sources):
         groups.setdefault(key(text), []).append(row)
@@ -272,7 +323,7 @@ def split_by_source(
     Raises:
         ValueError: if the size leaves one side empty.
     """
-    groups = _group_by_key(dataset["source"], key)
+    groups = group_by_key(dataset["source"], key)
     count = round(validation_size * len(groups)) if isinstance(validation_size, float) else validation_size
     if not 0 < count < len(groups):
         raise ValueError(
@@ -299,7 +350,7 @@ def group_references(dataset: Dataset, key: Callable[[str], str] = str.casefold)
     import datasets
 
     sources, targets = list(dataset["source"]), list(dataset["target"])
-    groups = _group_by_key(sources, key).values()
+    groups = group_by_key(sources, key).values()
     return datasets.Dataset.from_dict(
         {
             "source": [sources[rows[0]] for rows in groups],
@@ -333,16 +384,10 @@ def encode_pairs(
     Raises:
         ValueError: for a row that the rules refuse, with its number; or if no row is left.
     """
-    for name, value, allowed in (
-        ("too_long", too_long, ("error", "truncate", "drop")),
-        ("unknown_target", unknown_target, ("error", "keep", "drop")),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+    check_rules(too_long, unknown_target)
     report = DataReport(read=len(dataset))
     encoded: dict[str, list[list[int]]] = {"source": [], "target": []}
     limits = {"source": max_source_length, "target": max_target_length}
-    unknown_id = processor.target_tokenizer.unk_token_id
     for start, sources, targets in _chunks(dataset):
         rows = {
             "source": processor(text=sources)["input_ids"],
@@ -350,35 +395,95 @@ def encode_pairs(
         }
         keep = np.ones(len(sources), dtype=bool)
         for side, limit in limits.items():
-            long = [row for row, tokens in enumerate(rows[side]) if len(tokens) > limit and keep[row]]
-            if long and too_long == "error":
-                text = (sources if side == "source" else targets)[long[0]]
-                raise ValueError(
-                    f"Row {start + long[0] + 1} has a {side} of {len(rows[side][long[0]])} tokens ({text[:60]!r}); the model "
-                    f'takes {limit}. Raise max_{side}_length, or set too_long to "truncate" or "drop".'
-                )
-            if too_long == "drop":
-                keep[long] = False
-            for row in long:
-                closing = rows[side][row][-1:]  # The end token stays.
-                rows[side][row] = rows[side][row][: limit - 1] + closing
-            report.note(f"{side} longer than {limit} tokens", [start + row for row in long], kept=too_long == "truncate")
-        unknown = [row for row, tokens in enumerate(rows["target"]) if unknown_id in tokens and keep[row]]
-        if unknown and unknown_target == "error":
-            raise ValueError(
-                f"Row {start + unknown[0] + 1}: the target vocabulary lacks "
-                f"{_find_unknown(processor, targets[unknown[0]])!r} (in {targets[unknown[0]][:60]!r}). Correct the row, or set "
-                'unknown_target to "drop" or "keep".'
-            )
-        report.note("unknown token in the target", [start + row for row in unknown], kept=unknown_target == "keep")
-        if unknown_target == "drop":
-            keep[unknown] = False
+            texts = sources if side == "source" else targets
+            cut_long_rows(rows[side], texts, keep, report, side=side, limit=limit, too_long=too_long, start=start)
+        find_unknown_targets(rows["target"], targets, keep, report, processor=processor, rule=unknown_target, start=start)
         for side in encoded:
             encoded[side].extend(tokens for tokens, wanted in zip(rows[side], keep, strict=True) if wanted)
     report.kept = len(encoded["source"])
     if report.kept == 0:
         raise ValueError(f"No row is left: {report}.")
     return EncodedPairs(encoded["source"], encoded["target"]), report
+
+
+def check_rules(too_long: str, unknown_target: str) -> None:
+    """Raise unless both say something that is known, as [`encode_pairs`] takes them."""
+    for name, value, allowed in (
+        ("too_long", too_long, ("error", "truncate", "drop")),
+        ("unknown_target", unknown_target, ("error", "keep", "drop")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}.")
+
+
+def cut_long_rows(
+    rows: list[list[int]],
+    texts: Sequence[str | None],
+    keep: np.ndarray,
+    report: DataReport,
+    *,
+    side: str,
+    limit: int,
+    too_long: str,
+    start: int,
+) -> None:
+    """Cut, drop or refuse token rows that are longer than the model takes.
+
+    Args:
+        rows: Token rows, which are cut in place.
+        texts: What they were read from.
+        keep: Which rows stay, (rows,), changed in place.
+        report: Where to note them.
+        side: `"source"` or `"target"`.
+        limit: The most tokens.
+        too_long: As [`encode_pairs`] takes it.
+        start: The number of the first row.
+
+    Raises:
+        ValueError: for a longer row, where the rule is `"error"`.
+    """
+    long = [row for row, tokens in enumerate(rows) if len(tokens) > limit and keep[row]]
+    if long and too_long == "error":
+        raise ValueError(
+            f"Row {start + long[0] + 1} has a {side} of {len(rows[long[0]])} tokens ({(texts[long[0]] or '')[:60]!r}); the "
+            f'model takes {limit}. Raise max_{side}_length, or set too_long to "truncate" or "drop".'
+        )
+    if too_long == "drop":
+        keep[long] = False
+    for row in long:
+        closing = rows[row][-1:]  # The end token stays.
+        rows[row] = rows[row][: limit - 1] + closing
+    report.note(f"{side} longer than {limit} tokens", [start + row for row in long], kept=too_long == "truncate")
+
+
+def find_unknown_targets(
+    rows: list[list[int]],
+    texts: Sequence[str],
+    keep: np.ndarray,
+    report: DataReport,
+    *,
+    processor: GenextProcessor,
+    rule: str,
+    start: int,
+) -> None:
+    """Keep, drop or refuse targets with a token that the vocabulary lacks; arguments as [`cut_long_rows`] takes them.
+
+    Raises:
+        ValueError: for such a row, where the rule is `"error"`.
+    """
+    unknown_id = processor.target_tokenizer.unk_token_id
+    if unknown_id is None or unknown_id == processor.target_tokenizer.eos_token_id:
+        return  # Byte-level vocabularies know everything; GPT-2's kind names its end token here.
+    unknown = [row for row, tokens in enumerate(rows) if unknown_id in tokens and keep[row]]
+    if unknown and rule == "error":
+        raise ValueError(
+            f"Row {start + unknown[0] + 1}: the target vocabulary lacks "
+            f"{_find_unknown(processor, texts[unknown[0]])!r} (in {texts[unknown[0]][:60]!r}). Correct the row, or set "
+            'unknown_target to "drop" or "keep".'
+        )
+    report.note("unknown token in the target", [start + row for row in unknown], kept=rule == "keep")
+    if rule == "drop":
+        keep[unknown] = False
 
 
 def _chunks(dataset: Dataset) -> Iterator[tuple[int, list[str], list[str]]]:
@@ -396,4 +501,17 @@ def _find_unknown(processor: GenextProcessor, text: str) -> str:
     return text[start:end]
 
 
-__all__ = ["DataReport", "encode_pairs", "group_references", "read_pairs", "split_by_source"]
+__all__ = [
+    "DataReport",
+    "check_rules",
+    "cut_long_rows",
+    "encode_pairs",
+    "find_unknown_targets",
+    "group_by_key",
+    "group_references",
+    "read_pairs",
+    "read_table",
+    "require_columns",
+    "split_by_source",
+    "to_strings",
+]

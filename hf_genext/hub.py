@@ -161,6 +161,7 @@ def render_model_card(
     license: str,
     pictures: Mapping[str, str] | None = None,
     kind: str | None = None,
+    example_code: str | None = None,
 ) -> str:
     """Render a model card; every number in it stands in the results.
 
@@ -171,9 +172,10 @@ def render_model_card(
         results: As [`validate_results`] checks them.
         title: Title of the card.
         task: One line: what goes in and what comes out.
-        example: An input for the code.
+        example: An input for the code, a text.
         license: Licence of the model, by the Hub's identifier.
         pictures: Caption to path.
+        example_code: Python that gives the input, where it is no text.
         kind: One of [`CARD_KINDS`]; left out, the `kind` that the results name, else conditional generation.
 
     Returns:
@@ -195,7 +197,9 @@ def render_model_card(
         model_name=title,
         eval_results=[_build_eval_result(results, name, chosen) for name in results["better"] or results["metrics"]],
     )
-    use = chosen.use.replace("{example}", json.dumps(example, ensure_ascii=False))
+    use = chosen.use.replace("{example}", example_code or json.dumps(example, ensure_ascii=False))
+    if example_code and "AutoModel" in example_code:
+        use = use.replace("import pipeline", "import AutoModel, pipeline")
     sections = [
         f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{task}",
         f"## Use\n\n```python\n{use}\n```",

@@ -214,4 +214,48 @@ def build_muon_groups(
     return groups
 
 
-__all__ = ["Muon", "build_muon_groups", "orthogonalize"]
+def build_rate_groups(
+    model: nn.Module,
+    fresh: Iterable[nn.Module],
+    *,
+    learning_rate: float,
+    pretrained_learning_rate: float,
+    weight_decay: float,
+    decayed: Iterable[str],
+) -> list[dict[str, Any]]:
+    """Sort a model's trainable parameters by whether they are fresh, and whether they decay.
+
+    Args:
+        model: The model.
+        fresh: The modules that pretraining has not seen.
+        learning_rate: Rate of the fresh parameters.
+        pretrained_learning_rate: Rate of the others, of adapters of pretrained layers too.
+        weight_decay: For parameters that decay.
+        decayed: Their names.
+
+    Returns:
+        Parameter groups for an optimizer.
+
+    Raises:
+        ValueError: if nothing that is trained is pretrained, so that the second rate would say nothing.
+    """
+    new, decays = {id(parameter) for module in fresh for parameter in module.parameters()}, set(decayed)
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    if not new or all(id(parameter) in new for _, parameter in named):
+        raise ValueError(
+            "pretrained_learning_rate is given, but no pretrained part is trained: all of them are frozen, or there is none. "
+            "Leave it out."
+        )
+    groups = [
+        {
+            "params": [p for name, p in named if (id(p) in new) == is_new and (name in decays) == is_decayed],
+            "lr": learning_rate if is_new else pretrained_learning_rate,
+            "weight_decay": weight_decay if is_decayed else 0.0,
+        }
+        for is_new in (True, False)
+        for is_decayed in (True, False)
+    ]
+    return [group for group in groups if group["params"]]
+
+
+__all__ = ["Muon", "build_muon_groups", "build_rate_groups", "orthogonalize"]

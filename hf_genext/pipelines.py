@@ -91,6 +91,8 @@ class ConditionalGenerationPipeline(Pipeline):
         self.feature_extractor = getattr(self.processor, "feature_extractor", None)
         if self.feature_extractor is None:
             self.feature_extractor = getattr(self.processor, "image_processor", None)
+        if self.tokenizer is None and self.feature_extractor is None:
+            self.feature_extractor = self.processor  # Transformers builds no batches without one.
         if hasattr(self.processor, "require_fit"):
             self.processor.require_fit(self.model.config)
 

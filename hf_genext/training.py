@@ -1,8 +1,8 @@
 """`GenextTrainer`: what Transformers' `Seq2SeqTrainer` lacks.
 
-Token-budget batches, exact losses, generation metrics, a time budget, and checkpoints that survive a kill.
+Token-budget batches, exact losses, metrics of what is generated or predicted, a time budget, checkpoints that survive a kill.
 
-Legend: batch, length (input positions), target (output positions).
+Legend: batch, length (input positions), target (output positions), rows, outputs (of a single output).
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import nn
@@ -28,10 +29,12 @@ from transformers.optimization import get_scheduler
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
+from hf_genext.adapters import find_fresh_modules
 from hf_genext.batching import ConditionalCollator, TokenBudgetBatchSampler
 from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete, require_complete
+from hf_genext.conditions import open_condition
 from hf_genext.devices import has_compiler, has_fast_bfloat16
-from hf_genext.optimizers import Muon, build_muon_groups
+from hf_genext.optimizers import Muon, build_muon_groups, build_rate_groups
 from hf_genext.time_budget import TimeBudget, TimeBudgetCallback, build_budgeted_schedule
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,9 @@ CLOCK_NAME = "clock.json"
 
 GenerationMetrics = Callable[[list[str], list[list[str]]], dict[str, float]]
 """Turns generated texts and the references of each into named numbers."""
+
+PredictionMetrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
+"""Turns single outputs, logits or means (rows, outputs), and their labels, (rows,) or (rows, outputs), into named numbers."""
 
 
 class TrainingDivergedError(RuntimeError):
@@ -58,6 +64,8 @@ class GenextTrainingArguments(Seq2SeqTrainingArguments):
         divergence_factor: Stop when the logged loss exceeds this many times the first logged loss.
         muon_learning_rate: Train the matrices inside the network with [`Muon`] at this rate, the rest with AdamW at
             `learning_rate`. Left out, everything is trained by what `optim` names.
+        pretrained_learning_rate: Train the parts that pretraining has seen at this rate, and what is fresh at `learning_rate`:
+            bottleneck, projections, heads, native parts, and cross-attention that a language model did not have before.
         precision: `"bf16"` or `"fp32"`; `"auto"` is bf16 where the device has fast units for it. Left out, what `bf16` and
             `fp16` say.
         compile_layers: Compile each kind of layer once (`torch.compile`), which takes about a minute and then pays off in
@@ -76,6 +84,9 @@ class GenextTrainingArguments(Seq2SeqTrainingArguments):
     )
     muon_learning_rate: float | None = field(
         default=None, metadata={"help": "Train inner matrices with Muon at this rate, the rest with AdamW."}
+    )
+    pretrained_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of pretrained parts; left out, that of everything."}
     )
     precision: str | None = field(
         default=None, metadata={"help": "fp32, bf16, or auto: bf16 where the device has fast units for it."}
@@ -114,6 +125,11 @@ class GenextTrainingArguments(Seq2SeqTrainingArguments):
             self.num_train_epochs = 1e6
             self.eval_strategy = self.save_strategy = "steps"
             self.eval_steps = self.save_steps = 10**9
+        if self.pretrained_learning_rate is not None and self.muon_learning_rate is not None:
+            raise ValueError(
+                f"pretrained_learning_rate={self.pretrained_learning_rate} and muon_learning_rate={self.muon_learning_rate} "
+                "each choose the rates of parts; give one. Muon is for what is trained from scratch."
+            )
         if self.precision not in (None, "auto", "bf16", "fp32"):
             raise ValueError(f'precision must be "auto", "bf16" or "fp32", got {self.precision!r}.')
         if self.compile_layers not in ("auto", "yes", "no"):
@@ -136,13 +152,16 @@ class GenextTrainer(Seq2SeqTrainer):
     """Trains conditional models; used as [`Seq2SeqTrainer`] is.
 
     Args:
-        generation_dataset: Rows with `source` (a text) and `references` (a list of texts). At each evaluation the model
-            generates from the sources, each row on one rank only, and `generation_metrics` compares.
+        generation_dataset: `source` (a list of conditions, as [`GenextTrainer.generate_texts`] takes them) and `references`
+            (for each a list of texts). At each evaluation the model generates from the sources, each row on one rank only, and
+            `generation_metrics` compares.
         generation_metrics: Called with the generated texts and their references.
+        prediction_metrics: Of a model with a single output, called at each evaluation with what it predicts and the labels.
         started_at: When the clock of `max_minutes` began, as `time.monotonic` counts; now if left out.
         args, kwargs: As [`Seq2SeqTrainer`] takes them. `processing_class` is a [`GenextProcessor`].
     """
 
+    processing_class: Any
     optimizer: Any
     lr_scheduler: Any
     control: Any
@@ -152,6 +171,7 @@ class GenextTrainer(Seq2SeqTrainer):
         *args: Any,
         generation_dataset: Any | None = None,
         generation_metrics: GenerationMetrics | None = None,
+        prediction_metrics: PredictionMetrics | None = None,
         started_at: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -160,6 +180,7 @@ class GenextTrainer(Seq2SeqTrainer):
             raise ValueError("generation_dataset and generation_metrics belong together; give both or neither.")
         self.generation_dataset = generation_dataset
         self.generation_metrics = generation_metrics
+        self.prediction_metrics = prediction_metrics
         if kwargs.get("data_collator") is None and self.processing_class is not None:
             self.data_collator = self._build_collator()
         self._started_at = time.monotonic() if started_at is None else started_at
@@ -179,8 +200,9 @@ class GenextTrainer(Seq2SeqTrainer):
         takes_labels_away = self.args.label_smoothing_factor != 0 or self.compute_loss_func is not None
         reversed_start_token_id = getattr(self.model.config, "reversed_start_token_id", None)
         needs_inputs = takes_labels_away or reversed_start_token_id is not None
+        tokenizer = getattr(self.processing_class, "tokenizer", None)
         return ConditionalCollator(
-            pad_token_id=self.processing_class.tokenizer.pad_token_id,
+            pad_token_id=0 if tokenizer is None else tokenizer.pad_token_id,
             prepare_decoder_input_ids_from_labels=self.model.prepare_decoder_input_ids_from_labels if needs_inputs else None,
             reversed_start_token_id=reversed_start_token_id,
         )
@@ -194,14 +216,17 @@ class GenextTrainer(Seq2SeqTrainer):
         return self._build_token_budget_loader(self.train_dataset, self.args.max_tokens_per_batch, shuffle=True)
 
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
-        """Token-budget batches in order of length where `max_tokens_per_batch` is set."""
-        if self.args.max_tokens_per_batch is None:
+        """Token-budget batches in order of length where `max_tokens_per_batch` is set, and for single outputs."""
+        predicts = self.prediction_metrics is not None
+        if self.args.max_tokens_per_batch is None and not predicts:
             return super().get_eval_dataloader(eval_dataset)
         if eval_dataset is None or isinstance(eval_dataset, str):
             eval_dataset = self.eval_dataset if eval_dataset is None else self.eval_dataset[eval_dataset]
         if eval_dataset is None:
             raise ValueError("Evaluation needs an eval_dataset; pass one to the trainer or to evaluate().")
-        return self._build_token_budget_loader(eval_dataset, 4 * self.args.max_tokens_per_batch, shuffle=False)
+        # A single output is one token long; so each rank has every row of its share once.
+        budget = self.args.per_device_eval_batch_size if predicts else 4 * (self.args.max_tokens_per_batch or 0)
+        return self._build_token_budget_loader(eval_dataset, budget, shuffle=False)
 
     def _build_token_budget_loader(self, dataset: Dataset, max_tokens: int, *, shuffle: bool) -> DataLoader:
         targets_of_a_row = 1 if getattr(self.data_collator, "reversed_start_token_id", None) is None else 2
@@ -247,13 +272,17 @@ class GenextTrainer(Seq2SeqTrainer):
             resume_from_checkpoint = None if found is None else str(found)
         if isinstance(resume_from_checkpoint, str):
             require_complete(resume_from_checkpoint)
-            check_same_model(resume_from_checkpoint, self.model.config.to_dict())
-        self._token_ids = _read_token_ids(self.model)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+            if (Path(resume_from_checkpoint) / "config.json").is_file():  # An adapter has none.
+                check_same_model(resume_from_checkpoint, self.model.config.to_dict())
+        # Transformers would give the model the token ids of the source tokenizer, and looks for one where there is none.
+        self._hidden, self.processing_class = self.processing_class, None
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self.processing_class = self._hidden
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        # Transformers has just set the model's token ids to those of the processor's source tokenizer.
-        _write_token_ids(self.model, self._token_ids)
+        self.processing_class = self._hidden
         checkpoint = kwargs.get("resume_from_checkpoint")
         clock_file = Path(checkpoint) / CLOCK_NAME if checkpoint is not None else None
         if clock_file is not None and clock_file.is_file():
@@ -270,7 +299,21 @@ class GenextTrainer(Seq2SeqTrainer):
         return super()._inner_training_loop(*args, **kwargs)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """Muon with AdamW where `muon_learning_rate` is set; else what Transformers builds."""
+        """Muon with AdamW, or two rates, where the arguments say so; else what Transformers builds."""
+        if self.optimizer is None and self.args.pretrained_learning_rate is not None:
+            whole = self.model if model is None else model
+            base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
+            groups = build_rate_groups(
+                whole,
+                [module for name, module in base.named_modules() if name in set(find_fresh_modules(base))],
+                learning_rate=self.args.learning_rate,
+                pretrained_learning_rate=self.args.pretrained_learning_rate,
+                weight_decay=self.args.weight_decay,
+                decayed=self.get_decay_parameter_names(whole),
+            )
+            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, whole)
+            self.optimizer = optimizer_class(groups, **arguments)
+            return self.optimizer
         if self.args.muon_learning_rate is None or self.optimizer is not None:
             return super().create_optimizer(model)
         self.optimizer = Muon(
@@ -395,55 +438,70 @@ class GenextTrainer(Seq2SeqTrainer):
     def _evaluate_exactly(self, dataloader: DataLoader, metric_key_prefix: str) -> EvalLoopOutput:
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
         model.eval()
+        generates = model.can_generate()
+        targets_of_a_row = 1 if getattr(self.data_collator, "reversed_start_token_id", None) is None else 2
+        predicted: list[tuple[np.ndarray, np.ndarray]] = []
         totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
         with torch.no_grad():
             for inputs in dataloader:
                 inputs = self._prepare_inputs(inputs)
                 count = inputs["labels"].ne(-100).sum()
                 with self.compute_loss_context_manager():
-                    loss = model(**inputs, use_cache=False).loss
-                # In both directions a row has two targets, and its condition stands there once.
-                num_rows = len(inputs.get("input_ids", inputs["labels"]))
-                totals += torch.stack([loss.double() * count, count.double(), count.new_tensor(num_rows)])
+                    outputs = model(**inputs, **({"use_cache": False} if generates else {}))
+                num_rows = len(inputs["labels"]) // targets_of_a_row
+                totals += torch.stack([outputs.loss.double() * count, count.double(), count.new_tensor(num_rows)])
+                if self.prediction_metrics is not None:
+                    predicted.append((outputs.logits.float().cpu().numpy(), inputs["labels"].cpu().numpy()))
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         total_loss, num_tokens, num_rows = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {f"{metric_key_prefix}_loss": total_loss / max(num_tokens, 1.0)}
+        scores: dict[str, float] = {}
+        if self.prediction_metrics is not None:
+            predicted = gather_object(predicted) if self.args.world_size > 1 else predicted
+            logits, labels = (np.concatenate(parts) for parts in zip(*predicted, strict=True))
+            scores = self.prediction_metrics(logits, labels)
         if self.generation_dataset is not None and self.generation_metrics is not None:
             started_at = time.monotonic()
             texts = self.generate_texts(list(self.generation_dataset["source"]))
             scores = self.generation_metrics(texts, list(self.generation_dataset["references"]))
-            metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
             metrics[f"{metric_key_prefix}_generation_seconds"] = round(time.monotonic() - started_at, 2)
+        metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(num_rows))
 
     @torch.compiler.set_stance("force_eager")
     @torch.no_grad()
-    def generate_texts(self, sources: list[str], **generate_kwargs: Any) -> list[str]:
-        """Generate one text from each source; every rank does a share and gets all answers.
+    def generate_texts(self, sources: Sequence[str | Mapping[str, Any]], **generate_kwargs: Any) -> list[str]:
+        """Generate one text from each condition; every rank does a share and gets all answers.
 
         Args:
-            sources: The source texts; longer ones than the model takes are cut.
+            sources: The conditions: texts, or dictionaries as the pipeline takes them, where pictures and recordings may be
+                paths. Longer texts than the model takes are cut.
             generate_kwargs: As `generate` takes them.
 
         Returns:
-            The texts in the order of the sources.
+            The texts in the order of the conditions.
         """
         model = self.accelerator.unwrap_model(self.model_wrapped, keep_torch_compile=False)
         model.eval()
-        order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
+        order = sorted(range(len(sources)), key=lambda index: len(_get_text(sources[index])))
         mine = order[self.args.process_index :: self.args.world_size]
         answers: list[tuple[int, str]] = []
         for start in range(0, len(mine), self.args.per_device_eval_batch_size):
             indices = mine[start : start + self.args.per_device_eval_batch_size]
-            inputs = self.processing_class(
-                text=[sources[index] for index in indices], padding=True, truncation=True, return_tensors="pt"
-            ).to(self.args.device)
+            inputs = self._read_conditions([sources[index] for index in indices])
             generated = model.generate(**inputs, **{**self._generation_arguments(), **generate_kwargs})
             texts = self.processing_class.batch_decode(generated, skip_special_tokens=True)
             answers.extend(zip(indices, texts, strict=True))
         if self.args.world_size > 1:
             answers = gather_object(answers)
         return [text for _, text in sorted(answers)]
+
+    def _read_conditions(self, conditions: list[str | Mapping[str, Any]]) -> dict[str, Any]:
+        opened = [row if isinstance(row, str) else open_condition(row) for row in conditions]
+        reads_text = any(_get_text(row) for row in opened)
+        padding = {"padding": True, "truncation": True} if reads_text else {}
+        inputs = self.processing_class.read_conditions(opened, **padding, return_tensors="pt").to(self.args.device)
+        return {"num_samples": len(conditions)} if not inputs else dict(inputs)
 
     def _generation_arguments(self) -> dict[str, Any]:
         limits = {"max_length": self.args.generation_max_length, "num_beams": self.args.generation_num_beams}
@@ -466,19 +524,8 @@ class _EpochDataLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)
 
 
-_TOKEN_ID_NAMES = ("pad_token_id", "bos_token_id", "eos_token_id")
+def _get_text(condition: str | Mapping[str, Any]) -> str:
+    return condition if isinstance(condition, str) else condition.get("text") or ""
 
 
-def _read_token_ids(model: nn.Module) -> dict[str, dict[str, Any]]:
-    holders = {"config": model.config.get_text_config(), "generation_config": model.generation_config}
-    return {holder: {name: getattr(values, name, None) for name in _TOKEN_ID_NAMES} for holder, values in holders.items()}
-
-
-def _write_token_ids(model: nn.Module, token_ids: dict[str, dict[str, Any]]) -> None:
-    for name, value in token_ids["config"].items():
-        setattr(model.config.get_text_config(), name, value)
-    for name, value in token_ids["generation_config"].items():
-        setattr(model.generation_config, name, value)
-
-
-__all__ = ["GenerationMetrics", "GenextTrainer", "GenextTrainingArguments", "TrainingDivergedError"]
+__all__ = ["GenerationMetrics", "GenextTrainer", "GenextTrainingArguments", "PredictionMetrics", "TrainingDivergedError"]

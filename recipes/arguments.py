@@ -14,10 +14,13 @@ import difflib
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from transformers import HfArgumentParser
+
+NameOrFields: TypeAlias = dict | str
+"""The type of a setting that is a name, or has named parts."""
 
 
 class SettingsError(ValueError):
@@ -44,21 +47,35 @@ def parse_settings(dataclass_types: list[type], argv: list[str]) -> tuple[Any, .
         HfArgumentParser(dataclass_types).print_help()
         sys.exit(0)
     fields = {field.name: field for kind in dataclass_types for field in dataclasses.fields(kind) if field.init}
+    # Transformers' parser changes the types of the fields, so those that can be a name are told by the annotations.
+    names_or_fields = {
+        name
+        for kind in dataclass_types
+        for name, annotation in getattr(kind, "__annotations__", {}).items()
+        if "NameOrFields" in str(annotation)
+    }
+
+    def has_parts(name: str) -> bool:
+        return name in names_or_fields or _is_dict(fields[name])
+
     for key in settings:
         _require_known(key, fields, str(config_path))
     for key, value in _split_overrides(rest):
         name, _, inner = key.partition(".")
         _require_known(name, fields, "the command line")
         if inner:
-            if not _is_dict(fields[name]):
+            if not has_parts(name):
                 raise SettingsError(f"--{key}: {name} has no parts; set it as --{name} VALUE.")
-            settings[name] = {**(settings.get(name) or {}), inner: yaml.safe_load(" ".join(value))}
-        elif _is_dict(fields[name]):
+            settings[name] = _set_inner(settings.get(name), inner.split("."), yaml.safe_load(" ".join(value)), name)
+        elif has_parts(name):
             settings[name] = yaml.safe_load(" ".join(value))
         else:
-            settings[name] = value if len(value) != 1 else value[0]
-    nested = {name: settings.pop(name) for name in list(settings) if _is_dict(fields[name])}
+            # `--key null` takes a setting of the file away.
+            settings[name] = value if len(value) != 1 else None if value[0] == "null" else value[0]
+    nested = {name: settings.pop(name) for name in list(settings) if has_parts(name)}
     for name, value in nested.items():
+        if isinstance(value, str) and name in names_or_fields:
+            continue
         if value is not None and not isinstance(value, dict):
             raise SettingsError(f"{name} must have named parts ({name}: {{key: value}}), got {value!r}.")
     arguments = [word for name, value in settings.items() if value is not None for word in (f"--{name}", *_to_words(value))]
@@ -109,6 +126,16 @@ def _split_overrides(words: list[str]) -> list[tuple[str, list[str]]]:
     return [(key, value or ["true"]) for key, value in pairs]
 
 
+def _set_inner(settings: Any, keys: list[str], value: Any, name: str) -> dict[str, Any]:
+    """Settings with a part of a part, however deep, set to a value."""
+    if settings is not None and not isinstance(settings, dict):
+        raise SettingsError(f"{name} is {settings!r}, which has no part {keys[0]!r}. Give it named parts, or set it whole.")
+    settings = settings or {}
+    if len(keys) > 1:
+        value = _set_inner(settings.get(keys[0]), keys[1:], value, f"{name}.{keys[0]}")
+    return {**settings, keys[0]: value}
+
+
 def _is_dict(field: dataclasses.Field) -> bool:
     """Whether a setting has named parts; Transformers' own, which also take a string of JSON, are given as that."""
     return "dict" in str(field.type) and "str" not in str(field.type)
@@ -122,4 +149,4 @@ def _to_words(value: Any) -> list[str]:
     return [str(value)]
 
 
-__all__ = ["SettingsError", "parse_settings"]
+__all__ = ["NameOrFields", "SettingsError", "parse_settings"]

@@ -4,42 +4,44 @@
         --source_column word --target_column pronunciation --num_beams 5
 
 A settings file may come first, whose data settings then apply: `recipes/evaluate.py recipes/g2p/config.yaml --model ...`.
-Several targets of one source are several references; the best one counts.
+Several targets of one source are several references; the best one counts. A model with a single output is scored by the metrics
+of its head.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 # A script's own folder comes first in the path, where this file would stand before the library of its name.
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [str(HERE.parent), *(folder for folder in sys.path if Path(folder).resolve() not in (HERE, HERE.parent))]
 
+import datasets
 import torch
 from tqdm.auto import tqdm
 from transformers import pipeline
 
 import hf_genext
-from hf_genext.data import group_references, read_pairs
-from hf_genext.metrics import bootstrap_interval, build_metrics, score_exact
-from hf_genext.training import GenextTrainingArguments
+from hf_genext.conditions import open_condition
+from hf_genext.metrics import bootstrap_interval, score_exact
+from hf_genext.prediction_metrics import list_prediction_metrics
+from hf_genext.training import GenextTrainer, GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
-from recipes.running import describe_missing_model, run_main
-from recipes.train_conditional import DataSettings, ModelSettings, RunSettings
+from recipes.conditional_data import RowReader, build_output_metrics, build_text_metrics, encode_dataset, group_rows, load_data
+from recipes.conditional_model import require_needed_models
+from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
+from recipes.running import describe_missing_model, run_main, set_up_logging
 
 
 @dataclass
 class EvaluationSettings:
     """What to score, and how to generate."""
 
-    test_file: list[str] | None = field(
-        default=None, metadata={"help": "A file, a `datasets` source, or two text files (source and target)."}
-    )
     num_beams: int = field(default=1, metadata={"help": "Beams; 1 is greedy."})
     rerank: bool = field(default=False, metadata={"help": "Search in both directions, each judging what the other found."})
     batch_size: int = field(default=256, metadata={"help": "Sources that are generated from at once."})
@@ -51,51 +53,114 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     """Score and print; see the top of the file."""
     words = sys.argv[1:] if argv is None else argv
     # A recipe's settings file has settings of the training too: they are known here, but only those of the data matter.
-    settings, model_settings, data, run, _, _ = parse_settings(
+    settings, model_settings, data, run, args, config_path = parse_settings(
         [EvaluationSettings, ModelSettings, DataSettings, RunSettings, GenextTrainingArguments], words
     )
-    if model_settings.model is None or settings.test_file is None:
+    set_up_logging()
+    if model_settings.model is None or (data.test_file is None and data.data_script is None):
         raise SettingsError("Give --model FOLDER and --test_file FILE.")
     if run.num_threads is not None:
         torch.set_num_threads(run.num_threads)
-    pairs, report = read_pairs(
-        settings.test_file[0] if len(settings.test_file) == 1 else settings.test_file,
-        source_column=data.source_column,
-        target_column=data.target_column,
-        column_names=data.column_names,
-        config_name=data.dataset_config,
-        split=data.dataset_split,
-    )
-    logging.getLogger("recipes").warning("%s: %s", " + ".join(settings.test_file), report)
-    rows = group_references(pairs)
-    if settings.limit is not None:
-        rows = rows.select(range(min(settings.limit, len(rows))))
+    require_needed_models(model_settings, data.conditions)
     try:
         generate = pipeline("conditional-generation", model=model_settings.model)
     except OSError as error:
         raise SettingsError(describe_missing_model(model_settings.model, error)) from error
-    sources, references = list(rows["source"]), list(rows["references"])
+    predicts = not generate.model.can_generate()
+    reader = RowReader(data, generate.model.config.head.kind if predicts else "text")
+    rows = _read_test_rows(data, reader, Path(args.output_dir or "out"), config_path)
+    if settings.limit is not None:
+        rows = rows.select(range(min(settings.limit, len(rows)))) if predicts else rows
+    if predicts:
+        scores = _score_outputs(generate, rows, data, reader, settings, args)
+        print(json.dumps({"model": model_settings.model, "rows": len(rows), **scores}))
+    else:
+        scores = _score_texts(generate, rows, data, config_path, settings, str(model_settings.model))
+    return scores
+
+
+def _read_test_rows(data: DataSettings, reader: RowReader, folder: Path, config_path: Path | None) -> datasets.Dataset:
+    if data.test_file is not None:
+        return reader.read(data.test_file)
+    rows = load_data(data, reader, folder / "data", config_path).test
+    if rows is None:
+        raise SettingsError("The data script brings no test file: give --test_file FILE.")
+    return rows
+
+
+def _score_outputs(
+    generate: Any,
+    rows: datasets.Dataset,
+    data: DataSettings,
+    reader: RowReader,
+    settings: EvaluationSettings,
+    args: GenextTrainingArguments,
+) -> dict[str, float]:
+    """Score a model with a single output on every row, and print."""
+    processor, head = generate.processor, generate.model.config.head
+    encoded, report = encode_dataset(
+        rows,
+        processor,
+        data,
+        reader,
+        max_source_length=10**9,
+        max_target_length=10**9,
+        output_names=head.output_names,
+    )
+    print(f"{report}", file=sys.stderr)
+    arguments = replace(args, per_device_eval_batch_size=settings.batch_size, report_to="none")
+    trainer = GenextTrainer(
+        model=generate.model,
+        args=arguments,
+        eval_dataset=encoded,
+        processing_class=processor,
+        prediction_metrics=build_output_metrics(data, head.kind),
+    )
+    known = list_prediction_metrics(head.kind)
+    scores = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+    scores = {name: value for name, value in scores.items() if name in known}
+    for name, value in scores.items():
+        print(f"  {name.replace('_', ' '):<28} {value:.4g}")
+    return scores
+
+
+def _score_texts(
+    generate: Any,
+    rows: datasets.Dataset,
+    data: DataSettings,
+    config_path: Path | None,
+    settings: EvaluationSettings,
+    model: str,
+) -> dict[str, float]:
+    """Score what a model generates from every distinct condition, and print."""
+    grouped = group_rows(rows)
+    grouped = {name: values[: settings.limit] for name, values in grouped.items()}
+    conditions, names, references = grouped["source"], grouped["name"], grouped["references"]
     # Sources of one length beside each other need no padding; the answers go back to their places.
-    order = sorted(range(len(sources)), key=lambda index: len(sources[index]))
+    order = sorted(range(len(names)), key=lambda index: len(names[index]))
 
-    def stream() -> Iterator[str]:
+    def stream() -> Iterator[Any]:
         for index in order:
-            yield sources[index]
+            condition = conditions[index]
+            yield condition if isinstance(condition, str) else open_condition(condition)
 
-    predictions = [""] * len(sources)
-    search = {"num_beams": settings.num_beams, "rerank": settings.rerank}
+    predictions = [""] * len(names)
+    search: dict[str, Any] = {"num_beams": settings.num_beams, "rerank": settings.rerank}
     answers = generate(stream(), batch_size=settings.batch_size, truncation=True, **search)
     for index, answer in zip(order, tqdm(answers, total=len(order), unit="row", desc="generating"), strict=True):
         predictions[index] = answer[0]["generated_text"]
-    scores = build_metrics(data.metrics or ["exact_match", "token_error_rate"])(predictions, references)
+    if not data.metrics and data.metrics_script is None:
+        data = replace(data, metrics=["exact_match", "token_error_rate"])
+    metrics = build_text_metrics(data, config_path)
+    scores = {} if metrics is None else metrics(predictions, references)
     low, high = bootstrap_interval(100.0 * score_exact(predictions, references))
     if settings.predictions_file is not None:
         lines = (
-            "\t".join([source, prediction, *candidates]) + "\n"
-            for source, prediction, candidates in zip(sources, predictions, references, strict=True)
+            "\t".join([name, prediction, *candidates]) + "\n"
+            for name, prediction, candidates in zip(names, predictions, references, strict=True)
         )
         Path(settings.predictions_file).write_text("".join(lines), encoding="utf-8")
-    print(json.dumps({"model": model_settings.model, "sources": len(sources), **search, **scores}))
+    print(json.dumps({"model": model, "sources": len(names), **search, **scores}))
     for name, value in scores.items():
         print(f"  {name.replace('_', ' '):<28} {value:.2f}")
     print(f"  exact match, 95% interval     {low:.2f} to {high:.2f}   (hf_genext {hf_genext.__version__})")

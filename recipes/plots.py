@@ -28,7 +28,9 @@ def draw_validation_curve(log_history: list[dict[str, Any]], path: Path, metrics
     figure, (losses, scores) = pyplot.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for name, label in (("loss", "training"), ("eval_loss", "validation")):
         losses.plot(*curve(name), label=label, marker="o" if name == "eval_loss" else None, markersize=3)
-    losses.set(xlabel="step", ylabel="loss (nats per target token)", yscale="log")
+    # The loss of a density, as of numbers, can be negative.
+    is_positive = all(value > 0 for name in ("loss", "eval_loss") for value in curve(name)[1])
+    losses.set(xlabel="step", ylabel="loss (nats per target)", yscale="log" if is_positive else "linear")
     losses.legend()
     for name in metrics:
         scores.plot(*curve(f"eval_{name}"), label=name.replace("_", " "), marker="o", markersize=3)

@@ -18,6 +18,7 @@ sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolv
 import yaml
 
 from hf_genext.hub import read_results, render_comparison, render_model_card
+from recipes.conditional_data import write_example
 from recipes.results import replace_marked
 
 PICTURES = {"map.png": "A map of the space"}
@@ -37,6 +38,7 @@ def render_cards() -> dict[Path, str]:
             task=settings["task"],
             example=settings["example"],
             license=settings["license"],
+            example_code=write_example(settings.get("conditions"), settings["example"]),
             pictures={
                 caption: f"../recipes/{results_path.parent.name}/{name}"
                 for name, caption in PICTURES.items()

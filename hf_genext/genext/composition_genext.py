@@ -83,6 +83,8 @@ def compose(
     conditioner, encoder_models = _load_encoders(encoder, condition_dropout, decoder_part, loading)
     pretrained = [part for part in (*_list_models(encoder_models), decoder_part.model) if part is not None]
     attn_implementation = config.pop("attn_implementation", None)
+    if not pretrained and attn_implementation is not None:
+        config["attn_implementation"] = attn_implementation  # Everything is built from the configuration.
     with _keeping_what_is_given(pretrained):
         whole = GenextConfig(
             conditioner=conditioner,
@@ -99,7 +101,7 @@ def compose(
     _place(composed, pretrained, decoder_part.model, loading.get("dtype"))
     if decoder_part.model is not None:
         _enter_at_the_scale_of_embeddings(composed)
-    if attn_implementation is not None:
+    if pretrained and attn_implementation is not None:
         composed.set_attn_implementation(attn_implementation)
     composed.generation_config = _build_generation_config(composed, decoder_part.model)
     return composed.eval()

@@ -191,6 +191,8 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, GenextPreTr
         condition_labels: torch.LongTensor | None = None,
         condition_mask: torch.Tensor | None = None,
         num_samples: int | None = None,
+        condition_states: torch.FloatTensor | None = None,
+        condition_states_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
         """Run the model, and compute the loss where labels are given.
@@ -222,6 +224,8 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, GenextPreTr
             condition_labels: (batch, fields), -1 where a label is missing.
             condition_mask: 1 where a condition is given, (batch, conditions).
             num_samples: The number of rows where no condition is given at all; that of the targets if left out.
+            condition_states: What a frozen conditioner gave before, (batch, length, hidden), in place of a condition.
+            condition_states_mask: 1 where such a state is real, (batch, length).
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained encoder takes besides.
 
         Returns:
@@ -243,13 +247,20 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, GenextPreTr
                 "condition_mask": condition_mask,
             }
             targets = next((given for given in (labels, decoder_input_ids, decoder_inputs_embeds) if given is not None), None)
-            if num_samples is None and targets is not None and all(value is None for value in conditions.values()):
+            if (
+                num_samples is None
+                and targets is not None
+                and condition_states is None
+                and all(value is None for value in conditions.values())
+            ):
                 num_samples = targets.shape[0] if self.encoder.can_be_unconditional else None
             encoder_outputs = self.encoder(
                 attention_mask=attention_mask,
                 feature_attention_mask=feature_attention_mask,
                 condition_vectors_mask=condition_vectors_mask,
                 num_samples=num_samples,
+                condition_states=condition_states,
+                condition_states_mask=condition_states_mask,
                 **conditions,
                 **kwargs,
             )

@@ -80,6 +80,8 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
         condition_labels: torch.LongTensor | None = None,
         condition_mask: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
+        condition_states: torch.FloatTensor | None = None,
+        condition_states_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> GenextPredictionOutput:
         """Run the model, and compute the loss where labels are given.
@@ -98,6 +100,8 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             condition_vectors_mask: 1 where a vector is real, (batch, count).
             condition_labels: (batch, fields), -1 where a label is missing.
             condition_mask: 1 where a condition is given, (batch, conditions).
+            condition_states: What a frozen conditioner gave before, (batch, length, hidden), in place of a condition.
+            condition_states_mask: 1 where such a state is real, (batch, length).
             num_items_in_batch: Known labels of the whole optimizer step, by which the loss is divided.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained encoder takes besides.
 
@@ -116,6 +120,8 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             condition_vectors_mask=condition_vectors_mask,
             condition_labels=condition_labels,
             condition_mask=condition_mask,
+            condition_states=condition_states,
+            condition_states_mask=condition_states_mask,
             **kwargs,
         )
         parameters = self.head(average_slots(outputs.last_hidden_state, outputs.memory_mask))

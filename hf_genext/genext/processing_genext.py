@@ -32,6 +32,15 @@ _READS = {
     "condition_labels": ("label_names", "labels"),
 }
 
+CONDITION_ARGUMENTS = {
+    "text": "text",
+    "image": "images",
+    "audio": "audio",
+    "vector": "condition_vectors",
+    "label": "condition_labels",
+}
+"""What a condition is called in a dictionary, and among the processor's arguments."""
+
 
 class _PartNames:
     """The names of the parts that a processor can have, asked of the class, or has, asked of a processor."""
@@ -180,6 +189,40 @@ class GenextProcessor(ProcessorMixin):
             limits = {} if max_target_length is None else {"max_length": max_target_length}
             data["labels"] = self._read_target(text_target, return_tensors, kwargs | limits)
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def read_conditions(self, conditions: Sequence[str | Mapping[str, Any]], **kwargs: Any) -> BatchFeature:
+        """Turn rows of conditions into a batch of model inputs.
+
+        Args:
+            conditions: For each row a text, or a dictionary with some of `text`, `image`, `audio` (with its `sampling_rate`),
+                `vector` and `label`. What is not there, or `None`, is missing in the row.
+            kwargs: As the tokenizers take them; batches of several rows need `padding=True`.
+
+        Returns:
+            As a call of the processor gives them. What is missing in all rows is left out; without any condition the batch is
+            empty.
+
+        Raises:
+            ValueError: for a condition that is not known, or that the processor has no part for.
+        """
+        rows = [{"text": row} if isinstance(row, str) else row for row in conditions]
+        known = (*CONDITION_ARGUMENTS, "sampling_rate")
+        unknown = [name for row in rows for name in row if name not in known]
+        if unknown:
+            raise ValueError(f"There is no condition {unknown[0]!r}; known are {', '.join(known)}.")
+        columns: dict[str, Any] = {
+            argument: [row.get(name) for row in rows]
+            for name, argument in CONDITION_ARGUMENTS.items()
+            if any(row.get(name) is not None for row in rows)
+        }
+        if not columns:
+            return BatchFeature({})
+        rates = {row["sampling_rate"] for row in rows if row.get("sampling_rate") is not None}
+        if len(rates) > 1:
+            raise ValueError(f"The recordings of a batch need one rate, got {' and '.join(map(str, sorted(rates)))}.")
+        if rates:
+            columns["sampling_rate"] = rates.pop()
+        return self(**columns, **kwargs)
 
     def _require_parts(self, given: Mapping[str, Any]) -> None:
         for name in given:
@@ -336,7 +379,9 @@ class GenextProcessor(ProcessorMixin):
         conditioner, decoder = config.conditioner, config.decoder
         parts = list(getattr(conditioner, "conditioners", {"": conditioner}).values())
         source = next((part.vocab_size for part in map(_get_text_part, parts) if part is not None), None)
-        sizes = {"tokenizer": source, "target_tokenizer": decoder.get_text_config().vocab_size}
+        # With a single output nothing is written, whatever tokenizer is there.
+        target = decoder.get_text_config().vocab_size if config.head is None else None
+        sizes = {"tokenizer": source, "target_tokenizer": target}
         lengths = {name: len(getattr(self, name)) for name in sizes if getattr(self, name) is not None}
         for name, length in lengths.items():
             size = sizes[name]
@@ -466,4 +511,4 @@ def _spread(present: np.ndarray, rows: Sequence[Any], missing: float = np.nan) -
     return values
 
 
-__all__ = ["GenextProcessor"]
+__all__ = ["CONDITION_ARGUMENTS", "GenextProcessor"]

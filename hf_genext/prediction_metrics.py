@@ -1,0 +1,124 @@
+"""Metrics of single outputs, as scikit-learn and SciPy compute them: of classes, labels and numbers. Shares are in percent.
+
+Legend: rows, outputs (classes, labels or numbers).
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def _require(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError('Metrics of single outputs need scikit-learn: pip install "hf_genext[metrics]"') from error
+
+
+def score_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The share of rows whose likeliest class is the right one, in percent.
+
+    Args:
+        logits: (rows, outputs).
+        labels: (rows,).
+
+    Example:
+        >>> score_accuracy(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]))
+        50.0
+    """
+    return 100.0 * float((logits.argmax(axis=1) == labels).mean())
+
+
+def score_macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over the classes of F1, in percent: a rare class counts as much as a frequent one. Arguments as for accuracy.
+
+    Classes that neither a label nor a prediction names are left out.
+    """
+    return 100.0 * float(_require("sklearn.metrics").f1_score(labels, logits.argmax(axis=1), average="macro", zero_division=0))
+
+
+def score_micro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
+    """F1 over all labels of all rows together, in percent; a label is predicted from a probability of one half on.
+
+    Args:
+        logits: (rows, outputs).
+        labels: 0 or 1, (rows, outputs).
+    """
+    return 100.0 * float(_require("sklearn.metrics").f1_score(labels, logits >= 0, average="micro", zero_division=0))
+
+
+def score_spearman(means: np.ndarray, labels: np.ndarray) -> float:
+    """Spearman's rank correlation of predicted with true numbers; of several numbers the mean; 0 where it is not defined.
+
+    Args:
+        means: (rows, outputs).
+        labels: (rows, outputs), or (rows,) for one.
+    """
+    spearmanr = _require("scipy.stats").spearmanr
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of a constant, which has no ranks.
+        columns = zip(means.T, labels.reshape(means.shape).T, strict=True)
+        values = [float(spearmanr(mean, label).statistic) for mean, label in columns]
+    return float(np.mean(np.nan_to_num(values)))
+
+
+def score_r2(means: np.ndarray, labels: np.ndarray) -> float:
+    """The coefficient of determination R²: 1 is perfect, 0 as good as the mean. Arguments as for Spearman's correlation."""
+    return float(_require("sklearn.metrics").r2_score(labels.reshape(means.shape), means))
+
+
+PREDICTION_METRICS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
+    "accuracy": ("class", score_accuracy),
+    "macro_f1": ("class", score_macro_f1),
+    "micro_f1": ("labels", score_micro_f1),
+    "r2": ("regression", score_r2),
+    "spearman": ("regression", score_spearman),
+}
+"""Metrics by the name that a recipe uses: the kind of head that they are for, and the function."""
+
+
+def list_prediction_metrics(kind: str) -> list[str]:
+    """The metrics that are for a kind of head."""
+    return [name for name, (known, _) in PREDICTION_METRICS.items() if known == kind]
+
+
+def build_prediction_metrics(names: Sequence[str], kind: str) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
+    """One function that computes several metrics.
+
+    Args:
+        names: Names of [`PREDICTION_METRICS`].
+        kind: The kind of the head: `"class"`, `"labels"` or `"regression"`.
+
+    Returns:
+        A function of logits or means, (rows, outputs), and labels that gives all results.
+
+    Raises:
+        ValueError: for a name that is not known, or not for this kind.
+
+    Example:
+        >>> metrics = build_prediction_metrics(["accuracy"], "class")
+        >>> metrics(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 1]))
+        {'accuracy': 100.0}
+    """
+    known = list_prediction_metrics(kind)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"There is no metric {unknown[0]!r} of a head of kind {kind!r}; known are {', '.join(known)}.")
+    return lambda outputs, labels: {name: PREDICTION_METRICS[name][1](outputs, labels) for name in names}
+
+
+__all__ = [
+    "PREDICTION_METRICS",
+    "build_prediction_metrics",
+    "list_prediction_metrics",
+    "score_accuracy",
+    "score_macro_f1",
+    "score_micro_f1",
+    "score_r2",
+    "score_spearman",
+]

@@ -1,0 +1,209 @@
+"""From settings to the rows and metrics of a conditional model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+import hf_genext
+from hf_genext.batching import EncodedPairs, EncodedRows
+from hf_genext.conditions import ConditionColumns, encode_rows, group_conditions, list_kinds, parse_condition_columns, read_rows
+from hf_genext.data import DataReport, encode_pairs, group_references, read_pairs, split_by_source
+from hf_genext.metrics import build_metrics
+from hf_genext.prediction_metrics import build_prediction_metrics, list_prediction_metrics
+from recipes.arguments import SettingsError
+from recipes.conditional_settings import DataSettings
+from recipes.running import describe_missing_model, import_script
+
+logger = logging.getLogger("recipes")
+
+
+@dataclass
+class ConditionalData:
+    """Rows to train on, to choose by, and to score the finished model on, with facts about them."""
+
+    train: datasets.Dataset
+    validation: datasets.Dataset
+    test: datasets.Dataset | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class RowReader:
+    """Reads files as the settings say; spaces of word vectors are opened once.
+
+    Args:
+        settings: Which columns hold what.
+        output: `"text"`, or the kind of a single output.
+    """
+
+    def __init__(self, settings: DataSettings, output: str = "text") -> None:
+        self.settings, self.output = settings, output
+        self.is_plain = settings.conditions is None and output == "text"
+        conditions = {"text": settings.source_column} if settings.conditions is None else settings.conditions
+        self.conditions: list[ConditionColumns] = parse_condition_columns(conditions)
+        self._spaces: dict[str, Any] | None = None
+        if settings.target_columns is not None and output != "regression":
+            raise SettingsError("target_columns is for a regression of several numbers; give target_column.")
+
+    def read(self, files: Sequence[str]) -> datasets.Dataset:
+        """The rows of a file, a `datasets` source, or two text files, and say what was left out."""
+        settings = self.settings
+        source = files[0] if len(files) == 1 else list(files)
+        how = {
+            "column_names": settings.column_names,
+            "config_name": settings.dataset_config,
+            "split": settings.dataset_split,
+        }
+        if self.is_plain:
+            rows, report = read_pairs(source, source_column=settings.source_column, target_column=settings.target_column, **how)
+        else:
+            rows, report = read_rows(
+                source,
+                self.conditions,
+                target_columns=settings.target_columns or [settings.target_column],
+                output=self.output,
+                spaces=self._open_spaces(),
+                **how,
+            )
+        logger.info("%s: %s", " + ".join(files), report)
+        return rows
+
+    def _open_spaces(self) -> dict[str, Any]:
+        if self._spaces is None:
+            self._spaces = {}
+            for name in {condition.space for condition in self.conditions if condition.space is not None}:
+                try:
+                    self._spaces[name] = hf_genext.StaticEmbeddingModel.from_pretrained(name)
+                except OSError as error:
+                    raise SettingsError(f"conditions: {describe_missing_model(name, error)}") from error
+        return self._spaces
+
+
+def load_data(settings: DataSettings, reader: RowReader, folder: Path, config_path: Path | None) -> ConditionalData:
+    """The rows that the settings name.
+
+    Args:
+        settings: The settings.
+        reader: Built from them.
+        folder: Where a `data_script` may write.
+        config_path: The settings file, beside which the script stands.
+
+    Raises:
+        SettingsError: if there is no training data.
+    """
+    files = {"train_file": settings.train_file, "validation_file": settings.validation_file, "test_file": settings.test_file}
+    facts: dict[str, Any] = {}
+    if settings.train_file is None and settings.data_script is not None:
+        prepared = import_script(config_path, "data_script", settings.data_script).prepare_data(folder)
+        facts = dict(prepared["facts"])
+        files |= {name: [prepared[name]] for name in files if files[name] is None and name in prepared}
+    train_file = files["train_file"]
+    if train_file is None:
+        raise SettingsError("There is no training data: set train_file (a file, two text files, or a `datasets` source).")
+    facts.setdefault("name", " + ".join(Path(name).name for name in train_file))
+    train = reader.read(train_file)
+    if files["validation_file"] is not None:
+        validation = reader.read(files["validation_file"])
+    else:
+        size = settings.validation_size
+        train, validation = split_by_source(train, int(size) if size >= 1 else size, seed=settings.validation_seed)
+    return ConditionalData(train, validation, None if files["test_file"] is None else reader.read(files["test_file"]), facts)
+
+
+def encode_dataset(
+    rows: datasets.Dataset,
+    processor: hf_genext.GenextProcessor,
+    settings: DataSettings,
+    reader: RowReader,
+    *,
+    max_source_length: int,
+    max_target_length: int,
+    output_names: Sequence[str] | None = None,
+) -> tuple[EncodedPairs | EncodedRows, DataReport]:
+    """Rows as the model takes them, lengths no longer than the tokenizers allow."""
+    limits = {
+        "max_source_length": _limit(max_source_length, processor.tokenizer),
+        "max_target_length": _limit(max_target_length, processor.target_tokenizer),
+    }
+    rules: dict[str, Any] = {"too_long": settings.too_long, "unknown_target": settings.unknown_target}
+    if reader.is_plain:
+        return encode_pairs(rows, processor, **limits, **rules)
+    return encode_rows(rows, processor, **limits, **rules, output=reader.output, output_names=output_names)
+
+
+def _limit(length: int, tokenizer: Any) -> int:
+    return length if tokenizer is None else min(length, tokenizer.model_max_length)
+
+
+def group_rows(rows: datasets.Dataset) -> dict[str, list[Any]]:
+    """`source` (distinct conditions), `name` (what tells them apart) and `references` (the targets of each)."""
+    if list_kinds(rows) or not any(rows[:100]["source"]):
+        return group_conditions(rows)
+    grouped = group_references(rows)
+    sources = list(grouped["source"])
+    return {"source": sources, "name": sources, "references": list(grouped["references"])}
+
+
+def write_example(conditions: dict[str, Any] | None, example: str, fallback: Any = None) -> str | None:
+    """Python that gives an example of a condition, where that is no text: `None` for a text.
+
+    Args:
+        conditions: As the settings have them.
+        example: What the settings give: for a vector out of a space the word.
+        fallback: A condition, where the settings give none.
+    """
+    if conditions is None or (example and set(conditions) == {"text"}):
+        return None
+    parsed = parse_condition_columns(conditions)
+    if example and len(parsed) == 1:
+        (condition,) = parsed
+        if condition.space is not None:
+            return f'{{"vector": AutoModel.from_pretrained({condition.space!r})[{example!r}]}}'
+        return repr({condition.kind: example})
+    rows = fallback if isinstance(fallback, dict) else {}
+    return repr({kind: _shorten(value) for kind, value in rows.items()})
+
+
+def _shorten(value: Any) -> Any:
+    """Numbers with four digits; labels without those that are missing."""
+    if isinstance(value, dict):
+        return {name: label for name, label in value.items() if label is not None}
+    return [float(f"{number:.4g}") for number in value] if isinstance(value, list) else value
+
+
+def build_text_metrics(settings: DataSettings, config_path: Path | None) -> Callable[..., dict[str, float]] | None:
+    """The metrics of generated texts that the settings name, those of a script among them; `None` for none."""
+    parts = [build_metrics(settings.metrics)] if settings.metrics else []
+    if settings.metrics_script is not None:
+        parts.append(import_script(config_path, "metrics_script", settings.metrics_script).build_metrics())
+    if not parts:
+        return None
+
+    def compute(predictions: list[str], references: list[list[str]]) -> dict[str, float]:
+        return {name: value for part in parts for name, value in part(predictions, references).items()}
+
+    return compute
+
+
+def build_output_metrics(settings: DataSettings, kind: str) -> Callable[..., dict[str, float]]:
+    """The metrics of single outputs that the settings name, or all that there are for the kind of head."""
+    if settings.metrics_script is not None:
+        raise SettingsError("metrics_script is for generated texts; a head's metrics are named in metrics.")
+    return build_prediction_metrics(settings.metrics or list_prediction_metrics(kind), kind)
+
+
+__all__ = [
+    "ConditionalData",
+    "RowReader",
+    "build_output_metrics",
+    "build_text_metrics",
+    "encode_dataset",
+    "group_rows",
+    "load_data",
+    "write_example",
+]

@@ -1,0 +1,362 @@
+"""From settings to a conditional model and its processor: parts by name, folder or fields, joined as the settings say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import (
+    CONFIG_MAPPING,
+    AutoFeatureExtractor,
+    AutoImageProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+import hf_genext
+from hf_genext.conditions import find_label_names, find_output_names, list_kinds
+from hf_genext.genext.tokenization_genext import REVERSED
+from recipes.arguments import SettingsError
+from recipes.conditional_settings import ModelSettings, list_strings
+from recipes.running import describe_missing_model, resolve_name
+
+_ROOT = Path(__file__).resolve().parents[1]
+_NATIVE_DECODER = "genext_decoder"
+_NATIVE_TEXT = "genext_text_conditioner"
+
+
+# What a recipe needs
+
+
+def require_needed_models(settings: ModelSettings, conditions: dict[str, Any] | None) -> None:
+    """Raise where a folder that another recipe makes is not there; or make it, where `make_missing` says so.
+
+    Raises:
+        SettingsError: naming the command that makes it.
+    """
+    used = set(list_strings([settings.model, settings.encoder, settings.decoder, conditions]))
+    for folder, command in (settings.needs or {}).items():
+        if folder not in used or (Path(folder) / "config.json").is_file():
+            continue
+        if not settings.make_missing:
+            raise SettingsError(
+                f"The model {folder!r} is not there yet. Make it with: {command}   (or add --make_missing true, which runs it)"
+            )
+        words = str(command).split()
+        words = [sys.executable if word == "python" else word for word in words]
+        if subprocess.run([*words, "--output_dir", folder], check=False).returncode:
+            raise SettingsError(f"`{command}` failed; what it said stands above.")
+
+
+def check_model_settings(settings: ModelSettings) -> None:
+    """Raise for settings that do not go together.
+
+    Raises:
+        SettingsError: naming both, and which to leave out.
+    """
+    building = {
+        name: getattr(settings, name)
+        for name in ("encoder", "conditioner", "decoder", "bottleneck", "num_latents", "cross_attention", "condition_dropout")
+    }
+    if settings.encoder is not None and settings.conditioner is not None:
+        raise SettingsError(
+            "encoder and conditioner both say what reads the condition; conditioner is a text encoder's fields."
+        )
+    if settings.head is not None:
+        for name in ("decoder", "cross_attention"):
+            if building[name] is not None:
+                raise SettingsError(f"A head gives a single output and a {name} belongs to sequences; leave one of them out.")
+        if settings.both_directions:
+            raise SettingsError("A head gives a single output, which has no directions; leave both_directions out.")
+    if settings.cross_attention is not None and not _is_pretrained_decoder(settings.decoder):
+        raise SettingsError("cross_attention chooses how a language model reads the memory; the native decoder has it always.")
+    if settings.freeze_encoder and settings.tune_encoder_from_layer is not None:
+        raise SettingsError(
+            "freeze_encoder keeps all layers as they are, tune_encoder_from_layer those before one; leave one of them out."
+        )
+    if settings.cache_states and (not settings.freeze_encoder or settings.condition_dropout is not None):
+        raise SettingsError(
+            "cache_states keeps what a frozen encoder gives: set freeze_encoder, and leave condition_dropout out."
+        )
+    if settings.lora is not None and settings.both_directions:
+        raise SettingsError("lora adapts pretrained parts, both_directions is for a native decoder; leave one of them out.")
+    if settings.both_directions and _is_pretrained_decoder(settings.decoder):
+        raise SettingsError("both_directions is for a native decoder, whose vocabulary has a start of its own for each.")
+
+
+def _is_pretrained_decoder(decoder: Any) -> bool:
+    return isinstance(decoder, str) or (
+        isinstance(decoder, dict) and decoder.get("model_type", _NATIVE_DECODER) != _NATIVE_DECODER
+    )
+
+
+# The processor
+
+
+def open_part(opener: Any, name: str, setting: str) -> Any:
+    """A tokenizer or the like of a pretrained part, by its name.
+
+    Raises:
+        SettingsError: if there is no such folder or Hub id.
+    """
+    try:
+        return opener.from_pretrained(name)
+    except OSError as error:
+        raise SettingsError(f"{setting}: {describe_missing_model(name, error)}") from error
+
+
+def _open_tokenizer(name: str, setting: str, limit: int) -> PreTrainedTokenizerBase:
+    tokenizer = open_part(AutoTokenizer, name, setting)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    return tokenizer
+
+
+def build_processor(settings: ModelSettings, train: datasets.Dataset) -> hf_genext.GenextProcessor:
+    """The processor of a new model: pretrained parts bring theirs, vocabularies and names of labels come from the rows."""
+    kinds = list_kinds(train) if "source" in train.column_names else []
+    is_plain = not kinds and not _is_unconditional(train)
+    encoders = _get_encoders(settings, kinds or ["text"]) if not _is_unconditional(train) else {}
+    arguments: dict[str, Any] = {}
+    if is_plain or "text" in kinds:
+        texts: Iterable[str] = train["source"] if is_plain else (text for text in train["text"] if text is not None)
+        encoder = encoders["text"]
+        arguments["tokenizer"] = (
+            _open_tokenizer(encoder, "encoder", settings.max_source_length)
+            if isinstance(encoder, str)
+            else hf_genext.train_tokenizer(
+                texts,
+                unit=settings.source_unit,
+                lowercase=settings.lowercase_source,
+                vocab_size=settings.vocab_size,
+                model_max_length=settings.max_source_length,
+            )
+        )
+    for kind, opener, part in (
+        ("image", AutoImageProcessor, "image_processor"),
+        ("audio", AutoFeatureExtractor, "feature_extractor"),
+    ):
+        if kind in kinds:
+            arguments[part] = open_part(opener, encoders[kind], "encoder")
+    if "vector" in kinds:
+        arguments["vector_size"] = next(len(vector) for vector in train["vector"] if vector is not None)
+    if "label" in kinds:
+        arguments["label_names"] = find_label_names(train)
+    if settings.head is None:
+        arguments["target_tokenizer"] = (
+            _open_tokenizer(settings.decoder, "decoder", settings.max_target_length)
+            if isinstance(settings.decoder, str)
+            else hf_genext.train_tokenizer(
+                train["target"],
+                unit=settings.target_unit,
+                lowercase=settings.lowercase_target,
+                vocab_size=settings.vocab_size,
+                model_max_length=settings.max_target_length,
+                extra_special_tokens=[REVERSED] if settings.both_directions else [],
+            )
+        )
+    return hf_genext.GenextProcessor(**arguments)
+
+
+def _is_unconditional(train: datasets.Dataset) -> bool:
+    return not list_kinds(train) and len(train) > 0 and not any(train[:100]["source"])
+
+
+def _get_encoders(settings: ModelSettings, kinds: list[str]) -> dict[str, Any]:
+    """What each condition is read by: a name, or fields."""
+    given = settings.encoder if settings.conditioner is None else {"text": settings.conditioner}
+    if given is None:
+        given = {}
+    elif isinstance(given, str) or not set(given) <= set(kinds):
+        if len(kinds) > 1:
+            raise SettingsError(
+                f"There are several conditions ({', '.join(kinds)}), so encoder must have a part for each by its name, such as "
+                f"encoder: {{{kinds[0]}: ...}}; got {given!r:.80}."
+            )
+        given = {kinds[0]: given}
+    encoders = {kind: given.get(kind) or {} for kind in kinds}
+    for kind in ("image", "audio"):
+        if kind in encoders and not isinstance(encoders[kind], str):
+            raise SettingsError(f"A condition of kind {kind} needs a pretrained encoder: a folder or a Hub id, got none.")
+    for kind in ("vector", "label"):
+        if isinstance(encoders.get(kind), str):
+            raise SettingsError(
+                f"A condition of kind {kind} has no pretrained encoder; give fields, such as hidden_size, got "
+                f"{encoders[kind]!r}."
+            )
+    return encoders
+
+
+# The model
+
+
+def _resolve_names(settings: ModelSettings) -> ModelSettings:
+    """The settings with the folders of what stands in packages."""
+    encoder = settings.encoder
+    if isinstance(encoder, dict) and "model_type" not in encoder:
+        encoder = {name: resolve_name(part) if isinstance(part, str) else part for name, part in encoder.items()}
+    elif isinstance(encoder, str):
+        encoder = resolve_name(encoder)
+    decoder = resolve_name(settings.decoder) if isinstance(settings.decoder, str) else settings.decoder
+    return replace(settings, encoder=encoder, decoder=decoder)
+
+
+def load_model(
+    settings: ModelSettings, train: datasets.Dataset, processor: hf_genext.GenextProcessor | None = None
+) -> tuple[PreTrainedModel, hf_genext.GenextProcessor]:
+    """An existing model and its processor, or a new model, with vocabularies from the training rows where none are given.
+
+    Args:
+        settings: What to build.
+        train: Rows with `source` and `target`, or those that [`hf_genext.conditions.read_rows`] gives.
+        processor: The processor of a new model, where there is one already.
+
+    Returns:
+        The model, not wrapped in an adapter yet, and its processor.
+
+    Raises:
+        SettingsError: for a model or part that is not there, or settings that do not go together.
+    """
+    check_model_settings(settings)
+    settings = _resolve_names(settings)
+    if settings.model is not None:
+        return _open_model(settings)
+    processor = processor or build_processor(settings, train)
+    given = {} if _is_unconditional(train) else _get_encoders(settings, list_kinds(train) or ["text"])
+    parts = {kind: _build_encoder(kind, part, settings, processor) for kind, part in given.items()}
+    encoder: Any = parts if len(parts) > 1 else next(iter(parts.values()), None)
+    arguments: dict[str, Any] = {
+        "bottleneck": settings.bottleneck,
+        "num_latents": settings.num_latents,
+        "freeze_encoder": settings.freeze_encoder,
+        "tune_encoder_from_layer": settings.tune_encoder_from_layer,
+        "condition_dropout": settings.condition_dropout,
+    }
+    try:
+        if settings.head is not None:
+            head = _build_head_fields(settings.head, train)
+            return hf_genext.GenextForPrediction.from_encoder_pretrained(encoder, head, **arguments), processor
+        return _compose(settings, processor, encoder, arguments), processor
+    except OSError as error:
+        names = [part for part in (*parts.values(), settings.decoder) if isinstance(part, str)]
+        raise SettingsError(describe_missing_model(" or ".join(names), error)) from error
+
+
+def _open_model(settings: ModelSettings) -> tuple[PreTrainedModel, hf_genext.GenextProcessor]:
+    model_class = hf_genext.GenextForConditionalGeneration if settings.head is None else hf_genext.GenextForPrediction
+    try:
+        model = model_class.from_pretrained(settings.model, attn_implementation=settings.attn_implementation)
+    except OSError as error:
+        raise SettingsError(describe_missing_model(str(settings.model), error)) from error
+    if settings.both_directions and model.config.reversed_start_token_id is None:
+        raise SettingsError(
+            f"{settings.model!r} was trained forwards only, so both_directions cannot be switched on. Leave it out, or "
+            "train a new model."
+        )
+    return model, hf_genext.GenextProcessor.from_pretrained(settings.model)
+
+
+def _compose(
+    settings: ModelSettings, processor: hf_genext.GenextProcessor, encoder: Any, arguments: dict[str, Any]
+) -> PreTrainedModel:
+    tokenizer = processor.target_tokenizer
+    decoder: Any = settings.decoder
+    is_native = not _is_pretrained_decoder(decoder)
+    has_pretrained = any(isinstance(part, str) for part in _list_parts(encoder, decoder))
+    if not isinstance(decoder, str):
+        decoder = _build_text_config(decoder, _NATIVE_DECODER, tokenizer, settings.max_target_length)
+    model = hf_genext.GenextForConditionalGeneration.from_encoder_decoder_pretrained(
+        encoder,
+        decoder,
+        **arguments,
+        **({} if is_native else {"cross_attention": settings.cross_attention}),
+        reversed_start_token_id=tokenizer.convert_tokens_to_ids(REVERSED) if settings.both_directions else None,
+        tie_word_embeddings=settings.tie_word_embeddings,
+        # "sdpa" is what pretrained parts choose by themselves, where they can.
+        attn_implementation=None if has_pretrained and settings.attn_implementation == "sdpa" else settings.attn_implementation,
+    )
+    if isinstance(decoder, str):
+        model.generation_config.max_new_tokens = settings.max_target_length
+        return model
+    config = model.config
+    model.generation_config = GenerationConfig(
+        max_new_tokens=settings.max_target_length,
+        decoder_start_token_id=config.decoder_start_token_id,
+        pad_token_id=config.pad_token_id,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+    )
+    return model
+
+
+def _list_parts(encoder: Any, decoder: Any) -> list[Any]:
+    """The encoder of each condition, and the decoder."""
+    return [*(encoder.values() if isinstance(encoder, dict) else [encoder]), decoder]
+
+
+def _build_encoder(
+    kind: str, given: str | dict[str, Any], settings: ModelSettings, processor: hf_genext.GenextProcessor
+) -> str | PreTrainedConfig:
+    if isinstance(given, str):
+        return given
+    if kind == "text":
+        return _build_text_config(given, _NATIVE_TEXT, processor.tokenizer, settings.max_source_length)
+    if kind == "vector":
+        return hf_genext.GenextVectorConditionerConfig(**{**given, "vector_size": processor.vector_size})
+    counts = [len(names) for names in processor.label_names.values()]
+    return hf_genext.GenextLabelConditionerConfig(**{**given, "label_counts": counts})
+
+
+def _build_text_config(
+    given: dict[str, Any] | None, native: str, tokenizer: PreTrainedTokenizerBase, limit: int
+) -> PreTrainedConfig:
+    """The configuration of a part that reads or writes tokens, with what its tokenizer says."""
+    fields = dict(given or {})
+    model_type = fields.pop("model_type", native)
+    if model_type not in CONFIG_MAPPING:
+        raise SettingsError(f"There is no model_type {model_type!r} in Transformers (of a part with the fields {given}).")
+    own = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    config_class = CONFIG_MAPPING[model_type]
+    takes_limit = model_type == native or "max_position_embeddings" not in getattr(config_class, "attribute_map", {})
+    limits = {"max_position_embeddings": limit} if takes_limit and hasattr(config_class(), "max_position_embeddings") else {}
+    return config_class(**{**limits, **fields, **own})
+
+
+def _build_head_fields(head: dict[str, Any], train: datasets.Dataset) -> dict[str, Any]:
+    """A head's fields, with the names or the number of outputs from the rows."""
+    kind = head.get("kind", "class")
+    if kind == "regression":
+        return {"num_outputs": len(train[0]["target"]), **head, "kind": kind}
+    return {"output_names": find_output_names(train, kind), **head, "kind": kind}
+
+
+def adapt(model: PreTrainedModel, fields: dict[str, Any]) -> Any:
+    """The model with a low-rank adapter; what is fresh is trained along with it.
+
+    Raises:
+        SettingsError: if there is nothing to adapt, or a field that PEFT does not know.
+    """
+    import peft
+
+    own = {} if model.can_generate() else {"task_type": None}
+    try:
+        return peft.get_peft_model(model, hf_genext.build_lora_config(model, **own, **fields))
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"lora: {error}") from error
+
+
+__all__ = ["adapt", "build_processor", "check_model_settings", "load_model", "require_needed_models"]

@@ -1,0 +1,483 @@
+"""Rows with conditions of every kind: reading, encoding, batching, generating, and training from settings alone."""
+
+from __future__ import annotations
+
+import json
+import wave
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTImageProcessor, ViTModel, WhisperFeatureExtractor, pipeline
+
+from hf_genext import (
+    GenextForConditionalGeneration,
+    GenextProcessor,
+    GenextTrainer,
+    GenextTrainingArguments,
+    StaticEmbeddingModel,
+    train_tokenizer,
+)
+from hf_genext.batching import ConditionalCollator, EncodedRows
+from hf_genext.conditions import (
+    encode_rows,
+    group_conditions,
+    list_conditions,
+    open_condition,
+    parse_condition_columns,
+    read_rows,
+)
+from recipes.arguments import SettingsError
+from recipes.evaluate import main as evaluate
+from recipes.train_conditional import main as train
+
+ROWS = [
+    {"name": "a b", "numbers": [1.0, 2.0], "pos": "n", "size": "big", "gloss": "x y"},
+    {"name": None, "numbers": [3.0, 4.0], "pos": None, "size": "small", "gloss": "y"},
+    {"name": "b", "numbers": None, "pos": "v", "size": None, "gloss": "x x x"},
+    {"name": " ", "numbers": None, "pos": None, "size": "", "gloss": "y"},
+    {"name": "a", "numbers": [0.0, 1.0], "pos": "n", "size": "big", "gloss": None},
+]
+COLUMNS = parse_condition_columns({"text": "name", "vector": "numbers", "label": ["pos", "size"]})
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def build_processor(**arguments):
+    return GenextProcessor(
+        **{
+            "tokenizer": train_tokenizer(["a b"], unit="word"),
+            "target_tokenizer": train_tokenizer(["x y"], unit="word"),
+            "vector_size": 2,
+            "label_names": {"pos": ["n", "v"], "size": ["big", "small"]},
+            **arguments,
+        }
+    )
+
+
+def test_rows_are_read_with_what_they_have(tmp_path):
+    rows, report = read_rows(write_jsonl(tmp_path / "rows.jsonl", ROWS), COLUMNS, target_columns=["gloss"])
+    assert "5 rows read, 3 kept; 1 dropped: no condition (rows 4); 1 dropped: empty gloss (rows 5)" in str(report)
+    assert list_conditions(rows) == [
+        {"text": "a b", "vector": [1.0, 2.0], "label": {"pos": "n", "size": "big"}},
+        {"vector": [3.0, 4.0], "label": {"pos": None, "size": "small"}},
+        {"text": "b", "label": {"pos": "v", "size": None}},
+    ]
+
+
+def test_rows_are_batches_of_what_the_processor_gives_for_the_same_conditions(tmp_path):
+    rows, _ = read_rows(write_jsonl(tmp_path / "rows.jsonl", ROWS), COLUMNS, target_columns=["gloss"])
+    processor = build_processor()
+    encoded, report = encode_rows(rows, processor, max_source_length=9, max_target_length=9)
+    assert report.kept == len(encoded) == 3
+    assert encoded.lengths.tolist() == [[3, 3], [1, 2], [2, 4]]
+    batch = ConditionalCollator(processor.tokenizer.pad_token_id)([encoded[index] for index in range(3)])
+    expected = processor.read_conditions(list_conditions(rows), padding=True, return_tensors="pt")
+    assert set(batch) == {*expected, "labels"}
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 0], [1, 1, 0]]
+    for name in expected:
+        real = batch["attention_mask"].bool() if name == "input_ids" else ...
+        torch.testing.assert_close(batch[name][real], expected[name][real], equal_nan=True)
+    assert batch["condition_vectors"][2].isnan().all()
+    assert batch["condition_labels"].tolist() == [[0, 0], [-1, 1], [1, -1]]
+    targets = processor(text_target=["x y", "y", "x x x"])["labels"]
+    assert [[token for token in row if token != -100] for row in batch["labels"].tolist()] == targets
+
+
+def test_words_are_looked_up_in_a_space_and_unknown_ones_counted(tmp_path):
+    space = StaticEmbeddingModel.from_words(["cat", "dog"], np.array([[1.0, 2.0], [3.0, 4.0]], dtype=np.float32))
+    rows = [{"word": word, "gloss": "x"} for word in ("dog", "cat", "unicorn")]
+    columns = parse_condition_columns({"vector": {"column": "word", "space": "out/space"}})
+    read, report = read_rows(
+        write_jsonl(tmp_path / "rows.jsonl", rows), columns, target_columns=["gloss"], spaces={"out/space": space}
+    )
+    assert "1 dropped: not in the space: word (rows 3)" in str(report)
+    assert list_conditions(read) == [{"vector": [3.0, 4.0]}, {"vector": [1.0, 2.0]}]
+    assert group_conditions(read)["name"] == ["dog", "cat"]
+
+
+def test_vectors_and_labels_stand_in_text_files_too(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text("v\tset\ty\n1 2\tb a\t0.5\n\ta\t1\n3 4.5\t\t-2e3\n", encoding="utf-8")
+    vectors = parse_condition_columns({"vector": "v"})
+    read, report = read_rows(path, vectors, target_columns=["set"], output="labels")
+    assert (read["target"][:], report.kept) == ([["a", "b"], []], 2)
+    read, _ = read_rows(path, vectors, target_columns=["y"], output="regression")
+    assert list(read["target"]) == [[0.5], [-2000.0]]
+    for content, message in (
+        ("v\ty\n1 2\t1\n1 2 3\t1\n", "vectors of one size"),
+        ("v\ty\n1 x\t1\n", "must hold vectors, lists of numbers"),
+        ("v\ty\n1 nan\t1\n", "Row 1: the vector .* finite"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            read_rows(path, vectors, target_columns=["y"], output="regression")
+    path.write_text("v\ty\n1 2\tmany\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"Row 1: column 'y' .* holds 'many', which is no number"):
+        read_rows(path, vectors, target_columns=["y"], output="regression")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"smell": "x"}, "no condition 'smell'; known are text, vector, label, image, audio"),
+        ({"text": ["a", "b"]}, "'text' stands in one column, got 2"),
+        ({"text": {"column": "a", "space": "out"}}, "A space gives vectors"),
+        ({"vector": {"colum": "a"}}, "needs a column"),
+    ],
+)
+def test_conditions_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        parse_condition_columns(settings)
+
+
+def write_media(folder):
+    generator = np.random.default_rng(0)
+    for index in range(2):
+        pixels = generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+        with wave.open(str(folder / f"{index}.wav"), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", "not compressed"))
+            file.writeframes((generator.uniform(-1, 1, 400) * 32767).astype(np.int16).tobytes())
+
+
+def test_pictures_and_recordings_are_opened_when_a_batch_needs_them(tmp_path):
+    write_media(tmp_path)
+    rows = [
+        {"picture": "0.png", "sound": "1.wav", "gloss": "x"},
+        {"picture": None, "sound": "0.wav", "gloss": "y"},
+        {"picture": "1.png", "sound": None, "gloss": "y"},
+    ]
+    columns = parse_condition_columns({"image": "picture", "audio": "sound"})
+    read, _ = read_rows(write_jsonl(tmp_path / "rows.jsonl", rows), columns, target_columns=["gloss"])
+    processor = build_processor(
+        tokenizer=None,
+        vector_size=None,
+        label_names=None,
+        image_processor=ViTImageProcessor(size={"height": 8, "width": 8}),
+        feature_extractor=WhisperFeatureExtractor(feature_size=8, chunk_length=1),
+    )
+    encoded, _ = encode_rows(read, processor, max_source_length=9, max_target_length=9)
+    batch = ConditionalCollator(0)([encoded[index] for index in range(3)])
+    opened = [open_condition(condition) for condition in list_conditions(read)]
+    expected = processor.read_conditions(opened, return_tensors="pt")
+    assert {name: tuple(value.shape) for name, value in expected.items()} == {
+        "pixel_values": (3, 3, 8, 8),
+        "input_features": (3, 8, 100),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(batch[name], value, equal_nan=True)
+    samples, rate = opened[1]["audio"], opened[1]["sampling_rate"]
+    assert (samples.shape, rate) == ((400,), 16000)
+    assert 0.9 < np.abs(samples).max() <= 1
+    with pytest.raises(FileNotFoundError, match=r"no file 'lost\.png'"):
+        read_rows(write_jsonl(tmp_path / "rows.jsonl", [{**rows[0], "picture": "lost.png"}]), columns, target_columns=["gloss"])
+    (tmp_path / "0.png").write_text("no picture")
+    with pytest.raises(ValueError, match="is no picture"):
+        open_condition({"image": tmp_path / "0.png"})
+
+
+def test_waves_of_unequal_length_are_padded_with_a_mask():
+    rows = [
+        {"input_values": np.ones(3, np.float32), "feature_attention_mask": np.ones(3, np.int64), "labels": [2]},
+        {"labels": [3, 2]},
+        {"input_values": np.ones(2, np.float32), "feature_attention_mask": np.ones(2, np.int64), "labels": [2]},
+    ]
+    batch = ConditionalCollator(0)(rows)
+    assert batch["feature_attention_mask"].tolist() == [[1, 1, 1], [0, 0, 0], [1, 1, 0]]
+    assert batch["input_values"][1].isnan().all()
+    assert batch["input_values"][2].tolist() == [1, 1, 0]
+
+
+# Training from settings
+
+
+SMALL = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def make_rows(count=240):
+    """Rows whose gloss follows from the label and, where it is there, from the sign of a number."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for index in range(count):
+        numbers = generator.normal(size=3)
+        size, pos = ("big", "small")[int(numbers[0] > 0)], "nv"[index % 2]
+        rows.append(
+            {
+                "name": f"{size} {pos}",
+                "numbers": [float(number) for number in numbers],
+                "pos": pos if index % 7 else None,
+                "gloss": f"{size} {'thing' if pos == 'n' else 'act'}",
+                "class": size,
+                "set": [name for name, number in zip("xyz", numbers, strict=True) if number > 0],
+                "value": float(numbers[1]),
+            }
+        )
+    return rows
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Rows, and pretrained parts to build from."""
+    folder = tmp_path_factory.mktemp("parts")
+    write_jsonl(folder / "rows.jsonl", make_rows())
+    torch.manual_seed(0)
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=300, n_embd=32, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2, resid_pdrop=0.0)
+    ).save_pretrained(folder / "gpt2")
+    tokenizer = train_tokenizer(["big small thing act"], unit="subword", vocab_size=300)
+    tokenizer.save_pretrained(folder / "gpt2")
+    vectors = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
+    StaticEmbeddingModel.from_words(["big", "small", "n", "v"], vectors, lowercase=True).save_pretrained(folder / "space")
+    ViTModel(
+        ViTConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=8, patch_size=4)
+    ).save_pretrained(folder / "vit")
+    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(folder / "vit")
+    return folder
+
+
+def write_settings(folder, name, **settings):
+    path = folder / f"{name}.json"
+    path.write_text(
+        json.dumps(
+            {
+                "train_file": [str(folder / "rows.jsonl")],
+                "validation_size": 40,
+                "target_column": "gloss",
+                "output_dir": str(folder / name),
+                "max_steps": 60,
+                "per_device_train_batch_size": 40,
+                "per_device_eval_batch_size": 7,
+                "learning_rate": 0.01,
+                "lr_scheduler_type": "constant",
+                "save_strategy": "no",
+                "report_to": "none",
+                "num_threads": 1,
+                "disable_tqdm": True,
+                **settings,
+            }
+        ),
+        encoding="utf-8",
+    )
+    return str(path)
+
+
+def test_several_conditions_are_learned_scored_and_opened(folder, capsys):
+    settings = write_settings(
+        folder,
+        "several",
+        conditions={"vector": "numbers", "label": "pos"},
+        encoder={"vector": {"hidden_size": 32}, "label": {"hidden_size": 16}},
+        decoder=SMALL,
+        num_latents=2,
+        condition_dropout=0.05,
+        metrics=["exact_match"],
+        max_tokens_per_batch=120,
+        max_steps=150,
+    )
+    train([settings])
+    pipe = pipeline("conditional-generation", model=str(folder / "several"))
+    assert pipe({"vector": [-2.0, 0.0, 0.0], "label": "n"})[0]["generated_text"] == "big thing"
+    assert pipe({"vector": [2.0, 0.0, 0.0], "label": "v"})[0]["generated_text"] == "small act"
+    assert pipe({"vector": [2.0, 0.0, 0.0]})[0]["generated_text"].startswith("small")
+    predictions = folder / "predictions.tsv"
+    arguments = ["--model", str(folder / "several"), "--test_file", str(folder / "rows.jsonl")]
+    scores = evaluate([settings, *arguments, "--predictions_file", str(predictions)])
+    assert scores["exact_match"] > 80
+    assert len(predictions.read_text().splitlines()) == 240
+    card = (folder / "several" / "README.md").read_text(encoding="utf-8")
+    assert "pipe({'vector': [" in card
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "metrics", "deciding", "least"),
+    [
+        ("class", "class", None, "accuracy", 85),
+        ("labels", "set", ["micro_f1"], "micro_f1", 85),
+        ("regression", "value", None, "spearman", 0.8),
+    ],
+)
+def test_single_outputs_are_learned_scored_and_opened(folder, kind, column, metrics, deciding, least, capsys):
+    settings = write_settings(
+        folder,
+        kind,
+        conditions={"vector": "numbers"},
+        encoder={"hidden_size": 32},
+        bottleneck={"kind": "pooled", "num_latents": 1},
+        head={"kind": kind},
+        target_column=column,
+        metrics=metrics,
+        metric_for_best_model=deciding,
+    )
+    train([settings])
+    results = json.loads((folder / kind / "results.json").read_text())
+    assert results["metrics"][deciding] > least
+    scores = evaluate([settings, "--model", str(folder / kind), "--test_file", str(folder / "rows.jsonl")])
+    pipe = pipeline("conditional-generation", model=str(folder / kind))
+    rows = make_rows()
+    answers = [answer[0] for answer in pipe([{"vector": row["numbers"]} for row in rows], batch_size=16)]
+    if kind == "class":
+        right = np.mean([answer["label"] == row["class"] for answer, row in zip(answers, rows, strict=True)])
+        assert scores["accuracy"] == pytest.approx(100 * right)
+    elif kind == "labels":
+        hits = sum(len({*answer["labels"]} & {*row["set"]}) for answer, row in zip(answers, rows, strict=True))
+        total = sum(len(answer["labels"]) + len(row["set"]) for answer, row in zip(answers, rows, strict=True))
+        assert scores["micro_f1"] == pytest.approx(200 * hits / total)
+    else:
+        errors = np.array([answer["value"] - row["value"] for answer, row in zip(answers, rows, strict=True)])
+        variance = np.var([row["value"] for row in rows])
+        assert scores["r2"] == pytest.approx(1 - (errors**2).mean() / variance, abs=1e-4)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 16, "lora_alpha": 64}])
+def test_pretrained_parts_are_joined_and_trained_at_their_own_rate(folder, lora, capsys):
+    name = f"joined-{'lora' if lora else 'whole'}"
+    settings = write_settings(
+        folder,
+        name,
+        validation_file=[str(folder / "rows.jsonl")],
+        conditions={"text": "name"},
+        encoder=str(folder / "space"),
+        decoder=str(folder / "gpt2"),
+        freeze_encoder=True,
+        num_latents=2,
+        max_target_length=12,
+        pretrained_learning_rate=0.01 if lora else 0.003,
+        lora=lora,
+        metrics=["exact_match"],
+        max_steps=250 if lora else 80,
+    )
+    train([settings])
+    results = json.loads((folder / name / "results.json").read_text())
+    assert results["metrics"]["exact_match"] > 90
+    pipe = pipeline("conditional-generation", model=str(folder / name))
+    assert pipe("small n")[0]["generated_text"] == "small thing"
+    model = GenextForConditionalGeneration.from_pretrained(folder / name)
+    space = StaticEmbeddingModel.from_pretrained(folder / "space")
+    kept = model.encoder.conditioner.model.embeddings
+    assert torch.equal(kept, space.embeddings), "a frozen encoder has changed"
+
+
+def test_two_rates_are_those_of_fresh_and_pretrained_parts(folder, tmp_path):
+    model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(folder / "space", folder / "gpt2", num_latents=2)
+    arguments = GenextTrainingArguments(
+        output_dir=str(tmp_path), learning_rate=1.0, pretrained_learning_rate=0.25, weight_decay=0.5, report_to="none"
+    )
+    optimizer = GenextTrainer(model=model, args=arguments, data_collator=ConditionalCollator(0)).create_optimizer()
+    rates = {id(parameter): group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    named = {name: rates[id(parameter)] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert len(named) == len(rates)
+    for name, rate in named.items():
+        is_fresh = "bottleneck" in name or "cross" in name or "memory_projection" in name
+        assert rate == (1.0 if is_fresh else 0.25), name
+    assert {0.25, 1.0} == set(named.values())
+    native = GenextTrainer(
+        model=GenextForConditionalGeneration.from_encoder_decoder_pretrained(
+            {"model_type": "genext_vector_conditioner", "vector_size": 2}, {"model_type": "genext_decoder"}
+        ),
+        args=arguments,
+        data_collator=ConditionalCollator(0),
+    )
+    with pytest.raises(ValueError, match="no pretrained part is trained"):
+        native.create_optimizer()
+
+
+def test_pictures_are_described_from_settings_alone(folder, tmp_path, capsys):
+    write_media(folder)
+    rows = [{"picture": f"{index % 2}.png", "gloss": ("thing", "act")[index % 2]} for index in range(20)]
+    settings = write_settings(
+        folder,
+        "pictures",
+        train_file=[write_jsonl(folder / "pictures.jsonl", rows)],
+        validation_file=[str(folder / "pictures.jsonl")],
+        conditions={"image": "picture"},
+        encoder=str(folder / "vit"),
+        decoder=SMALL,
+        metrics=["exact_match"],
+        max_steps=40,
+        per_device_train_batch_size=10,
+    )
+    train([settings])
+    assert json.loads((folder / "pictures" / "results.json").read_text())["metrics"]["exact_match"] == 100
+    pipe = pipeline("conditional-generation", model=str(folder / "pictures"))
+    assert pipe({"image": Image.open(folder / "1.png")})[0]["generated_text"] == "act"
+
+
+def test_rows_may_have_no_condition_at_all(folder, capsys):
+    settings = write_settings(folder, "nothing", conditions={}, decoder=SMALL, validation_file=[str(folder / "rows.jsonl")])
+    train([settings])
+    pipe = pipeline("conditional-generation", model=str(folder / "nothing"))
+    torch.manual_seed(0)
+    texts = {answer[0]["generated_text"] for answer in pipe(num_samples=40, do_sample=True)}
+    assert {"big thing", "small thing", "big act", "small act"} <= texts
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"head": {"kind": "class"}, "decoder": SMALL}, "a decoder belongs to sequences"),
+        ({"cross_attention": False}, "cross_attention chooses how a language model"),
+        ({"conditioner": {}, "encoder": "x"}, "encoder and conditioner both say"),
+        ({"freeze_encoder": True, "tune_encoder_from_layer": 1}, "leave one of them out"),
+        ({"encoder": "somewhere/lost"}, "no model 'somewhere/lost', neither as a folder"),
+        ({"decoder": "somewhere/lost"}, "no model 'somewhere/lost', neither as a folder"),
+        ({"encoder": {"model_type": "brt"}}, "no model_type 'brt'"),
+        ({"conditions": {"vector": {"column": "name", "space": "somewhere/lost"}}}, "no model 'somewhere/lost'"),
+        ({"conditions": {"vector": "numbers"}, "encoder": "bert"}, "vector has no pretrained encoder"),
+        ({"conditions": {"vector": "numbers", "label": "pos"}, "encoder": "bert"}, "several conditions .vector, label."),
+        ({"metrics": ["accuracy"]}, "no metric 'accuracy'"),
+        ({"head": {"kind": "class"}, "target_column": "class", "metrics": ["chrf"]}, "no metric 'chrf' of a head"),
+        ({"head": {"kind": "class"}, "target_column": "class", "label_smoothing_factor": 0.1}, "a head has none"),
+        ({"target_columns": ["class"]}, "a regression of several numbers"),
+        ({"lora": {"rank": 2}, "conditions": {"text": "name"}, "encoder": "SPACE", "decoder": "GPT2"}, "lora: .*rank"),
+        ({"pretrained_learning_rate": 0.1, "muon_learning_rate": 0.1}, "give one. Muon"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(folder, settings, message):
+    places = {"SPACE": str(folder / "space"), "GPT2": str(folder / "gpt2")}
+    settings = {name: places.get(value, value) if isinstance(value, str) else value for name, value in settings.items()}
+    rows = str(folder / "rows.jsonl")
+    path = write_settings(folder, "refused", **{"source_column": "name", "validation_file": [rows], **settings})
+    with pytest.raises(ValueError, match=message) as error:
+        train([path])
+    assert "\n" not in str(error.value).split(" nor on the Hub")[0]
+    assert not list((folder / "refused").glob("*.safetensors"))
+
+
+def test_a_model_of_another_recipe_is_named_with_its_command(folder, tmp_path):
+    space = str(tmp_path / "space")
+    settings = {
+        "conditions": {"vector": {"column": "class", "space": space}},
+        "validation_file": [str(folder / "rows.jsonl")],
+        "decoder": SMALL,
+        "needs": {space: "python recipes/import_vectors.py --vectors nowhere.txt"},
+    }
+    path = write_settings(folder, "needing", **settings)
+    with pytest.raises(SettingsError, match=r"not there yet. Make it with: python recipes/import_vectors\.py"):
+        train([path])
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("big 1 2 3\nsmall 3 4 -5\nhuge 1 2 2\n", encoding="utf-8")
+    settings["needs"] = {space: f"python recipes/import_vectors.py --vectors {vectors} --license pddl --example big"}
+    train([write_settings(folder, "needing", **settings, max_steps=2), "--make_missing", "true"])
+    pipe = pipeline("conditional-generation", model=str(folder / "needing"))
+    assert pipe({"vector": StaticEmbeddingModel.from_pretrained(space)["big"]})
+
+
+def test_rows_that_differ_in_number_are_refused():
+    with pytest.raises(ValueError, match="got 1 rows of condition_vectors and 2 targets"):
+        EncodedRows({"condition_vectors": np.zeros((1, 2))}, [[1], [2]])
+    rows = EncodedRows({}, np.array([1, 2]))
+    assert [int(rows[index]["labels"]) for index in (0, -1)] == [1, 2]
+    with pytest.raises(IndexError):
+        rows[2]
+
+
+def test_datasets_are_read_as_files_are():
+    rows = datasets.Dataset.from_list(ROWS)
+    read, _ = read_rows(rows, COLUMNS, target_columns=["gloss"])
+    assert read["target"][:] == ["x y", "y", "x x x"]
