@@ -27,6 +27,15 @@ def run_main(main: Callable[[], Any]) -> None:
         if os.environ.get("HF_GENEXT_TRACEBACK"):
             raise
         sys.exit(f"error: {error}")
+    leave_ranks()
+
+
+def leave_ranks() -> None:
+    """End a run of several ranks in order: with its threads still there, a rank can abort when Python ends."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def set_up_logging(*, is_main_process: bool = True) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[:0] = [str(folder) for folder in Path(__file__).parents[1:3]]
 
 from specimens import build_config, sharpen
 from transformers import Seq2SeqTrainer, TrainerCallback, set_seed
@@ -23,6 +23,7 @@ from transformers import Seq2SeqTrainer, TrainerCallback, set_seed
 from hf_genext import GenextForConditionalGeneration
 from hf_genext.batching import ConditionalCollator, EncodedPairs
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
+from recipes.running import leave_ranks
 
 
 def build_rows(count: int) -> EncodedPairs:
@@ -104,6 +105,7 @@ def main() -> None:
         weights = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
         save_file(weights, Path(options.out) / "final.safetensors")
         print(f"world size {trainer.args.world_size}, {os.environ.get('WORLD_SIZE', '1')} started", flush=True)
+    leave_ranks()
 
 
 if __name__ == "__main__":
