@@ -26,3 +26,14 @@ def _seed() -> None:
 def _threads() -> None:
     # Small tensors: more threads only wait for each other.
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def debian_wordnet() -> None:
+    """WordNet from Debian's package, which is fetched once; where it cannot be, what needs it is skipped."""
+    from recipes.wordnet import bring_wordnet
+
+    try:
+        bring_wordnet()
+    except (OSError, RuntimeError) as error:
+        pytest.skip(f"needs Debian's wordnet-base: {error}")

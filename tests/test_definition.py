@@ -20,6 +20,7 @@ from hf_genext.hub import read_results
 from recipes.arguments import SettingsError
 from recipes.definition.prepare_data import prepare_data
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("debian_wordnet")]
 ROOT = Path(__file__).parents[1]
 SMOKE = "recipes/definition/smoke.yaml"
 
@@ -31,7 +32,7 @@ def run(*command):
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
+def smoke(tmp_path_factory, debian_wordnet):
     """The smoke run: its model, its vectors, and what it printed."""
     folder = tmp_path_factory.mktemp("definition")
     run("recipes/import_vectors.py", "recipes/glove/smoke.yaml", "--output_dir", folder / "glove")

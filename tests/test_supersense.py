@@ -24,6 +24,7 @@ from recipes.supersense.prepare_data import prepare_data
 from recipes.train_conditional import main as train
 from recipes.wordnet import CATEGORIES
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("debian_wordnet")]
 ROOT = Path(__file__).parents[1]
 SMOKE = "recipes/supersense/smoke.yaml"
 
@@ -33,7 +34,7 @@ def read_tsv(path):
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
+def smoke(tmp_path_factory, debian_wordnet):
     """The folder of the smoke run, and where it kept the states of the frozen encoder."""
     folder = tmp_path_factory.mktemp("supersense")
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "recipes/train_conditional.py", SMOKE]
