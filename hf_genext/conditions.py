@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -505,14 +506,11 @@ def open_condition(condition: Mapping[str, Any]) -> dict[str, Any]:
 
 def _open_picture(path: Path) -> Any:
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError as error:
         raise ImportError("Pictures are opened with Pillow: pip install pillow") from error
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{str(path)!r} is no picture that can be read: {error}") from error
+    with _naming(path, "no picture that can be read"), Image.open(path) as picture:
+        return picture.convert("RGB")
 
 
 def _open_recording(path: Path) -> tuple[np.ndarray, int]:
@@ -521,10 +519,8 @@ def _open_recording(path: Path) -> tuple[np.ndarray, int]:
         from scipy.io import wavfile
     except ImportError as error:
         raise ImportError('Recordings are opened with SciPy: pip install "hf_genext[recipes]"') from error
-    try:
+    with _naming(path, "no recording in WAV that can be read"):
         rate, samples = wavfile.read(path)
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is no recording in WAV that can be read: {error}") from error
     if samples.dtype == np.uint8:
         waves = (samples.astype(np.float32) - 128.0) / 128.0
     elif np.issubdtype(samples.dtype, np.integer):
@@ -532,6 +528,17 @@ def _open_recording(path: Path) -> tuple[np.ndarray, int]:
     else:
         waves = samples.astype(np.float32)
     return waves.mean(axis=1) if waves.ndim == 2 else waves, int(rate)
+
+
+@contextmanager
+def _naming(path: Path, what_is_wrong: str) -> Iterator[None]:
+    """Name the file in an error; readers of damaged files raise whatever they stumble over."""
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} is {what_is_wrong}: {error}") from error
 
 
 __all__ = [

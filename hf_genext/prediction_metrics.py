@@ -1,5 +1,7 @@
 """Metrics of single outputs, as scikit-learn and SciPy compute them: of classes, labels and numbers. Shares are in percent.
 
+What is not known, -100 or for numbers NaN, is left out.
+
 Legend: rows, outputs (classes, labels or numbers).
 """
 
@@ -31,7 +33,8 @@ def score_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
         >>> score_accuracy(np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([0, 1]))
         50.0
     """
-    return 100.0 * float((logits.argmax(axis=1) == labels).mean())
+    known = labels != -100
+    return 100.0 * float((logits.argmax(axis=1) == labels)[known].mean())
 
 
 def score_macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -39,7 +42,9 @@ def score_macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
 
     Classes that neither a label nor a prediction names are left out.
     """
-    return 100.0 * float(_require("sklearn.metrics").f1_score(labels, logits.argmax(axis=1), average="macro", zero_division=0))
+    known = labels != -100
+    predicted = logits.argmax(axis=1)[known]
+    return 100.0 * float(_require("sklearn.metrics").f1_score(labels[known], predicted, average="macro", zero_division=0))
 
 
 def score_micro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -49,7 +54,8 @@ def score_micro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
         logits: (rows, outputs).
         labels: 0 or 1, (rows, outputs).
     """
-    return 100.0 * float(_require("sklearn.metrics").f1_score(labels, logits >= 0, average="micro", zero_division=0))
+    known = labels != -100
+    return 100.0 * float(_require("sklearn.metrics").f1_score(labels[known], logits[known] >= 0, zero_division=0))
 
 
 def score_spearman(means: np.ndarray, labels: np.ndarray) -> float:
@@ -62,14 +68,20 @@ def score_spearman(means: np.ndarray, labels: np.ndarray) -> float:
     spearmanr = _require("scipy.stats").spearmanr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of a constant, which has no ranks.
-        columns = zip(means.T, labels.reshape(means.shape).T, strict=True)
-        values = [float(spearmanr(mean, label).statistic) for mean, label in columns]
+        values = [float(spearmanr(mean, label).statistic) for mean, label in _list_known(means, labels)]
     return float(np.mean(np.nan_to_num(values)))
 
 
 def score_r2(means: np.ndarray, labels: np.ndarray) -> float:
     """The coefficient of determination R²: 1 is perfect, 0 as good as the mean. Arguments as for Spearman's correlation."""
-    return float(_require("sklearn.metrics").r2_score(labels.reshape(means.shape), means))
+    r2_score = _require("sklearn.metrics").r2_score
+    return float(np.mean([r2_score(label, mean) for mean, label in _list_known(means, labels)]))
+
+
+def _list_known(means: np.ndarray, labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For each output the predicted and the true numbers of those rows that have one."""
+    columns = zip(means.T, labels.reshape(means.shape).T, strict=True)
+    return [(mean[~np.isnan(label)], label[~np.isnan(label)]) for mean, label in columns]
 
 
 PREDICTION_METRICS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {

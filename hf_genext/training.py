@@ -230,8 +230,14 @@ class GenextTrainer(Seq2SeqTrainer):
 
     def _build_token_budget_loader(self, dataset: Dataset, max_tokens: int, *, shuffle: bool) -> DataLoader:
         targets_of_a_row = 1 if getattr(self.data_collator, "reversed_start_token_id", None) is None else 2
+        lengths = getattr(dataset, "lengths", None)
+        if lengths is None and self.args.max_tokens_per_batch is not None:
+            raise ValueError(
+                f"max_tokens_per_batch needs rows that know their lengths, got a {type(dataset).__name__}. Encode the rows with "
+                "encode_pairs or encode_rows, or leave max_tokens_per_batch out."
+            )
         sampler = TokenBudgetBatchSampler(
-            dataset.lengths,
+            np.ones((len(dataset), 2), dtype=np.int64) if lengths is None else lengths,
             max(1, max_tokens // targets_of_a_row),
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             shuffle=shuffle,
@@ -297,6 +303,12 @@ class GenextTrainer(Seq2SeqTrainer):
                     )
                 self._budget_callback.restore(clock["budget"])
         return super()._inner_training_loop(*args, **kwargs)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | int | None:
+        # Transformers counts every number as a label, missing ones too.
+        if batch_samples and torch.is_tensor(batch_samples[0].get("labels")):
+            batch_samples = [{**batch, "labels": _mark_missing(batch["labels"])} for batch in batch_samples]
+        return super()._get_num_items_in_batch(batch_samples, device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Muon with AdamW, or two rates, where the arguments say so; else what Transformers builds."""
@@ -445,7 +457,7 @@ class GenextTrainer(Seq2SeqTrainer):
         with torch.no_grad():
             for inputs in dataloader:
                 inputs = self._prepare_inputs(inputs)
-                count = inputs["labels"].ne(-100).sum()
+                count = _mark_missing(inputs["labels"]).ne(-100).sum()
                 with self.compute_loss_context_manager():
                     outputs = model(**inputs, **({"use_cache": False} if generates else {}))
                 num_rows = len(inputs["labels"]) // targets_of_a_row
@@ -522,6 +534,11 @@ class _EpochDataLoader(DataLoader):
 
     def set_epoch(self, epoch: int) -> None:
         self.batch_sampler.set_epoch(epoch)
+
+
+def _mark_missing(labels: torch.Tensor) -> torch.Tensor:
+    """Labels with -100 where nothing is known; of numbers, whose sign of that is NaN, 0 where something is."""
+    return labels.isnan() * -100 if labels.is_floating_point() else labels
 
 
 def _get_text(condition: str | Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ class VectorsAndNames(Dataset):
         return {"condition_vectors": self.vectors[index], "labels": self.names[index]}
 
 
-def train(model, folder, **arguments):
+def train(model, folder, data=None, **arguments):
     set_seed(1)
     settings = {
         "output_dir": str(folder),
@@ -50,7 +50,7 @@ def train(model, folder, **arguments):
         "disable_tqdm": True,
         **arguments,
     }
-    data = VectorsAndNames()
+    data = VectorsAndNames() if data is None else data
     trainer = GenextTrainer(model=model, args=GenextTrainingArguments(**settings), train_dataset=data, eval_dataset=data)
     trainer.train()
     return trainer
@@ -93,6 +93,45 @@ def test_accumulated_steps_are_one_batch(tmp_path):
             learning_rate=1e-3,
         )
         weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][name], tensor, atol=2e-5, rtol=1e-4, msg=name)
+
+
+class VectorsAndOutputs(VectorsAndNames):
+    """Sixteen vectors with a single output each, of which some are not known."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        if kind == "class":
+            self.names = torch.randint(3, (16,), generator=generator)
+        elif kind == "labels":
+            self.names = torch.randint(2, (16, 3), generator=generator)
+        else:
+            self.names = 100.0 * torch.randn(16, 2, generator=generator)
+            self.names[0, 0] = -100.0  # A number like any other.
+        self.names[1:6] = torch.nan if kind == "regression" else -100
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "regression"])
+def test_accumulated_steps_of_single_outputs_are_one_batch_though_some_are_not_known(kind, tmp_path):
+    data, weights, losses = VectorsAndOutputs(kind), [], []
+    for index, (batch, steps) in enumerate(((16, 1), (4, 4))):
+        set_seed(0)
+        model = GenextForPrediction.from_encoder_pretrained(
+            GenextVectorConditionerConfig(vector_size=9),
+            {"kind": kind, "num_outputs": 2 if kind == "regression" else 3},
+            num_latents=1,
+        )
+        arguments = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps, "max_steps": 2}
+        trainer = train(model, tmp_path / str(index), data, learning_rate=1e-3, logging_steps=1, **arguments)
+        weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        with torch.no_grad():
+            whole = model.eval()(condition_vectors=data.vectors, labels=data.names).loss.item()
+        trainer.prediction_metrics = lambda outputs, labels: {}
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(whole, rel=1e-4)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=2e-5, rtol=1e-4, msg=name)
 

@@ -182,6 +182,24 @@ def test_pictures_and_recordings_are_opened_when_a_batch_needs_them(tmp_path):
         open_condition({"image": tmp_path / "0.png"})
 
 
+@pytest.mark.parametrize("kind", ["image", "audio"])
+def test_a_damaged_picture_or_recording_is_named_or_still_opens(tmp_path, kind):
+    write_media(tmp_path)
+    path = tmp_path / ("0.png" if kind == "image" else "0.wav")
+    whole, draw, refused = path.read_bytes(), np.random.default_rng(1), 0
+    for _ in range(150):
+        damaged = bytearray(whole[: draw.integers(0, len(whole) + 1)])
+        for place in draw.integers(0, max(1, min(len(damaged), 80)), draw.integers(0, 4)):
+            damaged[place : place + 1] = bytes([draw.integers(256)])
+        path.write_bytes(damaged)
+        try:
+            open_condition({kind: path})
+        except ValueError as error:
+            refused += 1
+            assert str(path) in str(error)
+    assert refused > 50
+
+
 def test_waves_of_unequal_length_are_padded_with_a_mask():
     rows = [
         {"input_values": np.ones(3, np.float32), "feature_attention_mask": np.ones(3, np.int64), "labels": [2]},
