@@ -31,7 +31,7 @@ class ConditionalGenerationPipeline(Pipeline):
 
     A condition is a string, or a dictionary with some of `text`, `image`, `audio` (with its `sampling_rate`), `vector` and
     `label`; several fields of labels are a dictionary themselves. Where a model takes several conditions, those that are not
-    there are missing, and `{}` has none at all.
+    there, or `None`, are missing, and `{}` has none at all.
 
     Call the pipeline with one condition, a list (a batch), a generator, a `torch` dataset or a column of a `datasets` dataset.
     A single condition and a list give their answers at once, a generator and a dataset give an iterator.
@@ -152,6 +152,7 @@ class ConditionalGenerationPipeline(Pipeline):
                 f"A condition must be a string, or a dictionary with some of {', '.join(_ARGUMENTS)}; got {told}. Of a dataset "
                 'pass one column, such as dataset["word"].'
             )
+        condition = {name: value for name, value in condition.items() if value is not None}
         if "text" in condition:
             self._require_content(condition["text"])
         if not any(name in condition for name in _ARGUMENTS):

@@ -233,8 +233,8 @@ class GenextTrainer(Seq2SeqTrainer):
         lengths = getattr(dataset, "lengths", None)
         if lengths is None and self.args.max_tokens_per_batch is not None:
             raise ValueError(
-                f"max_tokens_per_batch needs rows that know their lengths, got a {type(dataset).__name__}. Encode the rows with "
-                "encode_pairs or encode_rows, or leave max_tokens_per_batch out."
+                f"max_tokens_per_batch needs rows that know their lengths, got a {type(dataset).__name__}. Encode the rows "
+                "with encode_pairs or encode_rows, or leave max_tokens_per_batch out."
             )
         sampler = TokenBudgetBatchSampler(
             np.ones((len(dataset), 2), dtype=np.int64) if lengths is None else lengths,

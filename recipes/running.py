@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 import hf_genext
 from hf_genext.checkpoints import list_checkpoints
@@ -23,10 +24,11 @@ def run_main(main: Callable[[], Any]) -> None:
     """Run a recipe from the command line: what the user can mend is said in one line (HF_GENEXT_TRACEBACK=1 shows where)."""
     try:
         main()
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, StrictDataclassError) as error:
         if os.environ.get("HF_GENEXT_TRACEBACK"):
             raise
-        sys.exit(f"error: {error}")
+        # Of a configuration that is refused, what is wrong is the cause.
+        sys.exit(f"error: {error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error}")
     leave_ranks()
 
 

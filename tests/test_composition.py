@@ -503,6 +503,21 @@ def build_plain(condition="bert", num_latents=None):
         ),
         (lambda: build_plain("labels").encode(condition_labels=torch.zeros(2, 3).long()), ValueError, "labels of 2 fields"),
         (
+            lambda: build_plain("vectors").encode(condition_vectors=[0.0] * 9),
+            TypeError,
+            "condition_vectors must be a tensor, got list",
+        ),
+        (
+            lambda: build_plain("vectors").encode(condition_vectors=torch.full((1, 9), torch.nan)),
+            ValueError,
+            r"must be there in every row \(one that begins with NaN is not\)",
+        ),
+        (
+            lambda: compose(encoder=build_bert(), decoder=DECODERS["gpt2"](), num_latent=2),
+            TypeError,
+            "takes no 'num_latent'. Did you mean 'num_latents'",
+        ),
+        (
             lambda: build_plain().encode(pixel_values=torch.zeros(1, 3, 8, 8)),
             ValueError,
             "not conditioned on pixel_values; it takes input_ids",

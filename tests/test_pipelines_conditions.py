@@ -120,6 +120,8 @@ def test_several_conditions_of_which_any_may_be_missing(tmp_path):
     )
     expected = to_answers(processor, model.generate(**rows))
     check_answers(pipe, conditions, expected)
+    assert pipe({"text": "cat", "label": None, "vector": None}) == pipe("cat")
+    assert pipe({"text": None, "vector": VECTORS[0]}) == pipe({"vector": VECTORS[0]})
     none = pipe(num_samples=3)
     assert none == [pipe({})] * 3
     assert len({answer[0]["generated_text"] for answer in pipe(num_samples=6, do_sample=True)}) > 1

@@ -135,6 +135,32 @@ def test_a_model_without_a_head_is_refused(tmp_path):
         AutoModelForSequenceClassification.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("kind", "labels", "message"),
+    [
+        ("class", torch.tensor([0, 3, 1]), "classes 0 to 2, and -100 where nothing is known; got 3"),
+        ("class", torch.tensor([0.0, 1.0, 1.0]), r"whole numbers, \(batch,\); got labels of the shape \(3,\), float32"),
+        ("class", torch.zeros(3, 1).long(), r"got labels of the shape \(3, 1\)"),
+        ("labels", torch.tensor([0, 1, 1]), r"each of the 3 outputs, \(batch, 3\); got labels of the shape \(3,\)"),
+        ("labels", torch.full((3, 3), 2), "A label is 0 or 1.*got 2"),
+        ("regression", torch.zeros(3), r"3 numbers to predict, \(batch, 3\); got labels of the shape \(3,\)"),
+    ],
+)
+def test_targets_that_do_not_fit_the_head_are_refused(kind, labels, message):
+    model = GenextForPrediction.from_encoder_pretrained(build_bert(), {"kind": kind, "num_outputs": 3})
+    with pytest.raises(ValueError, match=message):
+        model(**TOKENS, labels=labels)
+    with pytest.raises(ValueError, match=message):
+        model.log_prob(labels, **TOKENS)
+
+
+def test_outputs_of_one_name_and_misspelled_arguments_are_refused():
+    with pytest.raises(StrictDataclassError, match="'a' twice"):
+        GenextConfig(head={"kind": "labels", "output_names": ["a", "b", "a"]})
+    with pytest.raises(TypeError, match=r"takes no 'freeze_encoders'\. Did you mean 'freeze_encoder'"):
+        GenextForPrediction.from_encoder_pretrained(build_bert(), {"kind": "class"}, freeze_encoders=True)
+
+
 def test_a_fusion_has_a_single_output_too():
     model = GenextForPrediction.from_encoder_pretrained(build_text_and_labels(), {"kind": "regression", "num_outputs": 2})
     assert model(**CONDITIONS["text_and_labels"].inputs).logits.shape == (3, 2)

@@ -219,6 +219,8 @@ def test_a_condition_without_its_part_is_refused():
         GenextProcessor(vector_size=3)(text_target="a")
     with pytest.raises(ValueError, match="one part at least"):
         GenextProcessor()
+    with pytest.raises(ValueError, match="vector of row 1 holds what is not a finite number"):
+        GenextProcessor(vector_size=2)(condition_vectors=[[0.0, 1.0], [0.0, float("nan")], None])
     with pytest.raises(TypeError, match=r"text\[1\] must be a string, got NoneType"):
         build_processor()(text=["a", None])
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import difflib
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -78,6 +80,7 @@ def compose(
     Returns:
         The model in evaluation mode.
     """
+    _refuse_unknown_fields(model_class.from_encoder_decoder_pretrained, config)
     loading = {name: value for name, value in loading.items() if value is not None}
     decoder_part = _load_decoder(decoder, cross_attention, loading, quantization_config)
     conditioner, encoder_models = _load_encoders(encoder, condition_dropout, decoder_part, loading)
@@ -119,6 +122,7 @@ def compose_prediction(
     config: dict[str, Any],
 ) -> Composed:
     """Load an encoder and build a model with a single output of it; see `from_encoder_pretrained` for the arguments."""
+    _refuse_unknown_fields(model_class.from_encoder_pretrained, config)
     loading = {name: value for name, value in loading.items() if value is not None}
     conditioner, encoder_models = _load_encoders(encoder, condition_dropout, _LoadedPart(GenextDecoderConfig()), loading)
     pretrained = _list_models(encoder_models)
@@ -129,6 +133,22 @@ def compose_prediction(
     composed = model_class(whole, encoder_models)
     _place(composed, pretrained, None, loading.get("dtype"))
     return composed.eval()
+
+
+def _refuse_unknown_fields(function: Callable[..., Any], config: Mapping[str, Any]) -> None:
+    """Raise for an argument that is neither one of a function's own nor a field of the configuration.
+
+    Transformers would keep it as an attribute of the configuration, and nothing would read it.
+    """
+    fields = {field.name for field in dataclasses.fields(GenextConfig)} | {"attn_implementation"}
+    own = {
+        name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind != parameter.VAR_KEYWORD
+    }
+    for name in config:
+        if name not in fields | own:
+            meant = difflib.get_close_matches(name, sorted(fields | own), n=1)
+            hint = f" Did you mean {meant[0]!r}?" if meant else " It takes its own arguments, and the fields of GenextConfig."
+            raise TypeError(f"{function.__qualname__} takes no {name!r}.{hint}")
 
 
 @contextlib.contextmanager

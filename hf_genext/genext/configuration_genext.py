@@ -182,6 +182,9 @@ class GenextHeadConfig(PreTrainedConfig):
                 f"num_outputs is {self.num_outputs}, but output_names has {len(self.output_names)} names. Leave one of them "
                 "out."
             )
+        if self.output_names is not None and len(set(self.output_names)) != len(self.output_names):
+            twice = next(name for name in self.output_names if self.output_names.count(name) > 1)
+            raise ValueError(f"output_names has {twice!r} twice; each output needs a name of its own.")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
 

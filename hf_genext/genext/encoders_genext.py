@@ -153,6 +153,9 @@ class GenextEncoder(GenextPreTrainedModel):
             "condition_labels": condition_labels,
             "condition_mask": condition_mask,
         }
+        for name, value in conditions.items():
+            if value is not None and not torch.is_tensor(value):
+                raise TypeError(f"{name} must be a tensor, got {type(value).__name__}. The model's processor makes tensors.")
         unknown = [name for name, value in conditions.items() if value is not None and name not in names]
         if unknown:
             raise ValueError(self._explain_unknown(unknown[0]))
@@ -201,8 +204,9 @@ class GenextEncoder(GenextPreTrainedModel):
         known = ", ".join(known for known in self.conditioner.input_names if known in CONDITION_INPUTS)
         if name == "condition_mask":
             return (
-                f"This model has one condition ({known}), which must be there in every row: it has no null state for a row "
-                "without it. Build it with a GenextFusionConditionerConfig, or with condition_dropout=, to allow that."
+                f"This model has one condition ({known}), which must be there in every row (one that begins with NaN is not): "
+                "it has no null state for a row without it. Build it with a GenextFusionConditionerConfig, or with "
+                "condition_dropout=, to allow that."
             )
         return (
             f"This model is not conditioned on {name}; it takes {known}. To condition it on several things build it with a "

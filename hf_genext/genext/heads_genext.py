@@ -59,6 +59,14 @@ class PredictionHead(GenextPreTrainedModel):
         """The log-probability of each target, in nats, and 0 where there is none: (batch, parameters) -> as the targets."""
 
     @abstractmethod
+    def require_fit(self, targets: torch.Tensor) -> None:
+        """Raise unless the targets are of this head's shape and kind.
+
+        Raises:
+            ValueError: saying what was given and what is taken.
+        """
+
+    @abstractmethod
     def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """A sample for each row."""
 
@@ -68,6 +76,7 @@ class PredictionHead(GenextPreTrainedModel):
 
     def log_prob(self, vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The log-probability of each row's target, in nats, that of several outputs together: (batch, hidden) -> (batch,)."""
+        self.require_fit(targets)
         log_probs = self.compute_log_probs(self(vectors), targets)
         return log_probs if log_probs.dim() == 1 else log_probs.sum(dim=1)
 
@@ -79,6 +88,7 @@ class PredictionHead(GenextPreTrainedModel):
         self, parameters: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """The negative log-probability in nats, averaged over the targets that are given, or divided by a number of them."""
+        self.require_fit(targets)
         total = -self.compute_log_probs(parameters, targets).sum()
         return total / (self.is_given(targets).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
 
@@ -89,6 +99,13 @@ class ClassHead(PredictionHead):
     def is_given(self, targets: torch.Tensor) -> torch.Tensor:
         """Where there is a class, (batch,)."""
         return targets != -100
+
+    def require_fit(self, targets: torch.Tensor) -> None:
+        """Classes are whole numbers, (batch,)."""
+        count = self.config.num_outputs
+        if targets.dim() != 1 or targets.is_floating_point():
+            raise ValueError(f"Classes are whole numbers, (batch,); got {_describe(targets)}.")
+        _require_range(targets, count, f"This head has the classes 0 to {count - 1}")
 
     def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(batch, outputs), (batch,) -> (batch,)."""
@@ -105,6 +122,15 @@ class LabelsHead(PredictionHead):
     def is_given(self, targets: torch.Tensor) -> torch.Tensor:
         """Where something is known, (batch, outputs)."""
         return targets != -100
+
+    def require_fit(self, targets: torch.Tensor) -> None:
+        """Labels are 0 or 1, (batch, outputs)."""
+        if targets.dim() != 2 or targets.shape[1] != self.config.num_outputs:
+            raise ValueError(
+                f"Labels are 0 or 1 for each of the {self.config.num_outputs} outputs, (batch, {self.config.num_outputs}); got "
+                f"{_describe(targets)}."
+            )
+        _require_range(targets, 2, "A label is 0 or 1")
 
     def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(batch, outputs), (batch, outputs) -> (batch, outputs)."""
@@ -135,6 +161,12 @@ class RegressionHead(PredictionHead):
         """Where a number is known, as the targets."""
         return ~targets.isnan()
 
+    def require_fit(self, targets: torch.Tensor) -> None:
+        """Numbers are (batch, outputs), or (batch,) for one."""
+        count = self.config.num_outputs
+        if (1 if targets.dim() == 1 else targets.shape[-1]) != count or targets.dim() > 2:
+            raise ValueError(f"Each row has {count} numbers to predict, (batch, {count}); got {_describe(targets)}.")
+
     def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(batch, 2 * outputs), (batch, outputs) -> (batch, outputs)."""
         mean, scale = self.split(parameters)
@@ -148,6 +180,19 @@ class RegressionHead(PredictionHead):
         """(batch, 2 * outputs) -> (batch, outputs)."""
         mean, scale = self.split(parameters)
         return torch.normal(mean, scale, generator=generator)
+
+
+def _describe(targets: torch.Tensor) -> str:
+    return f"labels of the shape {tuple(targets.shape)}, {str(targets.dtype).removeprefix('torch.')}"
+
+
+def _require_range(targets: torch.Tensor, count: int, known: str) -> None:
+    """Raise for a target that is neither from 0 to below a number nor -100."""
+    if torch.compiler.is_compiling():
+        return
+    wrong = ((targets < 0) | (targets >= count)) & (targets != -100)
+    if wrong.any():
+        raise ValueError(f"{known}, and -100 where nothing is known; got {targets[wrong][0].item()}.")
 
 
 _PREDICTION_HEADS = {"class": ClassHead, "labels": LabelsHead, "regression": RegressionHead}

@@ -322,6 +322,9 @@ class GenextProcessor(ProcessorMixin):
                     f"This processor takes vectors of {self.vector_size} numbers, got some of {shape[-1]} (shape {shape}). "
                     "Take them from the space that the model was trained with."
                 )
+        for row, array in enumerate(arrays):
+            if array is not None and not np.isfinite(array).all():
+                raise ValueError(f"The vector of row {row} holds what is not a finite number. For a missing one give None.")
         if len(shapes) > 1:
             raise ValueError(f"The rows of a batch need vectors of one shape, got {' and '.join(map(str, sorted(shapes)))}.")
         return _spread(np.stack([array for array in arrays if array is not None]), arrays)
