@@ -32,8 +32,8 @@ class StaticEmbeddingConfig(PreTrainedConfig):
         max_ngram: Longest n-gram in characters.
         subword_tokens: Whether the words are the tokens of a subword tokenizer, so that any other word has the vector of its
             own tokens.
-        initializer_range: Standard deviation of the initial vectors; left out, as word2vec begins: input vectors uniform within
-            half of one by the size, output vectors zero.
+        initializer_range: Standard deviation of the initial vectors; left out, input vectors uniform within one by the size, as
+            gensim and fastText begin, and output vectors zero.
         objective: What [`StaticEmbeddingForPreTraining`] learns: `"skip_gram"`, to tell each word from random ones by one
             neighbour, or `"cbow"`, by the mean of its neighbours (Mikolov et al. 2013).
         window: The farthest neighbour, in words.

@@ -95,7 +95,7 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
             spread = self.config.initializer_range
             for parameter in module.parameters(recurse=False):
                 if spread is None:
-                    init.uniform_(parameter, -0.5 / self.config.hidden_size, 0.5 / self.config.hidden_size)
+                    init.uniform_(parameter, -1.0 / self.config.hidden_size, 1.0 / self.config.hidden_size)
                 else:
                     init.normal_(parameter, std=spread)
             if self.config.pooling == "sif":

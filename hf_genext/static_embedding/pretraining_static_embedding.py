@@ -83,9 +83,8 @@ class StaticEmbeddingForPreTraining(PreTrainedModel):
                 elif name == "output_embeddings":
                     init.zeros_(parameter)
                 else:
-                    # As word2vec begins, and with subwords fastText: a mean of many rows is smaller than each.
-                    width = (1.0 if self.config.num_buckets else 0.5) / self.config.hidden_size
-                    init.uniform_(parameter, -width, width)
+                    # As fastText begins, and gensim's word2vec; half of this scores lower, most with CBOW, whose mean is smaller.
+                    init.uniform_(parameter, -1.0 / self.config.hidden_size, 1.0 / self.config.hidden_size)
             init.ones_(module.noise)
             module.noise[[self.config.unk_token_id, self.config.pad_token_id]] = 0.0
 
