@@ -6,7 +6,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +131,25 @@ def import_script(config_path: Path | None, setting: str, name: str) -> Any:
     return module
 
 
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Write a TSV file with a header; it is there whole or not at all.
+
+    Args:
+        path: Where to; its folder is made if it is not there.
+        columns: Their names.
+        rows: What stands in them.
+
+    Returns:
+        The path.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    lines = ("\t".join(map(str, row)) + "\n" for row in (columns, *rows))
+    unfinished.write_text("".join(lines), encoding="utf-8")
+    os.replace(unfinished, path)
+    return str(path)
+
+
 __all__ = [
     "count_threads",
     "describe_missing_model",
@@ -141,4 +160,5 @@ __all__ = [
     "resolve_name",
     "run_main",
     "set_up_logging",
+    "write_table",
 ]

@@ -9,7 +9,6 @@ by gloss: no form of a word that is trained on ("dog" for "dogs") is scored, and
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ if __name__ == "__main__":
     sys.path[:] = [str(Path(__file__).resolve().parents[2]), *sys.path[1:]]
 
 from recipes.glove.read_vectors import read_vectors
-from recipes.wordnet import Sense, bring_wordnet, choose_first_senses, group_words, read_exceptions, read_senses, split_groups
+from recipes.running import write_table
+from recipes.wordnet import bring_wordnet, choose_first_senses, group_words, read_exceptions, read_senses, split_groups
 
 SEED = 0
 
@@ -46,7 +46,7 @@ def prepare_data(folder: Path, *, num_words: int | None = None, held_out: int = 
     groups = group_words(sorted(senses, key=lambda sense: ranks[sense.word]), read_exceptions(wordnet))
     test, validation, train = split_groups(groups, [held_out, held_out], seed=SEED)
     files = {
-        f"{name}_file": write_glosses(folder / f"{name}.tsv", part)
+        f"{name}_file": write_table(folder / f"{name}.tsv", ["word", "gloss"], [(sense.word, sense.gloss) for sense in part])
         for name, part in (("train", train), ("validation", validation), ("test", test))
     }
     facts = {
@@ -57,15 +57,6 @@ def prepare_data(folder: Path, *, num_words: int | None = None, held_out: int = 
         "lemmas": len(groups),
     }
     return {**files, "facts": facts}
-
-
-def write_glosses(path: Path, senses: list[Sense]) -> str:
-    """Write a line `word<TAB>gloss` for each sense; the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("word\tgloss\n" + "".join(f"{sense.word}\t{sense.gloss}\n" for sense in senses), encoding="utf-8")
-    os.replace(unfinished, path)
-    return str(path)
 
 
 if __name__ == "__main__":
