@@ -242,9 +242,7 @@ def list_bases(word: str, exceptions: Mapping[str, Mapping[str, list[str]]]) -> 
         >>> list_bases("mice", {"n": {"mice": ["mouse"]}}), list_bases("cats", {})
         (['mouse'], ['cat', 'cat'])
     """
-    return [
-        base for part in _ENDINGS for base in (*exceptions.get(part, {}).get(word, []), *_strip_endings(word, part))
-    ]
+    return [base for part in _ENDINGS for base in (*exceptions.get(part, {}).get(word, []), *_strip_endings(word, part))]
 
 
 def _strip_endings(word: str, part: str) -> list[str]:
@@ -273,7 +271,9 @@ def find_parts(
     """
     found = []
     for part in _ENDINGS:
-        bases = exceptions.get(part, {}).get(word) or ([] if part == "n" and word.endswith("ss") else _strip_endings(word, part))
+        bases = exceptions.get(part, {}).get(word) or (
+            [] if part == "n" and word.endswith("ss") else _strip_endings(word, part)
+        )
         if any(part in lemmas.get(base, ()) for base in (word, *bases)):
             found.append(part)
     return found

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +23,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, Path(__file__).parent))]
 
 import numpy as np
-import torch
 from transformers import pipeline
 
-from hf_genext.hub import read_results, write_results
-from hf_genext.training import GenextTrainingArguments
-from recipes.arguments import SettingsError, parse_settings
-from recipes.conditional_data import RowReader, build_text_metrics, group_rows, load_data
-from recipes.conditional_model import require_needed_models
-from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
-from recipes.running import count_threads, find_recipe_results, run_main, set_up_logging
+from recipes.arguments import SettingsError
+from recipes.comparison import Comparison, run_baselines
+from recipes.conditional_data import build_text_metrics, group_rows
+from recipes.running import run_main
 
 SEED = 0
 
@@ -74,40 +71,23 @@ def shuffle_vectors(test: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [test["source"][following[place]] for place in range(len(order))]
 
 
-def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
-    """Score the baselines and print them; see the top of the file."""
-    own, model, data, run, args, config_path = parse_settings(
-        [BaselineSettings, ModelSettings, DataSettings, RunSettings, GenextTrainingArguments],
-        sys.argv[1:] if argv is None else argv,
-    )
-    set_up_logging()
-    torch.set_num_threads(count_threads(run.num_threads))
-    if model.model is None:
-        raise SettingsError("Give --model FOLDER, the model of this recipe.")
-    results_path = find_recipe_results(config_path) if run.update_results else None
-    if results_path is not None and not results_path.is_file():
-        raise SettingsError(f"There is no {str(results_path)!r} yet: train with --update_results true first.")
-    require_needed_models(model, data.conditions)
-    rows = load_data(data, RowReader(data), Path(args.output_dir or "out") / "data", config_path)
-    train, test = group_rows(rows.train), group_rows(rows.validation if rows.test is None else rows.test)
-    metrics = build_text_metrics(data, config_path)
+def _score(comparison: Comparison) -> Iterator[tuple[str, dict[str, float]]]:
+    train, test = group_rows(comparison.rows.train), group_rows(comparison.scored)
+    metrics = build_text_metrics(comparison.data, comparison.config_path)
     if metrics is None:
         raise SettingsError("The settings name no metrics to compare by.")
-    generate = pipeline("conditional-generation", model=model.model)
-    shuffled = [answer[0]["generated_text"] for answer in generate(shuffle_vectors(test), batch_size=own.batch_size)]
+    yield "gloss of the nearest training word", metrics(copy_nearest_glosses(train, test), test["references"])
     frequent = join_frequent_words([gloss for glosses in train["references"] for gloss in glosses])
-    answers = {
-        "gloss of the nearest training word": copy_nearest_glosses(train, test),
-        "the most frequent words of glosses": [frequent] * len(test["source"]),
-        "this model, its vectors shuffled": shuffled,
-    }
-    scores = {label: metrics(texts, test["references"]) for label, texts in answers.items()}
-    for label, values in scores.items():
-        print(label, "  ".join(f"{name} {value:.4g}" for name, value in values.items()), sep=": ")
-    if results_path is not None:
-        results = read_results(results_path)
-        write_results(results_path, {**results, "baselines": {**results["baselines"], **scores}})
-    return scores
+    yield "the most frequent words of glosses", metrics([frequent] * len(test["source"]), test["references"])
+    generate = pipeline("conditional-generation", model=comparison.model.model)
+    answers = generate(shuffle_vectors(test), batch_size=comparison.own.batch_size)
+    shuffled = [answer[0]["generated_text"] for answer in answers]
+    yield "this model, its vectors shuffled", metrics(shuffled, test["references"])
+
+
+def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
+    """Score the baselines and print them; see the top of the file."""
+    return run_baselines(_score, BaselineSettings, argv, needs_model=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,19 +21,15 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, Path(__file__).parent))]
 
 import numpy as np
-import torch
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hf_genext.hub import read_results, write_results
-from hf_genext.training import GenextTrainingArguments
-from recipes.arguments import SettingsError, parse_settings
-from recipes.conditional_data import RowReader, build_output_metrics, load_data
-from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
-from recipes.running import count_threads, find_recipe_results, run_main, set_up_logging
+from recipes.comparison import Comparison, run_baselines
+from recipes.conditional_data import build_output_metrics
+from recipes.running import run_main
 from recipes.sentence_vectors import encode_texts
 
 
@@ -44,25 +41,14 @@ class BaselineSettings:
     max_iter: int = field(default=300, metadata={"help": "The most steps of a regression."})
 
 
-def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
-    """Score the baselines and print them; see the top of the file."""
-    own, _, data, run, args, config_path = parse_settings(
-        [BaselineSettings, ModelSettings, DataSettings, RunSettings, GenextTrainingArguments],
-        sys.argv[1:] if argv is None else argv,
-    )
-    set_up_logging()
-    torch.set_num_threads(count_threads(run.num_threads))
-    results_path = find_recipe_results(config_path) if run.update_results else None
-    if results_path is not None and not results_path.is_file():
-        raise SettingsError(f"There is no {str(results_path)!r} yet: train with --update_results true first.")
-    rows = load_data(data, RowReader(data, "class"), Path(args.output_dir or "out") / "data", config_path)
-    parts = [rows.train, rows.validation if rows.test is None else rows.test]
+def _score(comparison: Comparison) -> Iterator[tuple[str, dict[str, float]]]:
+    own, parts = comparison.own, [comparison.rows.train, comparison.scored]
     (train_texts, test_texts), (train_names, test_names) = (
         [list(part[column]) for part in parts] for column in ("text", "target")
     )
     train_vectors, test_vectors = encode_texts(train_texts), encode_texts(test_texts)
     regression = LogisticRegression(max_iter=own.max_iter)
-    metrics, scores = build_output_metrics(data, "class"), {}
+    metrics = build_output_metrics(comparison.data, "class")
     for label, features, model in (
         ("linear probe on MiniLM", (train_vectors, test_vectors), make_pipeline(StandardScaler(), regression)),
         (
@@ -79,12 +65,12 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
         predicted = model.fit(features[0], train_names).predict(features[1])
         names = {name: number for number, name in enumerate(sorted({*train_names, *test_names}))}
         chosen = np.eye(len(names))[[names[name] for name in predicted]]
-        scores[label] = metrics(chosen, np.array([names[name] for name in test_names]))
-        print(label, "  ".join(f"{name} {value:.4g}" for name, value in scores[label].items()), sep=": ", flush=True)
-    if results_path is not None:
-        results = read_results(results_path)
-        write_results(results_path, {**results, "baselines": {**results["baselines"], **scores}})
-    return scores
+        yield label, metrics(chosen, np.array([names[name] for name in test_names]))
+
+
+def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
+    """Score the baselines and print them; see the top of the file."""
+    return run_baselines(_score, BaselineSettings, argv, output="class")
 
 
 if __name__ == "__main__":
