@@ -338,7 +338,7 @@ def _build_text_config(
 
 
 def _build_head_fields(head: dict[str, Any], train: datasets.Dataset) -> dict[str, Any]:
-    """A head's fields, with what the rows say: the names of outputs, or how many numbers there are, and their mean and spread."""
+    """A head's fields, with what the rows say: the names of outputs, or how many numbers there are, their means and spreads."""
     kind = head.get("kind", "class")
     if kind == "regression":
         numbers = np.array(train["target"], dtype=np.float64)

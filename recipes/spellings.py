@@ -41,8 +41,8 @@ def write_split(
 ) -> tuple[dict[str, str], int]:
     """Write the words to train on, to choose by, and to score, each with its target.
 
-    Words that may be forms of one lemma stand on one side, whether that lemma is among the words or not. Of a lemma that is held
-    out one form, drawn at random, is scored, and its others are left out.
+    Words that may be forms of one lemma stand on one side, whether that lemma is among the words or not. Of a lemma that is
+    held out one form, drawn at random, is scored, and its others are left out.
 
     Args:
         folder: Where to; made if it is not there.

@@ -232,7 +232,7 @@ def group_by_marks(marks: Iterable[Iterable[Hashable]]) -> list[list[int]]:
 
 
 def list_bases(word: str, exceptions: Mapping[str, Mapping[str, list[str]]]) -> list[str]:
-    """What a word may be a form of, by WordNet's lists of irregular forms and by its endings, whether there is such a word or not.
+    """What a word may be a form of, whether there is such a word or not: by the lists of irregular forms and by its endings.
 
     Args:
         word: In lower case.
@@ -254,8 +254,8 @@ def find_parts(
 ) -> list[str]:
     """The parts of speech that a word or a form of a word can have, as WordNet's morphy(7WN) finds them.
 
-    For each part of speech the word itself is looked up, and what it is a form of: as the list of irregular forms says, or where
-    it stands in none, without an ending. Nouns in -ss are no plurals, and two letters stay before an ending.
+    For each part of speech the word itself is looked up, and what it is a form of: as the list of irregular forms says, or
+    where it stands in none, without an ending. Nouns in -ss are no plurals, and two letters stay before an ending.
 
     Args:
         word: In lower case.

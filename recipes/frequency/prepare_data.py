@@ -2,9 +2,10 @@
 
     python recipes/frequency/prepare_data.py out/frequency/data
 
-The vocabulary of GloVe 6B stands in the order of its counts in six billion words of Wikipedia and newspapers; the counts themselves
-are not given away with it. So a frequency is estimated from its rank by Zipf's law, which keeps the order of the counts, and with
-it Spearman's correlation, as they are. Called by `recipes/train_conditional.py` through the setting `data_script`.
+The vocabulary of GloVe 6B stands in the order of its counts in six billion words of Wikipedia and newspapers; the counts
+themselves are not given away with it. So a frequency is estimated from its rank by Zipf's law, which keeps the order of the
+counts, and with it Spearman's correlation, as they are. Called by `recipes/train_conditional.py` through the setting
+`data_script`.
 """
 
 from __future__ import annotations
