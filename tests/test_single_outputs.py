@@ -153,10 +153,11 @@ def test_parts_of_speech_are_compared_with_logistic_regression(parts_model, tmp_
 
 
 def list_stems(word):
-    """What a word may be an inflected form of, by rules of thumb of our own."""
-    ends = ("s", "es", "ed", "ing", "er", "est")
-    stems = {word.removesuffix(end) + new for end in ends if word.endswith(end) for new in ("", "e")}
-    return {stem for stem in stems if len(stem) > 3 and not word.endswith("ss")} | {word}
+    """The word, and what it may be a regular form of, by rules that we write out once more."""
+    stems = {word}
+    for ends, new in ((("s", "ed", "ing", "er", "est"), ""), (("ed", "ing", "er", "est"), "e"), (("ies",), "y"), (("es",), "")):
+        stems |= {word.removesuffix(end) + new for end in ends if word.endswith(end) and len(word) > len(end) + 1}
+    return stems
 
 
 def assert_no_lemma_stands_on_two_sides(folder, sizes):
@@ -166,11 +167,9 @@ def assert_no_lemma_stands_on_two_sides(folder, sizes):
     for side in ("validation", "test"):
         others = set().union(*(words for name, words in sides.items() if name != side))
         # Also two forms of which the lemma itself is not among the words.
-        known = {stem for word in others for stem in list_stems(word)}
+        known = {stem: word for word in others for stem in list_stems(word)}
         for word in sides[side]:
-            shared = list_stems(word) & known
-            # WordNet's rules take -er and -est off adjectives alone, with what is left two letters at least.
-            assert not shared, (word, shared)
+            assert not [(word, known[stem]) for stem in list_stems(word) if stem in known]
             checked += 1
     assert checked == sum(sizes)
     return sides
@@ -235,7 +234,7 @@ def test_parts_of_speech_of_forms_come_from_their_lemmas():
         "good": "anr",
         "well": "ran",
         "boss": "nv",
-        "bos": "n",
+        "glos": "n",
         "see": "nv",
         "saw": "nv",
         "ox": "n",
@@ -243,10 +242,10 @@ def test_parts_of_speech_of_forms_come_from_their_lemmas():
     exceptions = {"v": {"ran": ["run"], "saw": ["see"]}, "a": {"better": ["good", "well"]}, "n": {"oxen": ["ox"]}}
     expected = {
         **{"dog": "nv", "dogs": "nv", "dogged": "", "doged": "v", "ran": "v", "better": "a", "oxen": "n", "oxs": "n"},
-        **{"boss": "nv", "bosss": "", "saw": "nv", "cat": "", "s": "", "goods": "n", "gooder": "a"},
+        **{"boss": "nv", "gloss": "", "saw": "nv", "cat": "", "s": "", "goods": "n", "gooder": "a"},
     }
     found = {word: "".join(wordnet.find_parts(word, lemmas, exceptions)) for word in expected}
-    assert found == {**expected, "bosss": ""}
+    assert found == expected
 
 
 @pytest.mark.slow
@@ -256,14 +255,16 @@ def test_parts_of_speech_are_those_that_nltk_finds(tmp_path, monkeypatch):
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
 
     folder, _ = wordnet.bring_wordnet()
-    shutil.copytree(folder, tmp_path / "wordnet")
+    copied = tmp_path / "corpora" / "wordnet"  # Where NLTK looks.
+    shutil.copytree(folder, copied)
     kinds = {"noun": 1, "verb": 2, "adj": 3, "adv": 4}
     names = (f"{number:02d}\t{name}\t{kinds[name.split('.')[0]]}\n" for number, name in enumerate(wordnet.CATEGORIES))
-    (tmp_path / "wordnet" / "lexnames").write_text("".join(names))
+    (copied / "lexnames").write_text("".join(names))
+    (copied / "index.sense").touch()  # Debian leaves it out; morphy does not read it.
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        reader = WordNetCorpusReader(str(tmp_path / "wordnet"), None)
+        reader = WordNetCorpusReader(str(copied), None)
     lemmas = {word: {sense.part for sense in senses} for word, senses in wordnet.read_senses(folder).items()}
     exceptions = wordnet.read_exceptions(folder)
     words = [word for word in read_vectors()[0][:40_000:5] if word.isascii() and word.isalpha() and len(word) > 4]

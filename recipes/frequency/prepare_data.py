@@ -40,7 +40,7 @@ def estimate_zipf_values(words: list[str]) -> dict[str, float]:
 
 
 def prepare_data(
-    folder: Path, *, num_words: int | None = None, held_out: int = 4000, irregular_forms: bool = True
+    folder: Path, *, num_words: int | None = None, held_out: int = 10_000, irregular_forms: bool = True
 ) -> dict[str, Any]:
     """Write the words to train on, to choose by, and to score.
 
