@@ -148,11 +148,11 @@ class GenextHeadConfig(PreTrainedConfig):
             numbers, each with its uncertainty.
         num_outputs: Number of classes, labels or numbers.
         output_names: Their names.
-        output_means: Of a regression the mean of each number in the data. With `output_scales` the head learns numbers of mean 0
-            and standard deviation 1, whatever their unit; what it takes and gives is in the unit. Left out, 0.
+        output_means: Of a regression the mean of each number in the data. With `output_scales` the head learns numbers of
+            mean 0 and standard deviation 1, whatever their unit; what it takes and gives is in the unit. Left out, 0.
         output_scales: Of a regression the standard deviation of each number in the data. Left out, 1.
-        least_scale: Of a regression how certain the head can be at most: the least standard deviation that it gives, in units of
-            `output_scales`. A larger one keeps a training calm, for an error costs as much as the square of its ratio to it.
+        least_scale: Of a regression how certain the head can be at most: the least standard deviation that it gives, in
+            units of `output_scales`. A larger one keeps a training calm, for an error costs as much as the square of its ratio to it.
         dropout: Dropout before the projection.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
 

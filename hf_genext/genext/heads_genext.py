@@ -147,8 +147,8 @@ class LabelsHead(PredictionHead):
 class RegressionHead(PredictionHead):
     """One or several numbers, each with a normal distribution whose mean and width are predicted (Nix and Weigend 1994).
 
-    Targets are (batch, outputs), or (batch,) for one; not a number (NaN) where nothing is known. The projection gives them with the
-    configuration's `output_means` taken away and divided by its `output_scales`.
+    Targets are (batch, outputs), or (batch,) for one; not a number (NaN) where nothing is known. The projection gives them
+    with the configuration's `output_means` taken away and divided by its `output_scales`.
     """
 
     parameters_of_an_output = 2
