@@ -76,10 +76,11 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
             make_pipeline(TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True), regression),
         ),
     ):
-        predicted = model.fit(features[0], train_names).predict(features[1])
+        model.fit(features[0], train_names)
         names = {name: number for number, name in enumerate(sorted({*train_names, *test_names}))}
-        chosen = np.eye(len(names))[[names[name] for name in predicted]]
-        scores[label] = metrics(chosen, np.array([names[name] for name in test_names]))
+        log_probs = np.full((len(test_names), len(names)), -1e9)
+        log_probs[:, [names[name] for name in model.classes_]] = model.predict_log_proba(features[1])
+        scores[label] = metrics(log_probs, np.array([names[name] for name in test_names]))
         print(label, "  ".join(f"{name} {value:.4g}" for name, value in scores[label].items()), sep=": ", flush=True)
     if results_path is not None:
         results = read_results(results_path)
