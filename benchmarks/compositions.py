@@ -3,10 +3,10 @@
     python benchmarks/compositions.py
     python benchmarks/compositions.py --language_model out/language_model --texts TEXT     # the second part needs both
 
-1. Generation, and what the cache holds of the memory, for conditions of 8 to 512 tokens: with a pooled memory of 4 slots beside
-   a memory as long as the condition. Else the same new model, 64 tokens for each of 8 rows, rounds that take turns.
-2. The loss on the same tokens of a language model alone and with a fresh memory: by cross-attention, which starts closed, and by
-   a prefix, which the model has never seen.
+1. Generation, and what the cache holds of the memory, for conditions of 8 to 512 tokens: with a pooled memory of 4 slots, and
+   with a memory as long as the condition. Else the same new model, 64 tokens for each of 8 rows, rounds that take turns.
+2. The loss on the same tokens of a language model alone and with a fresh memory: by cross-attention, which starts closed, and
+   by a prefix, which the model has never seen.
 """
 
 from __future__ import annotations
