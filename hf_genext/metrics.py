@@ -244,8 +244,8 @@ class Rouge(GenerationMetric):
 class TokenF1(GenerationMetric):
     """Mean F1 of the bags of words of prediction and best reference, in percent, as in SQuAD (Rajpurkar et al. 2016).
 
-    Words are apart by white space; case and ASCII punctuation do not count. Articles do, unlike in SQuAD. Of two texts without a
-    word F1 is 100, of one without and one with, 0.
+    Words are apart by white space; case and ASCII punctuation do not count. Articles do, unlike in SQuAD. Where neither text
+    has a word F1 is 100, where one has none, 0.
 
     Example:
         >>> TokenF1().compute(predictions=["The small dog, a dog."], references=[["the dog barks", "a cat"]])

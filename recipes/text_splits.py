@@ -77,7 +77,9 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> str:
         import pyarrow.parquet as pq
 
         # A column that is an array of vectors, (rows, size), becomes lists.
-        arrays = {name: pa.array(list(values) if isinstance(values, np.ndarray) else values) for name, values in columns.items()}
+        arrays = {
+            name: pa.array(list(values) if isinstance(values, np.ndarray) else values) for name, values in columns.items()
+        }
         pq.write_table(pa.table(arrays), unfinished)
     else:
         lines = ["\t".join(row) for row in zip(*columns.values(), strict=True)]
@@ -89,4 +91,11 @@ def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> str:
     return str(path)
 
 
-__all__ = ["SIDES", "fold_words", "split_texts", "write_table"]
+def read_column(path: Path, name: str) -> list[str]:
+    """A column of a .tsv file that [`write_table`] wrote."""
+    names, *lines = (line.split("\t") for line in path.read_text(encoding="utf-8").splitlines())
+    place = names.index(name)
+    return [line[place] for line in lines]
+
+
+__all__ = ["SIDES", "fold_words", "read_column", "split_texts", "write_table"]

@@ -14,6 +14,7 @@ from transformers import pipeline
 
 import recipes.definition.baselines as baselines
 import recipes.sentence_vectors as sentence_vectors
+import recipes.text_baselines as text_baselines
 import recipes.wordnet as wordnet
 from hf_genext import StaticEmbeddingModel
 from hf_genext.hub import read_results
@@ -125,8 +126,8 @@ def test_the_nearest_training_word_is_that_of_a_plain_search():
     for vector in vectors[30:]:
         cosines = [vector @ other / np.linalg.norm(vector) / np.linalg.norm(other) for other in vectors[:30]]
         expected.append(f"gloss {int(np.argmax(cosines))}")
-    assert baselines.copy_nearest_glosses(*rows) == expected
-    shuffled = baselines.shuffle_vectors(rows[1])
+    assert text_baselines.copy_nearest_texts(*rows) == expected
+    shuffled = text_baselines.shuffle_conditions(rows[1])
     assert all(given != own for given, own in zip(shuffled, rows[1]["source"], strict=True))
     assert sorted(map(str, shuffled)) == sorted(map(str, rows[1]["source"]))
 
@@ -150,7 +151,7 @@ def test_ranks_are_those_of_sorted_cosines_and_vectors_are_the_models_own():
     assert ranks.tolist() == expected
 
 
-@pytest.mark.parametrize("module", [baselines, sentence_vectors, wordnet])
+@pytest.mark.parametrize("module", [sentence_vectors, text_baselines, wordnet])
 def test_examples_in_the_recipes_documentation_are_true(module):
     tried = doctest.testmod(module)
     assert tried.attempted

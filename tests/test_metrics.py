@@ -84,7 +84,9 @@ def test_rouge_takes_the_best_reference():
 
 def test_token_f1_is_that_of_words_taken_away_one_by_one():
     def score(prediction, candidate):
-        given, wanted = (["".join(c for c in w if c.isalnum()) for w in text.lower().split()] for text in (prediction, candidate))
+        given, wanted = (
+            ["".join(c for c in w if c.isalnum()) for w in text.lower().split()] for text in (prediction, candidate)
+        )
         left, shared = list(wanted), 0
         for word in given:
             if word in left:

@@ -48,7 +48,8 @@ class GenextVectorConditioner(GenextPreTrainedModel):
             kwargs: Ignored.
 
         Returns:
-            States (batch, count * num_states, hidden), those of one vector behind each other, and their mask where one was given.
+            States (batch, count * num_states, hidden), those of a vector one behind the other, and their mask where one was
+            given.
 
         Raises:
             ValueError: for vectors that are missing, of another size, or of another number of axes.

@@ -2,9 +2,9 @@
 
     python recipes/autoencoder/prepare_data.py out/autoencoder/data
 
-WordNet 3.0 comes with Debian's wordnet-base. Taken is every word and phrase in lower case that begins with a letter, holds only
-the letters a to z, spaces, apostrophes, full stops and hyphens, and has at most 24 characters. None stands on two sides. Called by
-`recipes/train_conditional.py` through the setting `data_script`.
+WordNet 3.0 comes with Debian's wordnet-base. Every word and phrase is taken, in lower case, that begins with a letter, holds
+only the letters a to z, spaces, apostrophes, full stops and hyphens, and has at most 24 characters. None stands on two sides.
+Called by `recipes/train_conditional.py` through the setting `data_script`.
 """
 
 from __future__ import annotations
