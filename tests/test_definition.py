@@ -14,7 +14,6 @@ from transformers import pipeline
 
 import recipes.definition.baselines as baselines
 import recipes.sentence_vectors as sentence_vectors
-import recipes.text_baselines as text_baselines
 import recipes.wordnet as wordnet
 from hf_genext import StaticEmbeddingModel
 from hf_genext.hub import read_results
@@ -112,26 +111,6 @@ def test_what_a_word_means_first_is_what_people_met_most_often():
     assert len(wordnet.CATEGORIES) == 45
 
 
-def test_the_nearest_training_word_is_that_of_a_plain_search():
-    generator = np.random.default_rng(0)
-    vectors = generator.normal(size=(47, 5))
-    rows = [
-        {
-            "source": [{"vector": list(vector)} for vector in part],
-            "references": [[f"gloss {index}"] for index in range(len(part))],
-        }
-        for part in (vectors[:30], vectors[30:])
-    ]
-    expected = []
-    for vector in vectors[30:]:
-        cosines = [vector @ other / np.linalg.norm(vector) / np.linalg.norm(other) for other in vectors[:30]]
-        expected.append(f"gloss {int(np.argmax(cosines))}")
-    assert text_baselines.copy_nearest_texts(*rows) == expected
-    shuffled = text_baselines.shuffle_conditions(rows[1])
-    assert all(given != own for given, own in zip(shuffled, rows[1]["source"], strict=True))
-    assert sorted(map(str, shuffled)) == sorted(map(str, rows[1]["source"]))
-
-
 def test_ranks_are_those_of_sorted_cosines_and_vectors_are_the_models_own():
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -151,7 +130,7 @@ def test_ranks_are_those_of_sorted_cosines_and_vectors_are_the_models_own():
     assert ranks.tolist() == expected
 
 
-@pytest.mark.parametrize("module", [sentence_vectors, text_baselines, wordnet])
+@pytest.mark.parametrize("module", [sentence_vectors, wordnet])
 def test_examples_in_the_recipes_documentation_are_true(module):
     tried = doctest.testmod(module)
     assert tried.attempted

@@ -30,7 +30,7 @@ class GenextVectorConditioner(GenextPreTrainedModel):
     def __init__(self, config: GenextVectorConditionerConfig) -> None:
         super().__init__(config)
         same = config.hidden_size == config.vector_size and config.num_states == 1
-        size = config.num_states * config.hidden_size
+        size = config.num_states * (config.hidden_size or config.vector_size)
         self.projection = nn.Identity() if same else nn.Linear(config.vector_size, size)
         self.post_init()
 

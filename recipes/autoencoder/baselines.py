@@ -73,6 +73,8 @@ def _collect_options(comparison: Comparison, pca: PositionPCA, folder: Path) -> 
     """The settings of the model, but for what stands before its decoder, and for the files."""
     bottleneck, args, run = comparison.model.bottleneck, comparison.args, comparison.run
     options = {
+        "title": f"Decoder of {pca.num_components} principal components",
+        "example": "",
         "conditioner": "null",
         "encoder": json.dumps({"hidden_size": bottleneck["hidden_size"], "num_states": bottleneck["num_latents"]}),
         "bottleneck": "none",

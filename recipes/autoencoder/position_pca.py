@@ -31,6 +31,7 @@ class PositionPCA:
     def __init__(self, texts: Sequence[str], num_components: int) -> None:
         from sklearn.decomposition import PCA
 
+        self.num_components = num_components
         self.alphabet = [_EMPTY, *sorted(set("".join(texts)))]
         self.num_positions = max(map(len, texts))
         most = min(self.num_positions * len(self.alphabet), len(texts))
