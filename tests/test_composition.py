@@ -122,7 +122,7 @@ def test_a_vector_becomes_several_states_by_a_projection_for_each():
             torch.testing.assert_close(outputs.states[:, 3 * vector + state], expected)
             assert outputs.mask[:, 3 * vector + state].tolist() == mask[:, vector].tolist()
     assert conditioner(condition_vectors=vectors[:, 0]).mask is None
-    with pytest.raises(ValueError, match="num_states must be 1 or more, got 0"):
+    with pytest.raises(StrictDataclassError, match="num_states must be 1 or more, got 0"):
         GenextVectorConditionerConfig(num_states=0)
 
 
