@@ -42,6 +42,9 @@ class ModelSettings:
     head: dict | None = field(
         default=None, metadata={"help": "A single output instead of a decoder: kind class, labels or regression, and fields."}
     )
+    calibrate: bool = field(
+        default=False, metadata={"help": "After training, fit the probabilities of a head to the validation rows."}
+    )
     freeze_encoder: bool = field(default=False, metadata={"help": "Keep pretrained encoders as they are."})
     cache_states: bool = field(
         default=False, metadata={"help": "Run a frozen encoder once over all rows, and keep its states on disk."}

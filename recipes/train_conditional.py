@@ -30,6 +30,7 @@ sys.path[:] = [str(HERE.parent), *(folder for folder in sys.path if Path(folder)
 
 import datasets
 import torch
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, set_seed
 
 from hf_genext.batching import ConditionalCollator, EncodedPairs, EncodedRows
@@ -141,6 +142,9 @@ def _run(
     if run_settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(run_settings.early_stopping_patience))
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if model_settings.calibrate:
+        loader = DataLoader(encoded_validation, args.per_device_eval_batch_size, collate_fn=trainer.data_collator)  # type: ignore[arg-type]
+        logger.info("Temperature of the head: %s", trainer.accelerator.unwrap_model(trainer.model).calibrate(loader))
 
     scored = references if data.test is None else group_rows(data.test)
     if metrics and not predicts:

@@ -1,6 +1,7 @@
 """Configurations of bottleneck, native decoder, and the whole that composes them with a conditioner."""
 
 # No `from __future__ import annotations` here: `@strict` would see only strings and check no type.
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -149,6 +150,8 @@ class GenextHeadConfig(PreTrainedConfig):
         output_names: Their names.
         dropout: Dropout before the projection.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
+        temperature: What logits are divided by, and the standard deviations of numbers multiplied by, one for all outputs or
+            one for each; [`GenextForPrediction.calibrate`] sets it (Guo et al. 2017).
 
     Example:
         >>> from hf_genext import GenextHeadConfig
@@ -163,6 +166,7 @@ class GenextHeadConfig(PreTrainedConfig):
     output_names: list[str] | None = None
     dropout: float | int = 0.0
     initializer_range: float | None = None
+    temperature: float | int | list[float] = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, count the outputs, then let Transformers do the rest."""
@@ -187,6 +191,13 @@ class GenextHeadConfig(PreTrainedConfig):
             raise ValueError(f"output_names has {twice!r} twice; each output needs a name of its own.")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
+        temperatures = self.temperature if isinstance(self.temperature, list) else [self.temperature]
+        if isinstance(self.temperature, list) and len(temperatures) != self.num_outputs:
+            raise ValueError(
+                f"temperature has {len(temperatures)} numbers; give one, or {self.num_outputs}, one for each output."
+            )
+        if not all(0.0 < temperature < math.inf for temperature in temperatures):
+            raise ValueError(f"A temperature must be above 0, got {self.temperature}.")
 
 
 @strict
