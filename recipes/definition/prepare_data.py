@@ -9,7 +9,6 @@ by gloss: no form of a word that is trained on ("dog" for "dogs") is scored, and
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ if __name__ == "__main__":
     sys.path[:] = [str(Path(__file__).resolve().parents[2]), *sys.path[1:]]
 
 from recipes.glove.read_vectors import read_vectors
+from recipes.text_splits import write_table
 from recipes.wordnet import Sense, bring_wordnet, choose_first_senses, group_words, read_exceptions, read_senses, split_groups
 
 SEED = 0
@@ -60,12 +60,8 @@ def prepare_data(folder: Path, *, num_words: int | None = None, held_out: int = 
 
 
 def write_glosses(path: Path, senses: list[Sense]) -> str:
-    """Write a line `word<TAB>gloss` for each sense; the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text("word\tgloss\n" + "".join(f"{sense.word}\t{sense.gloss}\n" for sense in senses), encoding="utf-8")
-    os.replace(unfinished, path)
-    return str(path)
+    """Write a line `word<TAB>gloss` for each sense; the file."""
+    return write_table(path, {"word": [sense.word for sense in senses], "gloss": [sense.gloss for sense in senses]})
 
 
 if __name__ == "__main__":

@@ -27,12 +27,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hf_genext.hub import read_results, write_results
 from hf_genext.training import GenextTrainingArguments
-from recipes.arguments import SettingsError, parse_settings
+from recipes.arguments import parse_settings
 from recipes.conditional_data import RowReader, build_output_metrics, load_data
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
-from recipes.running import count_threads, find_recipe_results, run_main, set_up_logging
+from recipes.results import add_baselines
+from recipes.running import count_threads, find_results_to_join, run_main, set_up_logging
 from recipes.sentence_vectors import encode_texts
 
 
@@ -52,9 +52,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     )
     set_up_logging()
     torch.set_num_threads(count_threads(run.num_threads))
-    results_path = find_recipe_results(config_path) if run.update_results else None
-    if results_path is not None and not results_path.is_file():
-        raise SettingsError(f"There is no {str(results_path)!r} yet: train with --update_results true first.")
+    results_path = find_results_to_join(config_path, wanted=run.update_results, name=run.results_file)
     rows = load_data(data, RowReader(data, "class"), Path(args.output_dir or "out") / "data", config_path)
     parts = [rows.train, rows.validation if rows.test is None else rows.test]
     (train_texts, test_texts), (train_names, test_names) = (
@@ -81,10 +79,7 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
         log_probs = np.full((len(test_names), len(names)), -1e9)
         log_probs[:, [names[name] for name in model.classes_]] = model.predict_log_proba(features[1])
         scores[label] = metrics(log_probs, np.array([names[name] for name in test_names]))
-        print(label, "  ".join(f"{name} {value:.4g}" for name, value in scores[label].items()), sep=": ", flush=True)
-    if results_path is not None:
-        results = read_results(results_path)
-        write_results(results_path, {**results, "baselines": {**results["baselines"], **scores}})
+    add_baselines(results_path, scores)
     return scores
 
 

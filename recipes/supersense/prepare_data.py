@@ -8,7 +8,6 @@ the setting `data_script`.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
+from recipes.text_splits import write_table
 from recipes.wordnet import bring_wordnet, read_senses
 
 SEED = 0
@@ -50,13 +50,10 @@ def prepare_data(folder: Path, *, num_glosses: int | None = None, held_out: int 
         raise ValueError(f"{2 * held_out} glosses are to be held out, but there are {len(order)}, of which some must be left.")
     parts = {"test": order[:held_out], "validation": order[held_out : 2 * held_out], "train": order[2 * held_out :]}
     files = {}
-    folder.mkdir(parents=True, exist_ok=True)
     for name, places in parts.items():
-        lines = [f"{glosses[place]}\t{category}\n" for place in places for category in categories[glosses[place]]]
-        path, unfinished = folder / f"{name}.tsv", folder / f"{name}.unfinished"
-        unfinished.write_text("gloss\tcategory\n" + "".join(lines), encoding="utf-8")
-        os.replace(unfinished, path)
-        files[f"{name}_file"] = str(path)
+        rows = [(glosses[place], category) for place in places for category in categories[glosses[place]]]
+        columns = dict(zip(("gloss", "category"), zip(*rows, strict=True), strict=True))
+        files[f"{name}_file"] = write_table(folder / f"{name}.tsv", columns)
     facts = {
         "name": "WordNet 3.0, glosses and lexicographers' categories",
         "packages": f"wordnet-base {version}",
