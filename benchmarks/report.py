@@ -145,7 +145,7 @@ def _compositions(results: dict[str, Any]) -> str:
         lines.append(f"| {length} | {' | '.join(shown)} |")
     if "start" in results:
         lines += ["", "| a language model's loss, nats a token | |", "|---|---:|"]
-        lines += [f"| {name} | {loss:.6f} |" for name, loss in results["start"].items()]
+        lines += [f"| {name} | {loss:.4f} |" for name, loss in results["start"].items()]
     return "\n".join([*lines, "", f"{results['hardware']}; medians of {len(results['generation'][0]['rounds'])} rounds."])
 
 
