@@ -132,6 +132,23 @@ def _embedding_ranks(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _compositions(results: dict[str, Any]) -> str:
+    rows = {(row["bottleneck"], row["length"]): row for row in results["generation"]}
+    names = list(dict.fromkeys(name for name, _ in rows))
+    lines = [
+        f"| condition, tokens | {' | '.join(f'{name}: ms a step | cached KiB a row' for name in names)} |",
+        f"|---:|{'---:|---:|' * len(names)}",
+    ]
+    for length in sorted({length for _, length in rows}):
+        cells = [rows[name, length] for name in names]
+        shown = [f"{row['milliseconds_per_step']:.1f} | {row['memory_bytes_per_row'] / 1024:,.0f}" for row in cells]
+        lines.append(f"| {length} | {' | '.join(shown)} |")
+    if "start" in results:
+        lines += ["", "| a language model's loss, nats a token | |", "|---|---:|"]
+        lines += [f"| {name} | {loss:.4f} |" for name, loss in results["start"].items()]
+    return "\n".join([*lines, "", f"{results['hardware']}; medians of {len(results['generation'][0]['rounds'])} rounds."])
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": _training,
     "ranks": _ranks,
@@ -140,6 +157,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "skip_gram": _skip_gram,
     "embedding_quality": _embedding_quality,
     "embedding_ranks": _embedding_ranks,
+    "compositions": _compositions,
 }
 
 

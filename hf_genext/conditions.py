@@ -44,6 +44,7 @@ OUTPUT_KINDS = ("text", "class", "labels", "regression")
 """What a row's target can be: a text, or a single output as a [`GenextHeadConfig`] names it."""
 
 _ENCODING_CHUNK = 10_000
+_SHOWN_NUMBERS = 16
 
 
 @dataclass(frozen=True)
@@ -230,11 +231,12 @@ def _read_vectors(table: pa.Table, name: str, condition: ConditionColumns, space
         vectors: list[Any] = [None if word is None else look_up(space, word) for word in words]
         return pa.array(vectors, pa.list_(pa.float32())), [word or "" for word in words]
     if pa.types.is_nested(table[column].type):
-        vectors = table[column].to_pylist()
+        # As arrays: numbers of Python would take ten times the memory.
+        vectors = [vector for chunk in table[column].chunks for vector in chunk.to_numpy(zero_copy_only=False)]
     else:
         vectors = [None if text is None else text.split() for text in _list_texts(table, column, name)]
     try:
-        arrays = [None if not vector else np.array(vector, dtype=np.float32) for vector in vectors]
+        arrays = [None if vector is None or not len(vector) else np.array(vector, dtype=np.float32) for vector in vectors]
     except (TypeError, ValueError) as error:
         raise ValueError(f"Column {column!r} of {name} must hold vectors, lists of numbers: {error}.") from error
     sizes = Counter(array.shape for array in arrays if array is not None)
@@ -243,8 +245,16 @@ def _read_vectors(table: pa.Table, name: str, condition: ConditionColumns, space
     broken = [row for row, array in enumerate(arrays) if array is not None and not np.isfinite(array).all()]
     if broken:
         raise ValueError(f"Row {broken[0] + 1}: the vector in column {column!r} of {name} holds what is not a finite number.")
-    shown = ["" if array is None else " ".join(f"{number:.9g}" for number in array) for array in arrays]
-    return pa.array(arrays, pa.list_(pa.float32())), shown
+    return pa.array(arrays, pa.list_(pa.float32())), ["" if array is None else _show_vector(array) for array in arrays]
+
+
+def _show_vector(vector: np.ndarray) -> str:
+    """What stands for a vector and tells it from all others: its numbers, or of a long one the first and a hash of all."""
+    numbers = [f"{number:.9g}" for number in vector[:_SHOWN_NUMBERS]]
+    if len(vector) <= _SHOWN_NUMBERS:
+        return " ".join(numbers)
+    digest = hashlib.blake2b(vector.tobytes(), digest_size=12).hexdigest()
+    return " ".join([*numbers[:4], f"... ({len(vector)} numbers, {digest})"])
 
 
 def look_up(space: Any, word: str) -> np.ndarray | None:

@@ -200,6 +200,8 @@ def render_model_card(
     use = chosen.use.replace("{example}", example_code or json.dumps(example, ensure_ascii=False))
     if example_code and "AutoModel" in example_code:
         use = use.replace("import pipeline", "import AutoModel, pipeline")
+    if example_code and "SentenceTransformer(" in example_code:
+        use = use.replace("import hf_genext\n", "import hf_genext\nfrom sentence_transformers import SentenceTransformer\n")
     sections = [
         f"---\n{metadata.to_yaml()}\n---\n\n# {title}\n\n{task}",
         f"## Use\n\n```python\n{use}\n```",

@@ -7,6 +7,8 @@ prediction a list of them. Rates are in percent.
 from __future__ import annotations
 
 import importlib
+import string
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
@@ -16,6 +18,7 @@ import evaluate
 import numpy as np
 
 References = Sequence[str] | Sequence[Sequence[str]]
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def _require(module: str) -> ModuleType:
@@ -238,6 +241,39 @@ class Rouge(GenerationMetric):
         return {name.lower(): 100.0 * float(np.mean([score[name].fmeasure for score in scores])) for name in names}
 
 
+class TokenF1(GenerationMetric):
+    """Mean F1 of the bags of words of prediction and best reference, in percent, as in SQuAD (Rajpurkar et al. 2016).
+
+    Words are apart by white space; case and ASCII punctuation do not count. Articles do, unlike in SQuAD. Where neither text
+    has a word F1 is 100, where one has none, 0.
+
+    Example:
+        >>> TokenF1().compute(predictions=["The small dog, a dog."], references=[["the dog barks", "a cat"]])
+        {'token_f1': 50.0}
+    """
+
+    description = "Mean F1 of the words of prediction and best reference, as bags, in percent."
+    citation = "Rajpurkar et al. 2016, SQuAD: 100,000+ Questions for Machine Comprehension of Text"
+
+    def compare(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
+        """See the class."""
+        scores = []
+        for prediction, candidates in zip(predictions, references, strict=True):
+            given = _count_words(prediction)
+            scores.append(max(_compute_overlap(given, _count_words(candidate)) for candidate in candidates))
+        return {"token_f1": 100.0 * float(np.mean(scores))}
+
+
+def _count_words(text: str) -> Counter[str]:
+    return Counter(text.casefold().translate(_WITHOUT_PUNCTUATION).split())
+
+
+def _compute_overlap(first: Counter[str], second: Counter[str]) -> float:
+    """F1 of two bags: twice what they share, divided by the sizes of both (Dice 1945)."""
+    sizes = first.total() + second.total()
+    return 2 * (first & second).total() / sizes if sizes else 1.0
+
+
 METRICS: dict[str, type[GenerationMetric]] = {
     "bleu": Bleu,
     "character_error_rate": CharacterErrorRate,
@@ -247,6 +283,7 @@ METRICS: dict[str, type[GenerationMetric]] = {
     "phoneme_error_rate": PhonemeErrorRate,
     "rouge": Rouge,
     "token_error_rate": TokenErrorRate,
+    "token_f1": TokenF1,
     "word_error_rate": WordErrorRate,
 }
 """Metrics by the name that a recipe uses."""
@@ -322,6 +359,7 @@ __all__ = [
     "PhonemeErrorRate",
     "Rouge",
     "TokenErrorRate",
+    "TokenF1",
     "WordErrorRate",
     "bootstrap_interval",
     "build_metrics",

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+NUM_BINS = 15
+
 
 def _require(module: str) -> Any:
     try:
@@ -45,6 +47,25 @@ def score_macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
     known = labels != -100
     predicted = logits.argmax(axis=1)[known]
     return 100.0 * float(_require("sklearn.metrics").f1_score(labels[known], predicted, average="macro", zero_division=0))
+
+
+def score_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """How far the probability of the likeliest class is from how often it is right, in percentage points.
+
+    The expected calibration error over 15 bins of equal width (Guo et al. 2017, eq. 3). Arguments as for accuracy.
+
+    Example:
+        >>> score_calibration_error(np.array([[0.0, 100.0], [0.0, 100.0]]), np.array([1, 0]))
+        50.0
+    """
+    known = labels != -100
+    logits = logits[known].astype(np.float64)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    confidences = exponentials.max(axis=1) / exponentials.sum(axis=1)
+    right = logits.argmax(axis=1) == labels[known]
+    bins = np.minimum((confidences * NUM_BINS).astype(int), NUM_BINS - 1)
+    gaps = np.bincount(bins, right - confidences, NUM_BINS)
+    return 100.0 * float(np.abs(gaps).sum() / len(right))
 
 
 def score_micro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -86,6 +107,7 @@ def _list_known(means: np.ndarray, labels: np.ndarray) -> list[tuple[np.ndarray,
 
 PREDICTION_METRICS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
     "accuracy": ("class", score_accuracy),
+    "calibration_error": ("class", score_calibration_error),
     "macro_f1": ("class", score_macro_f1),
     "micro_f1": ("labels", score_micro_f1),
     "r2": ("regression", score_r2),
@@ -129,6 +151,7 @@ __all__ = [
     "build_prediction_metrics",
     "list_prediction_metrics",
     "score_accuracy",
+    "score_calibration_error",
     "score_macro_f1",
     "score_micro_f1",
     "score_r2",

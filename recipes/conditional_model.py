@@ -71,6 +71,8 @@ def check_model_settings(settings: ModelSettings) -> None:
         raise SettingsError(
             "encoder and conditioner both say what reads the condition; conditioner is a text encoder's fields."
         )
+    if settings.calibrate and settings.head is None:
+        raise SettingsError("calibrate is for the probabilities of a head; leave it out, or give a head.")
     if settings.head is not None:
         for name in ("decoder", "cross_attention"):
             if building[name] is not None:

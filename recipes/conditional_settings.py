@@ -42,6 +42,9 @@ class ModelSettings:
     head: dict | None = field(
         default=None, metadata={"help": "A single output instead of a decoder: kind class, labels or regression, and fields."}
     )
+    calibrate: bool = field(
+        default=False, metadata={"help": "After training, fit the probabilities of a head to the validation rows."}
+    )
     freeze_encoder: bool = field(default=False, metadata={"help": "Keep pretrained encoders as they are."})
     cache_states: bool = field(
         default=False, metadata={"help": "Run a frozen encoder once over all rows, and keep its states on disk."}
@@ -110,6 +113,9 @@ class RunSettings:
     title: str = field(default="Conditional model", metadata={"help": "Title of the model card."})
     task: str = field(default="", metadata={"help": "One line for the card: what goes in and what comes out."})
     example: str = field(default="", metadata={"help": "An input for the card's code; else the first one of the validation."})
+    example_code: str = field(
+        default="", metadata={"help": "Python that gives that input, where it is no text and no word of a space."}
+    )
     license: str = field(default="apache-2.0", metadata={"help": "Licence of the trained model."})
     deciding_metrics: dict | None = field(default=None, metadata={"help": "The metrics that decide: {name: higher | lower}."})
     baselines: dict | None = field(
@@ -121,7 +127,10 @@ class RunSettings:
     num_threads: int | None = field(
         default=None, metadata={"help": "CPU threads of a rank; left out, the cores divided by the ranks."}
     )
-    update_results: bool = field(default=False, metadata={"help": "Write the results into the recipe's results.json."})
+    update_results: bool = field(default=False, metadata={"help": "Write the results into the recipe's results file."})
+    results_file: str = field(
+        default="results.json", metadata={"help": "That file's name; of a second settings file in a folder results_NAME.json."}
+    )
 
 
 def list_strings(value: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,47 @@ def draw_validation_curve(log_history: list[dict[str, Any]], path: Path, metrics
         scores.legend()
     for axes in (losses, scores):
         axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def draw_curve(
+    places: Sequence[float],
+    curves: Mapping[str, Sequence[Sequence[float]]],
+    path: Path,
+    *,
+    x_label: str,
+    y_label: str,
+) -> None:
+    """Draw means over runs at places that double, with a bar from the lowest to the highest run.
+
+    Args:
+        places: Where the points stand, on a logarithmic axis.
+        curves: For each label the runs at each place.
+        path: The picture, a PNG.
+        x_label: Under the axis.
+        y_label: Beside it.
+
+    Raises:
+        ValueError: if a curve has no runs for a place.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for label, runs in curves.items():
+        if len(runs) != len(places) or not all(runs):
+            raise ValueError(f"The curve {label!r} needs runs for each of the {len(places)} places.")
+        means = np.array([np.mean(values) for values in runs])
+        bars = np.abs(np.array([[min(values), max(values)] for values in runs]).T - means)
+        axes.errorbar(places, means, bars, label=label, marker="o", markersize=4, capsize=3)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(list(places), [f"{place:g}" for place in places])
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.legend()
+    axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
@@ -164,4 +206,4 @@ def _overlap(first: tuple[float, ...], second: tuple[float, ...]) -> float:
     return max(width, 0.0) * max(height, 0.0)
 
 
-__all__ = ["MAP_WORDS", "draw_space_map", "draw_validation_curve", "place_labels", "project_to_plane"]
+__all__ = ["MAP_WORDS", "draw_curve", "draw_space_map", "draw_validation_curve", "place_labels", "project_to_plane"]

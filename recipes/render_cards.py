@@ -21,7 +21,7 @@ from hf_genext.hub import read_results, render_comparison, render_model_card
 from recipes.conditional_data import write_example
 from recipes.results import replace_marked
 
-PICTURES = {"map.png": "A map of the space"}
+PICTURES = {"curve.png": "Exact match by the numbers of the state", "map.png": "A map of the space"}
 """Pictures that a recipe keeps beside its results, with their captions."""
 
 
@@ -38,7 +38,7 @@ def render_cards() -> dict[Path, str]:
             task=settings["task"],
             example=settings["example"],
             license=settings["license"],
-            example_code=write_example(settings.get("conditions"), settings["example"]),
+            example_code=settings.get("example_code") or write_example(settings.get("conditions"), settings["example"]),
             pictures={
                 caption: f"../recipes/{results_path.parent.name}/{name}"
                 for name, caption in PICTURES.items()
@@ -51,6 +51,8 @@ def render_cards() -> dict[Path, str]:
         experiments = results_path.parent / "experiments.json"
         if experiments.is_file():
             text = replace_marked(text, "experiments", render_experiments(json.loads(experiments.read_text(encoding="utf-8"))))
+        for other in sorted(results_path.parent.glob("results_*.json")):
+            text = replace_marked(text, other.stem, render_comparison(read_results(other)))
         cards[recipe_readme] = text
         if f"<!-- {results_path.parent.name} -->" in front_page:
             front_page = replace_marked(front_page, results_path.parent.name, table)

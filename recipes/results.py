@@ -61,6 +61,20 @@ def update_recipe_results(path: Path, new: dict[str, Any]) -> None:
     write_results(path, merged)
 
 
+def add_baselines(path: Path | None, scores: dict[str, dict[str, float]]) -> None:
+    """Print the metrics of baselines, and put them beside the model's own in a recipe's results, where there are to be any.
+
+    Args:
+        path: The results file, or `None`.
+        scores: The metrics of each by its label.
+    """
+    for label, values in scores.items():
+        print(label, "  ".join(f"{name} {value:.4g}" for name, value in values.items()), sep=": ", flush=True)
+    if path is not None:
+        results = read_results(path)
+        write_results(path, {**results, "baselines": {**results["baselines"], **scores}})
+
+
 def replace_marked(text: str, name: str, content: str) -> str:
     """Put content between the marks `<!-- name -->` and `<!-- end -->` of a Markdown text.
 
@@ -78,4 +92,4 @@ def summarize(results: dict[str, Any]) -> str:
     return "\n".join(f"  {name.replace('_', ' '):<28} {results['metrics'][name]:.4g}" for name in order_metrics(results))
 
 
-__all__ = ["build_results", "replace_marked", "summarize", "update_recipe_results"]
+__all__ = ["add_baselines", "build_results", "replace_marked", "summarize", "update_recipe_results"]

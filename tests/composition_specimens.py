@@ -147,6 +147,10 @@ CONDITIONS: dict[str, Condition] = {
 """The conditions of the matrix."""
 
 MORE_CONDITIONS: dict[str, Condition] = {
+    "vectors_of_several_states": Condition(
+        lambda: GenextVectorConditionerConfig(vector_size=9, hidden_size=20, num_states=3),
+        {"condition_vectors": build_numbers(3, 2, 9)},
+    ),
     "native_text": Condition(lambda: GenextTextConditionerConfig(**TEXT, hidden_size=24, intermediate_size=28), TOKENS),
     "t5": Condition(
         lambda: T5Config(vocab_size=31, d_model=24, d_kv=12, d_ff=28, num_layers=2, num_heads=2, dropout_rate=0.0), TOKENS
@@ -352,6 +356,7 @@ FAST_CELLS = [
     Cell("whisper", "opt", 5),
     Cell("static", "gpt2", None),
     Cell("vectors", "native", 5),
+    Cell("vectors_of_several_states", "native", None),
     Cell("labels", "gpt2", 1),
     Cell("nothing", "llama", 1),
     Cell("text_and_labels", "opt", None),

@@ -204,7 +204,7 @@ MODEL_SPECIMENS = (
 CONFIG_SPECIMENS = [
     build_config("pooled"),
     GenextTextConditionerConfig(vocab_size=9),
-    GenextVectorConditionerConfig(vector_size=9, hidden_size=11),
+    GenextVectorConditionerConfig(vector_size=9, hidden_size=11, num_states=2),
     GenextHeadConfig(kind="labels", output_names=["noun", "verb", "adverb"], dropout=0.25),
     GenextLabelConditionerConfig(label_counts=[3, 5], hidden_size=7),
     GenextNullConditionerConfig(hidden_size=9),

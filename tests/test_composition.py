@@ -52,6 +52,7 @@ from hf_genext import (
     GenextVectorConditionerConfig,
     StaticEmbeddingModel,
 )
+from hf_genext.genext.field_conditioners_genext import GenextVectorConditioner
 
 compose = GenextForConditionalGeneration.from_encoder_decoder_pretrained
 GENERATION = {"max_new_tokens": 6, "min_new_tokens": 6, "no_repeat_ngram_size": 1}
@@ -107,6 +108,22 @@ def test_a_decoder_that_reads_a_prefix_gives_its_own_numbers_for_the_embeddings_
         assert_near(logits, alone(inputs_embeds=embeddings).logits[:, 2:])
     assert isinstance(model.decoder.memory_projection, torch.nn.Identity), "the widths agree, yet something is projected"
     assert model.decoder.language_model is alone
+
+
+def test_a_vector_becomes_several_states_by_a_projection_for_each():
+    conditioner = GenextVectorConditioner(GenextVectorConditionerConfig(vector_size=4, hidden_size=4, num_states=3))
+    vectors, mask = build_numbers(2, 5, 4), torch.tensor([[1, 1, 0, 1, 0], [1, 0, 0, 0, 1]])
+    outputs = conditioner(condition_vectors=vectors, condition_vectors_mask=mask)
+    assert outputs.states.shape == (2, 15, 4)
+    weights, biases = conditioner.projection.weight.reshape(3, 4, 4), conditioner.projection.bias.reshape(3, 4)
+    for vector in range(5):
+        for state in range(3):
+            expected = vectors[:, vector] @ weights[state].T + biases[state]
+            torch.testing.assert_close(outputs.states[:, 3 * vector + state], expected)
+            assert outputs.mask[:, 3 * vector + state].tolist() == mask[:, vector].tolist()
+    assert conditioner(condition_vectors=vectors[:, 0]).mask is None
+    with pytest.raises(StrictDataclassError, match="num_states must be 1 or more, got 0"):
+        GenextVectorConditionerConfig(num_states=0)
 
 
 def test_a_mixture_of_experts_decodes(tmp_path):

@@ -7,6 +7,8 @@ import wave
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -99,6 +101,23 @@ def test_words_are_looked_up_in_a_space_and_unknown_ones_counted(tmp_path):
     assert "1 dropped: not in the space: word (rows 3)" in str(report)
     assert list_conditions(read) == [{"vector": [3.0, 4.0]}, {"vector": [1.0, 2.0]}]
     assert group_conditions(read)["name"] == ["dog", "cat"]
+
+
+@pytest.mark.parametrize("kind", ["list", "fixed"])
+def test_long_vectors_are_read_as_they_are_and_told_apart(tmp_path, kind):
+    vectors = np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32)
+    vectors[3], vectors[4, -1] = vectors[1], vectors[2, -1] + 1
+    vectors[4, :-1] = vectors[2, :-1]
+    flat = pa.array(vectors.ravel())
+    column = (
+        pa.FixedSizeListArray.from_arrays(flat, 40) if kind == "fixed" else pa.ListArray.from_arrays(range(0, 201, 40), flat)
+    )
+    pq.write_table(pa.table({"v": column, "y": list("abcde")}), tmp_path / "rows.parquet", row_group_size=2)
+    read, _ = read_rows(tmp_path / "rows.parquet", parse_condition_columns({"vector": "v"}), target_columns=["y"])
+    np.testing.assert_array_equal(np.array(read["vector"][:], dtype=np.float32), vectors)
+    grouped = group_conditions(read)
+    assert grouped["references"] == [["a"], ["b", "d"], ["c"], ["e"]]
+    assert all(len(name) < 120 for name in grouped["name"])
 
 
 def test_vectors_and_labels_stand_in_text_files_too(tmp_path):

@@ -111,26 +111,6 @@ def test_what_a_word_means_first_is_what_people_met_most_often():
     assert len(wordnet.CATEGORIES) == 45
 
 
-def test_the_nearest_training_word_is_that_of_a_plain_search():
-    generator = np.random.default_rng(0)
-    vectors = generator.normal(size=(47, 5))
-    rows = [
-        {
-            "source": [{"vector": list(vector)} for vector in part],
-            "references": [[f"gloss {index}"] for index in range(len(part))],
-        }
-        for part in (vectors[:30], vectors[30:])
-    ]
-    expected = []
-    for vector in vectors[30:]:
-        cosines = [vector @ other / np.linalg.norm(vector) / np.linalg.norm(other) for other in vectors[:30]]
-        expected.append(f"gloss {int(np.argmax(cosines))}")
-    assert baselines.copy_nearest_glosses(*rows) == expected
-    shuffled = baselines.shuffle_vectors(rows[1])
-    assert all(given != own for given, own in zip(shuffled, rows[1]["source"], strict=True))
-    assert sorted(map(str, shuffled)) == sorted(map(str, rows[1]["source"]))
-
-
 def test_ranks_are_those_of_sorted_cosines_and_vectors_are_the_models_own():
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -150,7 +130,7 @@ def test_ranks_are_those_of_sorted_cosines_and_vectors_are_the_models_own():
     assert ranks.tolist() == expected
 
 
-@pytest.mark.parametrize("module", [baselines, sentence_vectors, wordnet])
+@pytest.mark.parametrize("module", [sentence_vectors, wordnet])
 def test_examples_in_the_recipes_documentation_are_true(module):
     tried = doctest.testmod(module)
     assert tried.attempted

@@ -82,6 +82,38 @@ def test_rouge_takes_the_best_reference():
     assert scores == pytest.approx({"rouge1": 100 * 6 / 14, "rouge2": 40.0, "rougel": 100 * 6 / 14})
 
 
+def test_token_f1_is_that_of_words_taken_away_one_by_one():
+    def score(prediction, candidate):
+        given, wanted = (
+            ["".join(c for c in w if c.isalnum()) for w in text.lower().split()] for text in (prediction, candidate)
+        )
+        left, shared = list(wanted), 0
+        for word in given:
+            if word in left:
+                left.remove(word)
+                shared += 1
+        precision, recall = shared / len(given), shared / len(wanted)
+        return 2 * precision * recall / (precision + recall) if shared else 0.0
+
+    generator = np.random.default_rng(3)
+    draw = lambda: " ".join(generator.choice(["a", "A", "b.", "(b)", "c", "d,", "e"], generator.integers(1, 8)))  # noqa: E731
+    predictions = [draw() for _ in range(80)]
+    references = [[draw() for _ in range(generator.integers(1, 4))] for _ in range(80)]
+    best = [max(score(p, c) for c in cs) for p, cs in zip(predictions, references, strict=True)]
+    assert min(best) < 0.5 and max(best) == 1 and len(set(best)) > 10
+    assert compute("token_f1", predictions, references) == pytest.approx(100 * np.mean(best))
+
+
+def test_token_f1_is_rouge_1_where_the_words_are_plain_and_texts_without_words_are_alike():
+    predictions, references = draw_items()
+    words = {"A": "cat", "B": "dog", "C": "sun", "D": "oak"}
+    plain = [" ".join(words[unit] for unit in text.split()) for text in predictions]
+    single = [" ".join(words[unit] for unit in candidates[0].split()) for candidates in references]
+    rouge = METRICS["rouge"]().compute(predictions=plain, references=single)["rouge1"]
+    assert compute("token_f1", plain, single) == pytest.approx(rouge)
+    assert compute("token_f1", ["", "...", "a"], ["--", "a", ""]) == pytest.approx(100 / 3)
+
+
 def test_metrics_work_added_in_batches_and_combined_without_a_network():
     metric = METRICS["exact_match"]()
     metric.add_batch(predictions=["a", "b"], references=[["a"], ["c"]])

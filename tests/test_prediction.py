@@ -220,3 +220,69 @@ def test_outputs_of_one_name_and_misspelled_arguments_are_refused():
 def test_a_fusion_has_a_single_output_too():
     model = GenextForPrediction.from_encoder_pretrained(build_text_and_labels(), {"kind": "regression", "num_outputs": 2})
     assert model(**CONDITIONS["text_and_labels"].inputs).logits.shape == (3, 2)
+
+
+def draw_outputs(kind, model, temperature, num_rows=1200):
+    """Inputs, and outputs drawn from the model's distribution at another temperature."""
+    generator = torch.Generator().manual_seed(0)
+    repeats = num_rows // len(INPUTS["input_ids"])
+    inputs = {name: tensor.repeat(repeats, 1) for name, tensor in INPUTS.items()}
+    with torch.no_grad():
+        outputs = model(**inputs)
+    if kind == "class":
+        drawn = torch.multinomial((outputs.logits / temperature).softmax(dim=-1), 1, generator=generator)[:, 0]
+    elif kind == "labels":
+        drawn = torch.bernoulli((outputs.logits / temperature).sigmoid(), generator=generator).long()
+    else:
+        drawn = torch.normal(outputs.logits, outputs.scale * temperature, generator=generator)
+    return inputs, drawn
+
+
+@pytest.mark.parametrize("temperature", [0.5, 3.0])
+@pytest.mark.parametrize("kind", ["class", "labels", "regression"])
+def test_calibration_finds_the_temperature_under_which_the_outputs_are_likeliest(kind, temperature, tmp_path):
+    model = sharpen(build_prediction(kind))
+    inputs, drawn = draw_outputs(kind, model, temperature)
+    before = model(**inputs, labels=drawn).loss.item()
+    predicted = model(**INPUTS).logits.argmax(dim=-1)
+    halves = [{name: tensor[part] for name, tensor in inputs.items()} for part in (slice(0, 300), slice(300, None))]
+    batches = [{**half, "labels": labels} for half, labels in zip(halves, (drawn[:300], drawn[300:]), strict=True)]
+    found = model.calibrate(batches)
+    after = model(**inputs, labels=drawn).loss.item()
+    assert after < before
+    # No other temperature of one output is better (brute force), and the one that the outputs were drawn with is found.
+    outputs = found if isinstance(found, list) else [found]
+    for place, value in enumerate(outputs):
+        for factor in (0.97, 1.03):
+            other = [*outputs]
+            other[place] = value * factor
+            model.config.head.temperature = other if isinstance(found, list) else other[0]
+            assert model(**inputs, labels=drawn).loss.item() >= after - 1e-6
+    assert sum(abs(value - temperature) for value in outputs) / len(outputs) < 0.3 * temperature
+    model.config.head.temperature = found
+    assert torch.equal(model(**INPUTS).logits.argmax(dim=-1), predicted)
+    assert model.calibrate(batches) == pytest.approx(found, rel=1e-3)  # A second time nothing is left to mend.
+    model.save_pretrained(tmp_path)
+    loaded = GenextForPrediction.from_pretrained(tmp_path)
+    assert loaded.config.head.temperature == pytest.approx(found, rel=1e-3)
+    torch.testing.assert_close(loaded.log_prob(drawn, **inputs), model.log_prob(drawn, **inputs))
+
+
+def test_calibration_without_labels_is_refused_and_labels_without_targets_keep_theirs():
+    model = build_prediction("class")
+    for batches in ([], [{**INPUTS, "labels": torch.full((len(INPUTS["input_ids"]),), -100)}]):
+        with pytest.raises(ValueError, match="Give labelled rows"):
+            model.calibrate(batches)
+    with pytest.raises(ValueError, match="give them as labels"):
+        model.calibrate([INPUTS])
+    model = build_prediction("labels")
+    labels = torch.full_like(PREDICTION_LABELS["labels"], -100)
+    labels[:, 1] = torch.arange(len(labels)) % 2
+    found = model.calibrate([{**INPUTS, "labels": labels}])
+    assert [value == 1.0 for value in found] == [place != 1 for place in range(len(found))]
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), [1.0, 2.0]])
+def test_temperatures_that_make_no_sense_are_refused(temperature):
+    with pytest.raises(StrictDataclassError, match="emperature"):
+        GenextConfig(conditioner={"vocab_size": 32}, head={"kind": "class", "num_outputs": 3, "temperature": temperature})

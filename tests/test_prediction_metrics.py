@@ -33,6 +33,15 @@ def rank(values):
 def count_by_hand(name, outputs, labels):
     if name == "accuracy":
         return 100 * np.mean([row.argmax() == label for row, label in zip(outputs, labels, strict=True)])
+    if name == "calibration_error":
+        shares = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
+        error = 0.0
+        for low in np.arange(15) / 15:
+            inside = (shares.max(axis=1) >= low) & (shares.max(axis=1) < low + 1 / 15)
+            if inside.any():
+                right = outputs.argmax(axis=1)[inside] == labels[inside]
+                error += inside.mean() * abs(right.mean() - shares.max(axis=1)[inside].mean())
+        return 100 * error
     if name == "macro_f1":
         chosen = outputs.argmax(axis=1)
         return 100 * np.mean([compute_f1(chosen == place, labels == place) for place in range(4)])

@@ -82,3 +82,10 @@ def test_characters_that_were_not_seen_are_unknown_but_bytes_never_are():
 def test_texts_without_a_vocabulary_are_refused(texts, unit, message):
     with pytest.raises(ValueError, match=message):
         train_tokenizer(texts, unit=unit)
+
+
+def test_arguments_may_stand_in_groups_as_in_transformers():
+    processor = build_processor()
+    plain = processor(text=["cat", "a"], padding=True, return_tensors="pt")
+    grouped = processor(text=["cat", "a"], text_kwargs={"padding": True}, common_kwargs={"return_tensors": "pt"})
+    assert {name: tensor.tolist() for name, tensor in grouped.items()} == {name: t.tolist() for name, t in plain.items()}

@@ -31,7 +31,6 @@ from recipes.evaluate import main as evaluate
 from recipes.frequency import baselines as frequency_baselines
 from recipes.glove.read_vectors import read_vectors
 from recipes.parts_of_speech import baselines as parts_baselines
-from recipes.running import write_table
 
 ROOT = Path(__file__).parents[1]
 SIDES = ("train", "validation", "test")
@@ -87,7 +86,10 @@ def test_the_smoke_run_leaves_a_model_that_estimates_frequencies(frequency_model
     answers = [answer[0] for answer in pipe(list(sides["test"]), batch_size=50)]
     values, truth = [answer["value"] for answer in answers], [float(value) for value in sides["test"].values()]
     assert results["metrics"]["spearman"] == pytest.approx(spearmanr(values, truth).statistic, abs=1e-3)
-    assert all(answer["uncertainty"] > 0.1 * head["output_scales"][0] for answer in answers)
+    # Calibrated: errors are as large as the uncertainties say.
+    ratios = [(value - true) / answer["uncertainty"] for value, true, answer in zip(values, truth, answers, strict=True)]
+    assert head["temperature"] != [1.0]
+    assert 0.7 < np.sqrt(np.mean(np.square(ratios))) < 1.4
     # Untrained as it is, it stays in the range of the data.
     assert all(abs(value - trained_on.mean()) < 3 * trained_on.std() for value in values)
     words = ["recipes/frequency/smoke.yaml", "--model", str(frequency_model), "--output_dir", str(frequency_model)]
@@ -365,20 +367,6 @@ def test_the_best_of_all_that_is_tried_on_validation_words_is_chosen(features):
     every = [f1_score(labels, probabilities >= value, average="micro") for value in spelling_baselines.THRESHOLDS]
     assert score == max(every)
     assert threshold == spelling_baselines.THRESHOLDS[int(np.argmax(every))]
-
-
-def test_a_table_is_there_whole_or_not_at_all(tmp_path):
-    path = Path(write_table(tmp_path / "new" / "rows.tsv", ["word", "number"], [("a", 1), ("b", 2.5)]))
-    assert path.read_text() == "word\tnumber\na\t1\nb\t2.5\n"
-
-    def break_off():
-        yield ("c", 3)
-        raise RuntimeError("broken off")
-
-    with pytest.raises(RuntimeError, match="broken off"):
-        write_table(path, ["word", "number"], break_off())
-    assert path.read_text() == "word\tnumber\na\t1\nb\t2.5\n"
-    assert [found.name for found in path.parent.iterdir()] == ["rows.tsv"]
 
 
 @pytest.mark.parametrize("module", [frequency, spelling_baselines, wordnet])

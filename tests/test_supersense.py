@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from sklearn.linear_model import LogisticRegression
 from transformers import pipeline
 
+from hf_genext import GenextForPrediction
 from hf_genext.hub import read_results
 from recipes.arguments import SettingsError
 from recipes.evaluate import main as evaluate
@@ -62,6 +63,8 @@ def test_the_smoke_run_leaves_a_model_that_names_categories(smoke, capsys):
     # A row whose category the training never saw is left out.
     assert results["metrics"]["accuracy"] == pytest.approx(right, abs=3)
     assert results["metrics"]["accuracy"] > 40
+    assert 0 < GenextForPrediction.from_pretrained(model).config.head.temperature != 1.0
+    assert results["metrics"]["calibration_error"] < 20
     assert len(pipe("a bowed stringed instrument", top_k=3)) == 3
     scores = evaluate([SMOKE, "--model", str(model), "--output_dir", str(model)])
     assert scores == pytest.approx({name: results["metrics"][name] for name in scores}, abs=1e-6)

@@ -124,11 +124,12 @@ def get_states_size(config: PreTrainedConfig) -> int:
 
 @strict
 class GenextVectorConditionerConfig(PreTrainedConfig):
-    """Configuration of a conditioner for raw vectors: one state for each vector.
+    """Configuration of a conditioner for raw vectors: one state for each vector, or several.
 
     Args:
         vector_size: Numbers in a vector.
         hidden_size: Width of the states; `vector_size` if left out, and then the vectors are the states.
+        num_states: States that each vector becomes, each by a projection of its own: what a decoder can attend to in turns.
         initializer_range: Standard deviation of the initial weights; left out, 0.6 divided by the root of `vector_size`.
 
     Example:
@@ -142,6 +143,7 @@ class GenextVectorConditionerConfig(PreTrainedConfig):
 
     vector_size: int = 64
     hidden_size: int | None = None
+    num_states: int = 1
     initializer_range: float | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -152,7 +154,8 @@ class GenextVectorConditionerConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Check the sizes (called by `@strict`)."""
-        validate_positive(type(self).__name__, vector_size=self.vector_size, hidden_size=self.hidden_size)
+        sizes = {"vector_size": self.vector_size, "hidden_size": self.hidden_size, "num_states": self.num_states}
+        validate_positive(type(self).__name__, **sizes)
 
 
 @strict

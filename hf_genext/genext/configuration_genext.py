@@ -152,9 +152,12 @@ class GenextHeadConfig(PreTrainedConfig):
             mean 0 and standard deviation 1, whatever their unit; what it takes and gives is in the unit. Left out, 0.
         output_scales: Of a regression the standard deviation of each number in the data. Left out, 1.
         least_scale: Of a regression how certain the head can be at most: the least standard deviation that it gives, in
-            units of `output_scales`. A larger one keeps a training calm, for an error costs as much as the square of its ratio to it.
+            units of `output_scales`, before it is calibrated. A larger one keeps a training calm, for an error costs as much
+            as the square of its ratio to it.
         dropout: Dropout before the projection.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
+        temperature: What logits are divided by, and the standard deviations of numbers multiplied by, one for all outputs or
+            one for each; [`GenextForPrediction.calibrate`] sets it (Guo et al. 2017).
 
     Example:
         >>> from hf_genext import GenextHeadConfig
@@ -172,6 +175,7 @@ class GenextHeadConfig(PreTrainedConfig):
     least_scale: float | int = 1e-3
     dropout: float | int = 0.0
     initializer_range: float | None = None
+    temperature: float | int | list[float] = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, count the outputs, then let Transformers do the rest."""
@@ -208,6 +212,13 @@ class GenextHeadConfig(PreTrainedConfig):
             raise ValueError(f"least_scale must be a finite number above 0, got {self.least_scale}.")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
+        temperatures = self.temperature if isinstance(self.temperature, list) else [self.temperature]
+        if isinstance(self.temperature, list) and len(temperatures) != self.num_outputs:
+            raise ValueError(
+                f"temperature has {len(temperatures)} numbers; give one, or {self.num_outputs}, one for each output."
+            )
+        if not all(0.0 < temperature < math.inf for temperature in temperatures):
+            raise ValueError(f"A temperature must be above 0, got {self.temperature}.")
 
 
 @strict

@@ -21,7 +21,7 @@ from .pretrained_genext import GenextPreTrainedModel
 
 
 class GenextVectorConditioner(GenextPreTrainedModel):
-    """Raw vectors: one state for each, by one projection where the widths differ."""
+    """Raw vectors: one state for each, by one projection where the widths differ; or several, by a projection for each."""
 
     config_class = GenextVectorConditionerConfig
     input_names = ("condition_vectors", "condition_vectors_mask")
@@ -29,8 +29,9 @@ class GenextVectorConditioner(GenextPreTrainedModel):
 
     def __init__(self, config: GenextVectorConditionerConfig) -> None:
         super().__init__(config)
-        same = config.hidden_size == config.vector_size
-        self.projection = nn.Identity() if same else nn.Linear(config.vector_size, config.hidden_size)
+        same = config.hidden_size == config.vector_size and config.num_states == 1
+        size = config.num_states * (config.hidden_size or config.vector_size)
+        self.projection = nn.Identity() if same else nn.Linear(config.vector_size, size)
         self.post_init()
 
     def forward(
@@ -47,7 +48,8 @@ class GenextVectorConditioner(GenextPreTrainedModel):
             kwargs: Ignored.
 
         Returns:
-            States (batch, count, hidden), and their mask where one was given.
+            States (batch, count * num_states, hidden), those of a vector one behind the other, and their mask where one was
+            given.
 
         Raises:
             ValueError: for vectors that are missing, of another size, or of another number of axes.
@@ -61,7 +63,14 @@ class GenextVectorConditioner(GenextPreTrainedModel):
                 f"of shape {tuple(condition_vectors.shape)}, whose vectors have {condition_vectors.shape[-1]} numbers."
             )
         vectors = condition_vectors[:, None] if condition_vectors.dim() == 2 else condition_vectors
-        return ConditionerOutput(states=self.projection(vectors.to(self.dtype)), mask=condition_vectors_mask)
+        states = self.projection(vectors.to(self.dtype))
+        if self.config.num_states == 1:
+            return ConditionerOutput(states=states, mask=condition_vectors_mask)
+        mask = condition_vectors_mask
+        return ConditionerOutput(
+            states=states.reshape(states.shape[0], -1, self.config.hidden_size),
+            mask=None if mask is None else mask.repeat_interleave(self.config.num_states, dim=1),
+        )
 
     @property
     def dtype(self) -> torch.dtype:

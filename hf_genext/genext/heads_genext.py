@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
+from .calibration_genext import fit_class_temperature, fit_label_temperatures, fit_scale_temperatures
 from .configuration_genext import GenextHeadConfig
 from .pretrained_genext import GenextPreTrainedModel
 
@@ -51,8 +52,37 @@ class PredictionHead(GenextPreTrainedModel):
         self.post_init()
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """The distribution's parameters: (batch, hidden) -> (batch, parameters)."""
-        return self.projection(self.dropout(vectors)).float()
+        """The distribution's parameters, calibrated: (batch, hidden) -> (batch, parameters)."""
+        return self.apply_temperature(self.projection(self.dropout(vectors)).float())
+
+    @property
+    def temperature(self) -> float | torch.Tensor:
+        """One number for all outputs, or (outputs,)."""
+        value = self.config.temperature
+        return self.projection.weight.new_tensor(value, dtype=torch.float32) if isinstance(value, list) else value
+
+    def apply_temperature(self, parameters: torch.Tensor) -> torch.Tensor:
+        """Divide logits by the temperature: (batch, parameters) -> the same."""
+        return parameters if self.config.temperature == 1.0 else parameters / self.temperature
+
+    @abstractmethod
+    def fit_temperature(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The further temperature that makes known targets likeliest: (rows, parameters) -> a scalar or (outputs,)."""
+
+    def calibrate(self, parameters: torch.Tensor, targets: torch.Tensor) -> None:
+        """Set the temperature so that the probabilities are right on rows that the model was not trained on.
+
+        Args:
+            parameters: What `forward` gave, (rows, parameters).
+            targets: What it should have given.
+
+        Raises:
+            ValueError: if no target is known.
+        """
+        self.require_fit(targets)
+        if not self.is_given(targets).any():
+            raise ValueError("Calibration needs rows whose targets are known; there are none. Give labelled rows.")
+        self.config.temperature = (self.fit_temperature(parameters, targets) * self.temperature).tolist()
 
     @abstractmethod
     def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -111,6 +141,11 @@ class ClassHead(PredictionHead):
         """(batch, outputs), (batch,) -> (batch,)."""
         return -nn.functional.cross_entropy(parameters, targets, ignore_index=-100, reduction="none")
 
+    def fit_temperature(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(rows, outputs), (rows,) -> a scalar."""
+        given = self.is_given(targets)
+        return fit_class_temperature(parameters[given], targets[given])
+
     def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """(batch, outputs) -> (batch,)."""
         return torch.multinomial(parameters.softmax(dim=-1), 1, generator=generator)[:, 0]
@@ -139,6 +174,10 @@ class LabelsHead(PredictionHead):
         losses = nn.functional.binary_cross_entropy_with_logits(parameters, target, reduction="none")
         return -losses.masked_fill(~given, 0)
 
+    def fit_temperature(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(rows, outputs), (rows, outputs) -> (outputs,)."""
+        return fit_label_temperatures(parameters, targets, self.is_given(targets))
+
     def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         """(batch, outputs) -> (batch, outputs) of 0 and 1."""
         return torch.bernoulli(parameters.sigmoid(), generator=generator).long()
@@ -156,13 +195,22 @@ class RegressionHead(PredictionHead):
     def split(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Means and standard deviations: (batch, 2 * outputs) -> twice (batch, outputs)."""
         mean, raw = parameters.chunk(2, dim=-1)
-        scale = nn.functional.softplus(raw) + self.config.least_scale
+        scale = (nn.functional.softplus(raw) + self.config.least_scale) * self.temperature
         if self.config.output_scales is not None:
             unit = mean.new_tensor(self.config.output_scales)
             mean, scale = mean * unit, scale * unit
         if self.config.output_means is not None:
             mean = mean + mean.new_tensor(self.config.output_means)
         return mean, scale
+
+    def apply_temperature(self, parameters: torch.Tensor) -> torch.Tensor:
+        """Nothing: the widths are multiplied by the temperature when they are made."""
+        return parameters
+
+    def fit_temperature(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(rows, 2 * outputs), (rows, outputs) -> (outputs,)."""
+        targets = targets.view(len(targets), -1)
+        return fit_scale_temperatures(*self.split(parameters), targets, self.is_given(targets))
 
     def is_given(self, targets: torch.Tensor) -> torch.Tensor:
         """Where a number is known, as the targets."""

@@ -49,16 +49,27 @@ class MemoryEncoding:
         mask = outputs.memory_mask
         return memory, torch.ones(memory.shape[:2], dtype=torch.long, device=memory.device) if mask is None else mask
 
-    def embed(self, *, normalize: bool = False, **inputs: Any) -> torch.Tensor:
+    def embed(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        normalize: bool = False,
+        **inputs: Any,
+    ) -> torch.Tensor:
         """One vector for each condition: the mean of its real slots.
 
         Args:
+            input_ids: Source tokens, (batch, length).
+            attention_mask: 1 where a source token is real, (batch, length).
             normalize: Whether the vectors have length 1, so that their products are cosines.
-            inputs: As [`GenextEncoder.forward`] takes them.
+            inputs: Other conditions, as [`GenextEncoder.forward`] takes them.
 
         Returns:
             (batch, hidden).
         """
+        texts = {"input_ids": input_ids, "attention_mask": attention_mask}
+        inputs |= {name: value for name, value in texts.items() if value is not None}
         memory, mask = self.encode(return_mask=True, **inputs)
         vectors = average_slots(memory, mask)
         return torch.nn.functional.normalize(vectors, dim=-1) if normalize else vectors

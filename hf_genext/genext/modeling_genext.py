@@ -5,13 +5,14 @@ Legend: batch, length (input positions), slots (memory positions), target (outpu
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_masks_for_generate
@@ -60,6 +61,41 @@ class GenextModel(MemoryEncoding, GenextPreTrainedModel):
     def forward(self, **inputs: Any) -> GenextEncoderOutput:
         """The memory and its mask; inputs as [`GenextEncoder.forward`] takes them."""
         return self.encoder(**inputs)
+
+    def save_sentence_transformer(
+        self, save_directory: str | os.PathLike, processor: ProcessorMixin, *, normalize: bool = True
+    ) -> None:
+        """Save a folder that sentence-transformers opens: `SentenceTransformer(folder)`, after `import hf_genext`.
+
+        Its vectors are those of [`GenextModel.embed`]. The folder opens in `AutoModel` and `AutoProcessor` too.
+
+        Args:
+            save_directory: Where to.
+            processor: The processor of the model, which reads texts.
+            normalize: Whether the vectors have length 1.
+
+        Raises:
+            ValueError: if the model reads no text.
+        """
+        if getattr(processor, "tokenizer", None) is None or self.main_input_name != "input_ids":
+            raise ValueError(
+                f"sentence-transformers gives its models texts, but this one reads {self.main_input_name}. Save it with "
+                "save_pretrained, and call embed for its vectors."
+            )
+        self.save_pretrained(save_directory)
+        processor.save_pretrained(save_directory)
+        modules = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]
+        if normalize:
+            modules.append({"idx": 1, "name": "1", "path": "1_Normalize", "type": "sentence_transformers.models.Normalize"})
+            os.makedirs(os.path.join(save_directory, "1_Normalize"), exist_ok=True)
+        transformer = {
+            "transformer_task": "feature-extraction",
+            "modality_config": {"text": {"method": "embed", "method_output_name": None}},
+            "module_output_name": "sentence_embedding",
+        }
+        for name, content in (("modules.json", modules), ("sentence_bert_config.json", transformer)):
+            with open(os.path.join(save_directory, name), "w", encoding="utf-8") as file:
+                json.dump(content, file, indent=2)
 
 
 class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, GenextPreTrainedModel, GenerationMixin):

@@ -5,7 +5,7 @@ Legend: batch, slots (memory positions), hidden, outputs (classes, labels or num
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import torch
@@ -164,6 +164,48 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             Classes (batch,), labels of 0 and 1 (batch, outputs), or numbers (batch, outputs).
         """
         return self.head.sample(self.embed(**inputs), generator)
+
+    @torch.no_grad()
+    def calibrate(self, batches: Iterable[Mapping[str, Any]]) -> float | list[float]:
+        """Make the probabilities, or of numbers the uncertainties, right on rows that the model was not trained on.
+
+        No prediction changes, only how sure it is: one temperature for classes, one for each label or number (Guo et al. 2017;
+        Levi et al. 2022). It is kept as `config.head.temperature` and saved with the model.
+
+        Args:
+            batches: Inputs as [`GenextForPrediction.forward`] takes them, with `labels`; a `DataLoader`, for example.
+
+        Returns:
+            The temperature: above 1 where the model was too sure of itself.
+
+        Raises:
+            ValueError: if there are no rows, or none whose output is known.
+
+        Example:
+            >>> import torch
+            >>> from hf_genext import GenextConfig, GenextForPrediction
+            >>> config = GenextConfig(conditioner={"vocab_size": 32}, head={"kind": "class", "num_outputs": 3})
+            >>> model = GenextForPrediction(config)
+            >>> batch = {"input_ids": torch.tensor([[5, 6, 7], [6, 5, 7]]), "labels": torch.tensor([1, 2])}
+            >>> model.calibrate([batch]) == model.config.head.temperature
+            True
+        """
+        was_training, device = self.training, self.device
+        self.eval()
+        parameters, targets = [], []
+        try:
+            for batch in batches:
+                inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+                if inputs.get("labels") is None:
+                    raise ValueError("Calibration needs the labels of every batch; give them as labels.")
+                targets.append(inputs.pop("labels"))
+                parameters.append(self.head(self.embed(**inputs)))
+        finally:
+            self.train(was_training)
+        if not targets:
+            raise ValueError("Calibration needs rows whose targets are known; there are none. Give labelled rows.")
+        self.head.calibrate(torch.cat(parameters), torch.cat(targets))
+        return self.config.head.temperature
 
     @classmethod
     def from_encoder_pretrained(

@@ -149,7 +149,8 @@ class GenextProcessor(ProcessorMixin):
                 not there, or `None`, are missing.
             sampling_rate: Samples a second of `audio`.
             return_tensors: `"pt"` for tensors.
-            kwargs: As the tokenizers take them: `padding`, `truncation`, `max_length`, ...
+            kwargs: As the tokenizers take them: `padding`, `truncation`, `max_length`, ... As in Transformers they may also
+                stand in `text_kwargs` and `common_kwargs`.
 
         Returns:
             `input_ids` and `attention_mask` (batch, length) for text, `pixel_values` (batch, channels, height, width) for
@@ -163,6 +164,9 @@ class GenextProcessor(ProcessorMixin):
             ValueError: if nothing is given, or something that the processor has no part for; for a label or a vector size that
                 is unknown.
         """
+        for group in ("text_kwargs", "common_kwargs"):
+            kwargs = {**(kwargs.pop(group, None) or {}), **kwargs}
+        return_tensors = kwargs.pop("return_tensors", return_tensors)
         conditions = {
             "text": text,
             "images": images,

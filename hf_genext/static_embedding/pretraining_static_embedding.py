@@ -83,7 +83,7 @@ class StaticEmbeddingForPreTraining(PreTrainedModel):
                 elif name == "output_embeddings":
                     init.zeros_(parameter)
                 else:
-                    # As fastText begins, and gensim's word2vec; half of this scores lower, most with CBOW, whose mean is smaller.
+                    # As fastText begins, and gensim. Half of this scores lower, with CBOW most, whose means are smaller.
                     init.uniform_(parameter, -1.0 / self.config.hidden_size, 1.0 / self.config.hidden_size)
             init.ones_(module.noise)
             module.noise[[self.config.unk_token_id, self.config.pad_token_id]] = 0.0

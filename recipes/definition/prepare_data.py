@@ -17,8 +17,8 @@ if __name__ == "__main__":
     sys.path[:] = [str(Path(__file__).resolve().parents[2]), *sys.path[1:]]
 
 from recipes.glove.read_vectors import read_vectors
-from recipes.running import write_table
-from recipes.wordnet import bring_wordnet, choose_first_senses, group_words, read_exceptions, read_senses, split_groups
+from recipes.text_splits import write_table
+from recipes.wordnet import Sense, bring_wordnet, choose_first_senses, group_words, read_exceptions, read_senses, split_groups
 
 SEED = 0
 
@@ -46,7 +46,7 @@ def prepare_data(folder: Path, *, num_words: int | None = None, held_out: int = 
     groups = group_words(sorted(senses, key=lambda sense: ranks[sense.word]), read_exceptions(wordnet))
     test, validation, train = split_groups(groups, [held_out, held_out], seed=SEED)
     files = {
-        f"{name}_file": write_table(folder / f"{name}.tsv", ["word", "gloss"], [(sense.word, sense.gloss) for sense in part])
+        f"{name}_file": write_glosses(folder / f"{name}.tsv", part)
         for name, part in (("train", train), ("validation", validation), ("test", test))
     }
     facts = {
@@ -57,6 +57,11 @@ def prepare_data(folder: Path, *, num_words: int | None = None, held_out: int = 
         "lemmas": len(groups),
     }
     return {**files, "facts": facts}
+
+
+def write_glosses(path: Path, senses: list[Sense]) -> str:
+    """Write a line `word<TAB>gloss` for each sense; the file."""
+    return write_table(path, {"word": [sense.word for sense in senses], "gloss": [sense.gloss for sense in senses]})
 
 
 if __name__ == "__main__":

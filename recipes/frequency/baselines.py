@@ -23,8 +23,7 @@ sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolv
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from recipes.comparison import Comparison, run_baselines
-from recipes.conditional_data import build_output_metrics
+from recipes.output_baselines import OutputComparison, run_output_baselines
 from recipes.running import run_main
 from recipes.spelling_baselines import NgramSettings, choose_features, predict_numbers, read_words
 
@@ -38,11 +37,11 @@ class BaselineSettings(NgramSettings):
     )
 
 
-def _score(comparison: Comparison) -> Iterator[tuple[str, dict[str, float]]]:
+def _score(comparison: OutputComparison) -> Iterator[tuple[str, dict[str, float]]]:
     parts = read_words(comparison)
     words = {part: spelled for part, (spelled, _) in parts.items()}
     numbers = {part: np.array(targets)[:, 0] for part, (_, targets) in parts.items()}
-    metrics = build_output_metrics(comparison.data, "regression")
+    metrics = comparison.metrics
     lengths = {part: np.array([len(word) for word in spelled]) for part, spelled in words.items()}
     slope, start = np.polyfit(lengths["train"], numbers["train"], 1)
     yield "length of the word", metrics((slope * lengths["test"] + start)[:, None], numbers["test"])
@@ -57,7 +56,7 @@ def _score(comparison: Comparison) -> Iterator[tuple[str, dict[str, float]]]:
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     """Score the baselines and print them; see the top of the file."""
-    return run_baselines(_score, BaselineSettings, argv, output="regression")
+    return run_output_baselines(_score, BaselineSettings, argv, output="regression")
 
 
 if __name__ == "__main__":

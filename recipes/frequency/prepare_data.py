@@ -59,7 +59,7 @@ def prepare_data(
         ValueError: if there are fewer lemmas than are held out.
     """
     values = estimate_zipf_values(read_vectors()[0])
-    targets = {word: values[word] for word in read_spellings(num_words)}
+    targets = {word: f"{values[word]:.4f}" for word in read_spellings(num_words)}
     wordnet, version = bring_wordnet() if irregular_forms else (None, None)
     exceptions = {} if wordnet is None else read_exceptions(wordnet)
     files, num_lemmas = write_split(folder, ("word", "zipf"), targets, exceptions, held_out=held_out)

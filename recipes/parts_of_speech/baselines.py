@@ -24,8 +24,7 @@ sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolv
 import numpy as np
 from scipy.sparse import csr_matrix
 
-from recipes.comparison import Comparison, run_baselines
-from recipes.conditional_data import build_output_metrics
+from recipes.output_baselines import OutputComparison, run_output_baselines
 from recipes.running import run_main
 from recipes.spelling_baselines import (
     NgramSettings,
@@ -46,11 +45,11 @@ class BaselineSettings(NgramSettings):
     )
 
 
-def _score(comparison: Comparison) -> Iterator[tuple[str, dict[str, float]]]:
+def _score(comparison: OutputComparison) -> Iterator[tuple[str, dict[str, float]]]:
     parts = read_words(comparison)
     names = sorted({name for _, targets in parts.values() for target in targets for name in target})
     labels = {part: number_labels(targets, names) for part, (_, targets) in parts.items()}
-    metrics = build_output_metrics(comparison.data, "labels")
+    metrics = comparison.metrics
     frequent = Counter(map(tuple, labels["train"].tolist())).most_common(1)[0][0]
     yield "the most frequent set of parts", metrics(np.tile(frequent, (len(labels["test"]), 1)) - 0.5, labels["test"])
 
@@ -66,7 +65,7 @@ def _score(comparison: Comparison) -> Iterator[tuple[str, dict[str, float]]]:
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     """Score the baselines and print them; see the top of the file."""
-    return run_baselines(_score, BaselineSettings, argv, output="labels")
+    return run_output_baselines(_score, BaselineSettings, argv, output="labels")
 
 
 if __name__ == "__main__":

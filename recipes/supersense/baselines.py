@@ -27,8 +27,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from recipes.comparison import Comparison, run_baselines
-from recipes.conditional_data import build_output_metrics
+from recipes.output_baselines import OutputComparison, run_output_baselines
 from recipes.running import run_main
 from recipes.sentence_vectors import encode_texts
 
@@ -41,14 +40,13 @@ class BaselineSettings:
     max_iter: int = field(default=300, metadata={"help": "The most steps of a regression."})
 
 
-def _score(comparison: Comparison) -> Iterator[tuple[str, dict[str, float]]]:
-    own, parts = comparison.own, [comparison.rows.train, comparison.scored]
+def _score(comparison: OutputComparison) -> Iterator[tuple[str, dict[str, float]]]:
+    own, parts = comparison.own, [comparison.train, comparison.test]
     (train_texts, test_texts), (train_names, test_names) = (
         [list(part[column]) for part in parts] for column in ("text", "target")
     )
     train_vectors, test_vectors = encode_texts(train_texts), encode_texts(test_texts)
     regression = LogisticRegression(max_iter=own.max_iter)
-    metrics = build_output_metrics(comparison.data, "class")
     for label, features, model in (
         ("linear probe on MiniLM", (train_vectors, test_vectors), make_pipeline(StandardScaler(), regression)),
         (
@@ -62,15 +60,16 @@ def _score(comparison: Comparison) -> Iterator[tuple[str, dict[str, float]]]:
             make_pipeline(TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True), regression),
         ),
     ):
-        predicted = model.fit(features[0], train_names).predict(features[1])
+        model.fit(features[0], train_names)
         names = {name: number for number, name in enumerate(sorted({*train_names, *test_names}))}
-        chosen = np.eye(len(names))[[names[name] for name in predicted]]
-        yield label, metrics(chosen, np.array([names[name] for name in test_names]))
+        log_probs = np.full((len(test_names), len(names)), -1e9)
+        log_probs[:, [names[name] for name in model.classes_]] = model.predict_log_proba(features[1])
+        yield label, comparison.metrics(log_probs, np.array([names[name] for name in test_names]))
 
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     """Score the baselines and print them; see the top of the file."""
-    return run_baselines(_score, BaselineSettings, argv, output="class")
+    return run_output_baselines(_score, BaselineSettings, argv, output="class")
 
 
 if __name__ == "__main__":

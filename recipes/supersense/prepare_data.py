@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from recipes.running import write_table
+from recipes.text_splits import write_table
 from recipes.wordnet import bring_wordnet, read_senses
 
 SEED = 0
@@ -52,7 +52,8 @@ def prepare_data(folder: Path, *, num_glosses: int | None = None, held_out: int 
     files = {}
     for name, places in parts.items():
         rows = [(glosses[place], category) for place in places for category in categories[glosses[place]]]
-        files[f"{name}_file"] = write_table(folder / f"{name}.tsv", ["gloss", "category"], rows)
+        columns = dict(zip(("gloss", "category"), zip(*rows, strict=True), strict=True))
+        files[f"{name}_file"] = write_table(folder / f"{name}.tsv", columns)
     facts = {
         "name": "WordNet 3.0, glosses and lexicographers' categories",
         "packages": f"wordnet-base {version}",

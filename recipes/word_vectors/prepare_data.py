@@ -104,7 +104,7 @@ def read_paragraphs(cache: Path) -> Iterator[tuple[str, str]]:
     """
     seen: set[bytes] = set()
     for source, read in (
-        ("dictionary", _read_dictionary),
+        ("dictionary", read_dictionary),
         ("glosses", _read_glosses),
         ("kernel documentation", _read_kernel_documentation),
         ("plays and poems", _read_plays_and_poems),
@@ -225,7 +225,8 @@ _DICTIONARY_MARKS = (
 )
 
 
-def _read_dictionary(cache: Path) -> Iterator[str]:
+def read_dictionary(cache: Path) -> Iterator[str]:
+    """The paragraphs of the dictionary, without its marks; see [`bring_packages`]."""
     with gzip.open(
         cache / "unpacked/dict-gcide/usr/share/dictd/gcide.dict.dz", "rt", encoding="cp1252", errors="replace"
     ) as file:

