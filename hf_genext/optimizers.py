@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 from transformers.pytorch_utils import Conv1D
 
+from hf_genext.genext.heads_genext import PredictionHead
+
 _POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -174,7 +176,7 @@ def build_muon_groups(
 ) -> list[dict[str, Any]]:
     """Sort a model's trainable parameters: weights of linear layers inside the network to Muon, the rest to AdamW.
 
-    Embeddings, the layer that gives the logits, norms and biases stay with AdamW. A linear layer that stacks several
+    Embeddings, the layer that gives logits or numbers, norms and biases stay with AdamW. A linear layer that stacks several
     matrices says so by an attribute `num_blocks`; GPT-2's `Conv1D`, which holds its matrix transposed, by the name `c_attn`.
 
     Args:
@@ -186,11 +188,13 @@ def build_muon_groups(
     Returns:
         Parameter groups for [`Muon`].
     """
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    heads = [module.projection for module in model.modules() if isinstance(module, PredictionHead)]
+    heads += [model.get_output_embeddings()] if hasattr(model, "get_output_embeddings") else []
     by_kind: dict[tuple[int, bool], list[nn.Parameter]] = {}
     taken: set[int] = set()
     for name, module in model.named_modules():
-        if not isinstance(module, (nn.Linear, Conv1D)) or module is head or not module.weight.requires_grad:
+        is_inner = isinstance(module, (nn.Linear, Conv1D)) and all(module is not head for head in heads)
+        if not is_inner or not module.weight.requires_grad:
             continue
         is_transposed = isinstance(module, Conv1D)
         stacked = module.nf // module.nx if is_transposed and name.endswith("c_attn") else 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 from transformers import (
     CONFIG_MAPPING,
     AutoFeatureExtractor,
@@ -339,10 +340,17 @@ def _build_text_config(
 
 
 def _build_head_fields(head: dict[str, Any], train: datasets.Dataset) -> dict[str, Any]:
-    """A head's fields, with the names or the number of outputs from the rows."""
+    """A head's fields, with what the rows say: the names of outputs, or how many numbers there are, their means and spreads."""
     kind = head.get("kind", "class")
     if kind == "regression":
-        return {"num_outputs": len(train[0]["target"]), **head, "kind": kind}
+        numbers = np.array(train["target"], dtype=np.float64)
+        spread = numbers.std(axis=0)
+        found = {
+            "num_outputs": numbers.shape[1],
+            "output_means": numbers.mean(axis=0).tolist(),
+            "output_scales": np.where(spread > 0, spread, 1.0).tolist(),
+        }
+        return {**found, **head, "kind": kind}
     return {"output_names": find_output_names(train, kind), **head, "kind": kind}
 
 

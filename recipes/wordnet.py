@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -75,6 +76,8 @@ _ENDINGS = {
     "a": [("er", ""), ("est", ""), ("er", "e"), ("est", "e")],
     "r": [],
 }
+_Item = TypeVar("_Item")
+
 _KINDS = {"n": 1, "v": 2, "a": 3, "r": 4, "s": 5}
 
 
@@ -188,33 +191,92 @@ def group_words(words: Iterable[Sense], exceptions: dict[str, dict[str, list[str
         [['mice', 'mouse'], ['dog', 'hound']]
     """
     senses = list(words)
-    known = {sense.word: place for place, sense in enumerate(senses)}
-    parents = list(range(len(senses)))
+    known = {sense.word for sense in senses}
+    marks = [
+        [sense.word, *(base for base in list_bases(sense.word, exceptions) if base in known), ("gloss", sense.gloss)]
+        for sense in senses
+    ]
+    return [[senses[place] for place in places] for places in group_by_marks(marks)]
 
-    def find(place: int) -> int:
-        while parents[place] != place:
-            parents[place] = parents[parents[place]]
-            place = parents[place]
-        return place
 
-    first_with: dict[str, int] = {}
-    for place, sense in enumerate(senses):
-        others = [known[base] for base in _list_bases(sense.word, exceptions) if base in known]
-        for other in [*others, first_with.setdefault(sense.gloss, place)]:
-            first, second = sorted((find(place), find(other)))
-            parents[second] = first
-    groups: dict[int, list[Sense]] = defaultdict(list)
-    for place, sense in enumerate(senses):
-        groups[find(place)].append(sense)
+def group_by_marks(marks: Iterable[Iterable[Hashable]]) -> list[list[int]]:
+    """Which items belong together, because they share a mark, or are joined by others that do.
+
+    Args:
+        marks: Those of each item, one at least.
+
+    Returns:
+        The places of the items of each group, in their order.
+
+    Example:
+        >>> group_by_marks([["dogs", "dog"], ["cat"], ["dog"], ["cats", "cat"]])
+        [[0, 2], [1, 3]]
+    """
+    parents: dict[Hashable, Hashable] = {}
+
+    def find(mark: Hashable) -> Hashable:
+        while parents.setdefault(mark, mark) != mark:
+            parents[mark] = parents[parents[mark]]
+            mark = parents[mark]
+        return mark
+
+    firsts = []
+    for first, *others in marks:
+        firsts.append(first)
+        for other in others:
+            parents[find(other)] = find(first)
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for place, first in enumerate(firsts):
+        groups[find(first)].append(place)
     return list(groups.values())
 
 
-def _list_bases(word: str, exceptions: dict[str, dict[str, list[str]]]) -> list[str]:
-    bases = []
-    for part, endings in _ENDINGS.items():
-        bases += exceptions.get(part, {}).get(word, [])
-        bases += [word.removesuffix(end) + new for end, new in endings if word.endswith(end) and len(word) > len(end) + 1]
-    return bases
+def list_bases(word: str, exceptions: Mapping[str, Mapping[str, list[str]]]) -> list[str]:
+    """What a word may be a form of, whether there is such a word or not: by the lists of irregular forms and by its endings.
+
+    Args:
+        word: In lower case.
+        exceptions: As [`read_exceptions`] gives them; without any, regular forms alone.
+
+    Example:
+        >>> list_bases("mice", {"n": {"mice": ["mouse"]}}), list_bases("cats", {})
+        (['mouse'], ['cat', 'cat'])
+    """
+    return [base for part in _ENDINGS for base in (*exceptions.get(part, {}).get(word, []), *_strip_endings(word, part))]
+
+
+def _strip_endings(word: str, part: str) -> list[str]:
+    return [word.removesuffix(end) + new for end, new in _ENDINGS[part] if word.endswith(end) and len(word) > len(end) + 1]
+
+
+def find_parts(
+    word: str, lemmas: Mapping[str, Collection[str]], exceptions: Mapping[str, Mapping[str, list[str]]]
+) -> list[str]:
+    """The parts of speech that a word or a form of a word can have, as WordNet's morphy(7WN) finds them.
+
+    For each part of speech the word itself is looked up, and what it is a form of: as the list of irregular forms says, or
+    where it stands in none, without an ending. Nouns in -ss are no plurals, and two letters stay before an ending.
+
+    Args:
+        word: In lower case.
+        lemmas: The parts of speech of each word of WordNet.
+        exceptions: As [`read_exceptions`] gives them.
+
+    Returns:
+        Some of n, v, a and r, in this order; none for a word that WordNet does not know.
+
+    Example:
+        >>> find_parts("dogs", {"dog": ["n", "v"]}, {})
+        ['n', 'v']
+    """
+    found = []
+    for part in _ENDINGS:
+        bases = exceptions.get(part, {}).get(word) or (
+            [] if part == "n" and word.endswith("ss") else _strip_endings(word, part)
+        )
+        if any(part in lemmas.get(base, ()) for base in (word, *bases)):
+            found.append(part)
+    return found
 
 
 def choose_first_senses(senses: dict[str, list[Sense]], is_wanted: Callable[[str], bool]) -> list[Sense]:
@@ -222,17 +284,17 @@ def choose_first_senses(senses: dict[str, list[Sense]], is_wanted: Callable[[str
     return [found[0] for word, found in senses.items() if is_wanted(word) and found[0].gloss]
 
 
-def split_groups(groups: list[list[Sense]], sizes: list[int], *, seed: int) -> list[list[Sense]]:
+def split_groups(groups: Sequence[list[_Item]], sizes: list[int], *, seed: int) -> list[list[_Item]]:
     """Divide groups at random.
 
     Args:
         groups: Groups that must not be parted.
-        sizes: How many groups each part gets, of which it takes the first word alone; what is left over is one more part, the
-            last, with all words.
+        sizes: How many groups each part gets, of which it takes the first item alone; what is left over is one more part, the
+            last, with all of theirs.
         seed: Which ones.
 
     Returns:
-        The words of each part.
+        The items of each part.
 
     Raises:
         ValueError: if there are fewer groups.
@@ -242,7 +304,7 @@ def split_groups(groups: list[list[Sense]], sizes: list[int], *, seed: int) -> l
     order = np.random.default_rng(seed).permutation(len(groups))
     ends = np.cumsum(sizes)
     parts = [[groups[place][0] for place in order[end - size : end]] for size, end in zip(sizes, ends, strict=True)]
-    return [*parts, [sense for place in order[ends[-1] :] for sense in groups[place]]]
+    return [*parts, [item for place in order[ends[-1] :] for item in groups[place]]]
 
 
 __all__ = [
@@ -250,7 +312,10 @@ __all__ = [
     "Sense",
     "bring_wordnet",
     "choose_first_senses",
+    "find_parts",
+    "group_by_marks",
     "group_words",
+    "list_bases",
     "read_exceptions",
     "read_senses",
     "split_gloss",

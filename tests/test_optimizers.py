@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from specimens import build_config
+from specimens import build_config, build_prediction
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -105,6 +105,16 @@ def test_every_parameter_is_in_one_group_and_only_inner_matrices_are_under_muon(
     assert any("mlp" in name for name in names)
     assert {group["weight_decay"] for group in groups if group["params"][0].dim() == 1} == {0.0}
     assert {group["num_blocks"] for group in groups if "num_blocks" in group} >= {1, 2, 3}
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "regression"])
+def test_the_head_of_a_single_output_is_not_under_muon(kind):
+    model = build_prediction(kind, "pooled")
+    groups = build_muon_groups(model, learning_rate=1e-3, muon_learning_rate=0.02, weight_decay=0.1)
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    assert rates[id(model.head.projection.weight)] == 1e-3
+    assert rates[id(model.encoder.bottleneck.mlp.down_proj.weight)] == 0.02
 
 
 def test_a_state_dict_goes_on_to_the_same_weights():

@@ -94,6 +94,62 @@ def test_a_regression_learns_the_uncertainty_of_its_data():
     assert (outputs.logits[:, 0] - 2 * vectors[:, 0]).abs().mean() < 0.4
 
 
+def test_a_regression_in_any_unit_is_the_same_model():
+    """With the data's mean and deviation what is learned does not depend on the unit, and what is given is in it."""
+    torch.manual_seed(0)
+    vectors = torch.randn(64, 2)
+    numbers = torch.stack([vectors[:, 0] + 0.1 * torch.randn(64), vectors[:, 1]], dim=1)
+    units, starts = torch.tensor([1000.0, 0.01]), torch.tensor([-5000.0, 3.0])
+    outputs, losses = [], []
+    for scaled, fields in (
+        (numbers, {}),
+        (numbers * units + starts, {"output_means": starts.tolist(), "output_scales": units.tolist()}),
+    ):
+        torch.manual_seed(1)
+        model = GenextForPrediction.from_encoder_pretrained(
+            GenextVectorConditionerConfig(vector_size=2, hidden_size=16),
+            {"kind": "regression", "num_outputs": 2, "least_scale": 0.05, **fields},
+        ).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        for _ in range(20):
+            model(condition_vectors=vectors, labels=scaled).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad():
+            outputs.append(model.eval()(condition_vectors=vectors, labels=scaled))
+        losses.append(outputs[-1].loss)
+        expected = -torch.distributions.Normal(outputs[-1].logits, outputs[-1].scale).log_prob(scaled).mean()
+        torch.testing.assert_close(outputs[-1].loss, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(outputs[1].logits, outputs[0].logits * units + starts, atol=0.5, rtol=1e-3)
+    torch.testing.assert_close(outputs[1].scale, outputs[0].scale * units, atol=0, rtol=1e-2)
+    torch.testing.assert_close(losses[1], losses[0] + units.log().mean(), atol=2e-2, rtol=0)
+    assert losses[0] < 1.0
+
+
+def test_a_regression_is_never_more_certain_than_it_may_be():
+    model = build_prediction("regression", output_scales=[2.0, 4.0], least_scale=0.5)
+    with torch.no_grad():
+        model.head.projection.bias[2:] = -100.0
+        model.head.projection.weight.zero_()
+        scale = model(**INPUTS).scale
+    torch.testing.assert_close(scale, torch.tensor([[1.0, 2.0]]).expand_as(scale))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "labels", "num_outputs": 2, "output_means": [0.0, 1.0]}, 'output_means is for a head of kind "regression"'),
+        ({"kind": "regression", "output_scales": [1.0, 2.0]}, "a number for each of the 1 outputs, got 2"),
+        ({"kind": "regression", "output_scales": [0.0]}, "finite numbers above 0"),
+        ({"kind": "regression", "output_means": [math.nan]}, "output_means must be finite numbers"),
+        ({"kind": "regression", "least_scale": 0.0}, "least_scale must be a finite number above 0"),
+    ],
+)
+def test_means_and_scales_that_do_not_fit_are_refused(fields, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        GenextConfig(head=fields)
+
+
 @pytest.mark.parametrize("condition", ["bert", "vit", "whisper", "static", "vectors", "labels", "text_and_labels", "wav2vec2"])
 @pytest.mark.parametrize("num_latents", [None, 2])
 def test_every_condition_has_a_single_output_that_is_saved_and_opened(condition, num_latents, tmp_path):

@@ -148,6 +148,12 @@ class GenextHeadConfig(PreTrainedConfig):
             numbers, each with its uncertainty.
         num_outputs: Number of classes, labels or numbers.
         output_names: Their names.
+        output_means: Of a regression the mean of each number in the data. With `output_scales` the head learns numbers of
+            mean 0 and standard deviation 1, whatever their unit; what it takes and gives is in the unit. Left out, 0.
+        output_scales: Of a regression the standard deviation of each number in the data. Left out, 1.
+        least_scale: Of a regression how certain the head can be at most: the least standard deviation that it gives, in
+            units of `output_scales`, before it is calibrated. A larger one keeps a training calm, for an error costs as much
+            as the square of its ratio to it.
         dropout: Dropout before the projection.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
         temperature: What logits are divided by, and the standard deviations of numbers multiplied by, one for all outputs or
@@ -164,6 +170,9 @@ class GenextHeadConfig(PreTrainedConfig):
     kind: Literal["class", "labels", "regression"] = "class"
     num_outputs: int | None = None
     output_names: list[str] | None = None
+    output_means: list[float | int] | None = None
+    output_scales: list[float | int] | None = None
+    least_scale: float | int = 1e-3
     dropout: float | int = 0.0
     initializer_range: float | None = None
     temperature: float | int | list[float] = 1.0
@@ -189,6 +198,18 @@ class GenextHeadConfig(PreTrainedConfig):
         if self.output_names is not None and len(set(self.output_names)) != len(self.output_names):
             twice = next(name for name in self.output_names if self.output_names.count(name) > 1)
             raise ValueError(f"output_names has {twice!r} twice; each output needs a name of its own.")
+        for name, numbers in (("output_means", self.output_means), ("output_scales", self.output_scales)):
+            if numbers is None:
+                continue
+            if self.kind != "regression":
+                raise ValueError(f'{name} is for a head of kind "regression", not "{self.kind}"; leave it out.')
+            if len(numbers) != self.num_outputs:
+                raise ValueError(f"{name} must have a number for each of the {self.num_outputs} outputs, got {len(numbers)}.")
+            if not all(math.isfinite(number) and (number > 0 or name == "output_means") for number in numbers):
+                allowed = "finite numbers" if name == "output_means" else "finite numbers above 0"
+                raise ValueError(f"{name} must be {allowed}, got {numbers}.")
+        if not (math.isfinite(self.least_scale) and self.least_scale > 0):
+            raise ValueError(f"least_scale must be a finite number above 0, got {self.least_scale}.")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
         temperatures = self.temperature if isinstance(self.temperature, list) else [self.temperature]

@@ -186,7 +186,8 @@ class LabelsHead(PredictionHead):
 class RegressionHead(PredictionHead):
     """One or several numbers, each with a normal distribution whose mean and width are predicted (Nix and Weigend 1994).
 
-    Targets are (batch, outputs), or (batch,) for one; not a number (NaN) where nothing is known.
+    Targets are (batch, outputs), or (batch,) for one; not a number (NaN) where nothing is known. The projection gives them
+    with the configuration's `output_means` taken away and divided by its `output_scales`.
     """
 
     parameters_of_an_output = 2
@@ -194,7 +195,13 @@ class RegressionHead(PredictionHead):
     def split(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Means and standard deviations: (batch, 2 * outputs) -> twice (batch, outputs)."""
         mean, raw = parameters.chunk(2, dim=-1)
-        return mean, (nn.functional.softplus(raw) + 1e-3) * self.temperature
+        scale = (nn.functional.softplus(raw) + self.config.least_scale) * self.temperature
+        if self.config.output_scales is not None:
+            unit = mean.new_tensor(self.config.output_scales)
+            mean, scale = mean * unit, scale * unit
+        if self.config.output_means is not None:
+            mean = mean + mean.new_tensor(self.config.output_means)
+        return mean, scale
 
     def apply_temperature(self, parameters: torch.Tensor) -> torch.Tensor:
         """Nothing: the widths are multiplied by the temperature when they are made."""

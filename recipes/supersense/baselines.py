@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,19 +21,14 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, Path(__file__).parent))]
 
 import numpy as np
-import torch
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hf_genext.training import GenextTrainingArguments
-from recipes.arguments import parse_settings
-from recipes.conditional_data import RowReader, build_output_metrics, load_data
-from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
-from recipes.results import add_baselines
-from recipes.running import count_threads, find_results_to_join, run_main, set_up_logging
+from recipes.output_baselines import OutputComparison, run_output_baselines
+from recipes.running import run_main
 from recipes.sentence_vectors import encode_texts
 
 
@@ -44,23 +40,13 @@ class BaselineSettings:
     max_iter: int = field(default=300, metadata={"help": "The most steps of a regression."})
 
 
-def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
-    """Score the baselines and print them; see the top of the file."""
-    own, _, data, run, args, config_path = parse_settings(
-        [BaselineSettings, ModelSettings, DataSettings, RunSettings, GenextTrainingArguments],
-        sys.argv[1:] if argv is None else argv,
-    )
-    set_up_logging()
-    torch.set_num_threads(count_threads(run.num_threads))
-    results_path = find_results_to_join(config_path, wanted=run.update_results, name=run.results_file)
-    rows = load_data(data, RowReader(data, "class"), Path(args.output_dir or "out") / "data", config_path)
-    parts = [rows.train, rows.validation if rows.test is None else rows.test]
+def _score(comparison: OutputComparison) -> Iterator[tuple[str, dict[str, float]]]:
+    own, parts = comparison.own, [comparison.train, comparison.test]
     (train_texts, test_texts), (train_names, test_names) = (
         [list(part[column]) for part in parts] for column in ("text", "target")
     )
     train_vectors, test_vectors = encode_texts(train_texts), encode_texts(test_texts)
     regression = LogisticRegression(max_iter=own.max_iter)
-    metrics, scores = build_output_metrics(data, "class"), {}
     for label, features, model in (
         ("linear probe on MiniLM", (train_vectors, test_vectors), make_pipeline(StandardScaler(), regression)),
         (
@@ -78,9 +64,12 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
         names = {name: number for number, name in enumerate(sorted({*train_names, *test_names}))}
         log_probs = np.full((len(test_names), len(names)), -1e9)
         log_probs[:, [names[name] for name in model.classes_]] = model.predict_log_proba(features[1])
-        scores[label] = metrics(log_probs, np.array([names[name] for name in test_names]))
-    add_baselines(results_path, scores)
-    return scores
+        yield label, comparison.metrics(log_probs, np.array([names[name] for name in test_names]))
+
+
+def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
+    """Score the baselines and print them; see the top of the file."""
+    return run_output_baselines(_score, BaselineSettings, argv, output="class")
 
 
 if __name__ == "__main__":
