@@ -7,9 +7,11 @@ from typing import Any, NoReturn
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForImageTextToText,
     AutoModelForPreTraining,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForSpeechSeq2Seq,
     AutoProcessor,
     PreTrainedConfig,
     PreTrainedModel,
@@ -65,7 +67,16 @@ MODELS: tuple[tuple[type[_BaseAutoModelClass], type[PreTrainedConfig], type[PreT
 )
 PROCESSORS: tuple[tuple[type[PreTrainedConfig], type[GenextProcessor]], ...] = ((GenextConfig, GenextProcessor),)
 PIPELINES: tuple[tuple[str, type[ConditionalGenerationPipeline], tuple[type[_BaseAutoModelClass], ...]], ...] = (
-    (TASK, ConditionalGenerationPipeline, (AutoModelForSeq2SeqLM, AutoModelForSequenceClassification)),
+    (
+        TASK,
+        ConditionalGenerationPipeline,
+        (
+            AutoModelForSeq2SeqLM,
+            AutoModelForSequenceClassification,
+            AutoModelForSpeechSeq2Seq,
+            AutoModelForImageTextToText,
+        ),
+    ),
 )
 
 

@@ -12,7 +12,6 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,6 +29,7 @@ from hf_genext.data import (
     require_columns,
     to_strings,
 )
+from hf_genext.media import open_condition
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -499,58 +499,6 @@ class MediaReader:
         return {name: np.asarray(values)[0] for name, values in batch.items()}
 
 
-def open_condition(condition: Mapping[str, Any]) -> dict[str, Any]:
-    """A condition with its files opened: pictures in RGB, recordings as samples with their rate. Others stay as they are.
-
-    Raises:
-        FileNotFoundError: for a file that is not there.
-        ValueError: for one that cannot be read.
-    """
-    opened = dict(condition)
-    if isinstance(opened.get("image"), (str, os.PathLike)):
-        opened["image"] = _open_picture(Path(opened["image"]))
-    if isinstance(opened.get("audio"), (str, os.PathLike)):
-        opened["audio"], opened["sampling_rate"] = _open_recording(Path(opened["audio"]))
-    return opened
-
-
-def _open_picture(path: Path) -> Any:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError("Pictures are opened with Pillow: pip install pillow") from error
-    with _naming(path, "no picture that can be read"), Image.open(path) as picture:
-        return picture.convert("RGB")
-
-
-def _open_recording(path: Path) -> tuple[np.ndarray, int]:
-    """Samples between -1 and 1, (samples,), the mean of all channels, and how many there are a second."""
-    try:
-        from scipy.io import wavfile
-    except ImportError as error:
-        raise ImportError('Recordings are opened with SciPy: pip install "hf_genext[recipes]"') from error
-    with _naming(path, "no recording in WAV that can be read"):
-        rate, samples = wavfile.read(path)
-    if samples.dtype == np.uint8:
-        waves = (samples.astype(np.float32) - 128.0) / 128.0
-    elif np.issubdtype(samples.dtype, np.integer):
-        waves = samples.astype(np.float32) / float(2 ** (8 * samples.dtype.itemsize - 1))
-    else:
-        waves = samples.astype(np.float32)
-    return waves.mean(axis=1) if waves.ndim == 2 else waves, int(rate)
-
-
-@contextmanager
-def _naming(path: Path, what_is_wrong: str) -> Iterator[None]:
-    """Name the file in an error; readers of damaged files raise whatever they stumble over."""
-    try:
-        yield
-    except (FileNotFoundError, IsADirectoryError, PermissionError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{str(path)!r} is {what_is_wrong}: {error}") from error
-
-
 __all__ = [
     "CONDITION_KINDS",
     "OUTPUT_KINDS",
@@ -563,7 +511,6 @@ __all__ = [
     "list_conditions",
     "list_kinds",
     "look_up",
-    "open_condition",
     "parse_condition_columns",
     "read_rows",
 ]

@@ -1,118 +1,170 @@
-"""Decoding beyond `generate`: outputs on which both directions of reading agree.
+"""Generation with everything that can be asked of it: seeds, allowed outputs, guidance, scores, both directions, streams.
 
-Legend: batch, length (input positions), candidates (of each condition), target (output positions).
+Legend: batch, returned (outputs of each condition), rows (batch * returned, or all beams), target (output positions).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from .agreement import generate_by_agreement
+from .constraints import AllowedOutputs, OutputTrie
+from .guidance import GuidedScores, double_memory
+from .scoring import label_generated, score_tokens
+from .seeding import KeyedSampling, make_keys
+
+
+@dataclass
+class Control:
+    """What is asked of a generation beyond the arguments of `generate`.
+
+    Attributes:
+        rerank: Whether both directions search, and each judges what the other found.
+        seeds: For each condition a seed and its place; of sampling only.
+        allowed: The outputs that there may be.
+        guidance_scale: How far away from what the model writes without its condition.
+        target_prefix: Target tokens, without the start token, with which every output begins.
+        return_scores: Whether the tokens get their log-probabilities.
+        watch: Makes, of the number of a row's beams, what sees each step last.
+    """
+
+    rerank: bool = False
+    seeds: Sequence[tuple[int, int]] | None = None
+    allowed: OutputTrie | None = None
+    guidance_scale: float | None = None
+    target_prefix: list[int] = field(default_factory=list)
+    return_scores: bool = False
+    watch: Callable[[int], LogitsProcessor] | None = None
+
+
+@dataclass
+class Generated:
+    """What a generation gave.
+
+    Attributes:
+        sequences: Ids from the start token on, (batch, returned, target).
+        token_scores: For each output the log-probability of each token behind the prompt, the end token included, in nats: a
+            tensor (batch, returned, target - 1) that is 0 elsewhere.
+        is_scored: Where there is such a token, likewise.
+        is_search: Whether the outputs of a condition are those of beams, so that none comes twice.
+    """
+
+    sequences: torch.LongTensor
+    token_scores: torch.FloatTensor | None = None
+    is_scored: torch.BoolTensor | None = None
+    is_search: bool = False
 
 
 @torch.no_grad()
-def generate_by_agreement(
-    model: PreTrainedModel, *, num_beams: int | None = None, num_return_sequences: int | None = None, **inputs: Any
-) -> torch.LongTensor:
-    """Generate with a model that writes in both directions, and let each direction judge what the other wrote.
-
-    Beam search from the first token on gives `num_beams` candidates, beam search from the last token back as many. Every
-    candidate gets the sum of its two log-probabilities, and the best ones are returned (Liu et al. 2016, "Agreement on
-    target-bidirectional neural machine translation"): a model that commits itself to a wrong start is overruled by one that
-    comes to it last, and the other way round.
+def generate_with_control(
+    model: PreTrainedModel, inputs: dict[str, torch.Tensor], arguments: dict[str, Any], control: Control
+) -> Generated:
+    """Generate by the model's own `generate`, controlled.
 
     Args:
-        model: An encoder-decoder whose configuration has a `reversed_start_token_id`.
-        num_beams: Candidates of each direction; left out, the beams that the generation configuration names.
-        num_return_sequences: How many to return for each condition, best first; at most `num_beams`. Left out, likewise.
-        inputs: `input_ids` and `attention_mask`, (batch, length), and what `generate` takes besides.
-
-    Returns:
-        Ids in reading order behind the start token, padded on the right: (batch * num_return_sequences, target).
+        model: Any encoder-decoder that generates.
+        inputs: The encoder's inputs of a batch.
+        arguments: What `generate` takes besides.
+        control: What is asked beyond that.
 
     Raises:
-        ValueError: if the model writes forwards only, or more is to be returned than one direction finds.
+        ValueError: for things that cannot be asked together, or not of this model.
     """
-    config = model.config
-    reversed_start = getattr(config, "reversed_start_token_id", None)
-    if reversed_start is None:
-        raise ValueError(
-            f"{type(model).__name__} writes forwards only: its configuration has no reversed_start_token_id. Train a model "
-            "with both_directions, or generate without rerank."
-        )
-    defaults = inputs.get("generation_config") or model.generation_config
-    num_beams = num_beams or defaults.num_beams or 1
-    num_return_sequences = num_return_sequences or defaults.num_return_sequences or 1
-    if not 1 <= num_return_sequences <= num_beams:
-        raise ValueError(f"num_return_sequences must be 1 to num_beams={num_beams}, got {num_return_sequences}.")
-    search = {**inputs, "num_beams": num_beams, "num_return_sequences": num_beams, "return_dict_in_generate": False}
-    candidates = [
-        _strip(ids, config.pad_token_id, config.eos_token_id)
-        for ids in model.generate(**search, decoder_start_token_id=config.decoder_start_token_id).tolist()
-    ]
-    from_the_end = [
-        _strip(ids, config.pad_token_id, config.eos_token_id)[::-1]
-        for ids in model.generate(**search, decoder_start_token_id=reversed_start).tolist()
-    ]
-    ends = list(range(num_beams, len(candidates) + 1, num_beams))
-    lists = [candidates[end - num_beams : end] + from_the_end[end - num_beams : end] for end in ends]
-    conditions = {name: inputs[name] for name in ("input_ids", "attention_mask", "inputs_embeds") if name in inputs}
-    scores = score_targets(model, conditions, lists)
-    best = []
-    for row, targets in enumerate(lists):
-        order = scores[row].argsort(descending=True, stable=True).tolist()
-        distinct = list(dict.fromkeys(tuple(targets[index]) for index in order))
-        best += [[*ids, _first_id(config.eos_token_id)] for ids in distinct[:num_return_sequences]]
-    return _pad([[config.decoder_start_token_id, *ids] for ids in best], config.pad_token_id, model.device)
+    batch_size = next(iter(inputs.values())).shape[0]
+    if control.rerank:
+        _refuse_beside_rerank(control)
+        sequences = generate_by_agreement(model, **inputs, **arguments)
+        return _score(model, inputs, sequences.view(batch_size, -1, sequences.shape[-1]), 1, control)
+    config = _resolve(model, arguments)
+    num_beams, num_returned = config.num_beams or 1, config.num_return_sequences or 1
+    is_guided = control.guidance_scale is not None and control.guidance_scale != 1.0
+    encoded: dict[str, Any] = {"encoder_outputs": double_memory(model, inputs)} if is_guided else dict(inputs)
+    prompt_length = 1
+    if control.target_prefix:
+        prompt = [_first(config.decoder_start_token_id), *_list_first_tokens(config), *control.target_prefix]
+        prompt_length = len(prompt)
+        encoded["decoder_input_ids"] = torch.tensor([prompt] * (batch_size * (1 + is_guided)), device=model.device)
+    # Each sees the scores after those before it.
+    processors: list[LogitsProcessor] = []
+    if is_guided:
+        processors.append(GuidedScores(float(control.guidance_scale or 0.0)))
+    if control.allowed is not None:
+        processors.append(AllowedOutputs(control.allowed, prompt_length - len(control.target_prefix)))
+    if config.do_sample and (control.seeds is not None or is_guided):
+        if num_beams > 1:
+            raise ValueError("A seed and guidance_scale go with sampling or with beams, not with beams that are sampled.")
+        seeds = control.seeds or [(int(seed), 0) for seed in torch.randint(2**62, (batch_size,))]
+        keys = make_keys(seeds, num_returned)
+        processors.append(KeyedSampling(torch.cat([keys, keys]) if is_guided else keys, config))
+    if config.do_sample and control.allowed is not None and num_beams > 1:
+        raise ValueError("allowed_outputs go with sampling or with beams, not with beams that are sampled.")
+    if control.watch is not None:
+        processors.append(control.watch(num_beams))
+    if processors:
+        # In a copy: what the caller gave is theirs.
+        arguments = {
+            **arguments,
+            "logits_processor": LogitsProcessorList([*arguments.get("logits_processor", []), *processors]),
+        }
+    sequences = model.generate(**encoded, **arguments)
+    sequences = sequences if torch.is_tensor(sequences) else sequences.sequences
+    sequences = sequences[: batch_size * num_returned].view(batch_size, num_returned, -1)
+    generated = _score(model, inputs, sequences, prompt_length, control)
+    generated.is_search = num_beams > 1
+    return generated
 
 
-@torch.no_grad()
-def score_targets(model: PreTrainedModel, conditions: dict[str, torch.Tensor], targets: list[list[list[int]]]) -> torch.Tensor:
-    """The log-probability of whole targets, in nats, summed over both directions.
-
-    Args:
-        model: As in [`generate_by_agreement`].
-        conditions: `input_ids` and `attention_mask`, (batch, length).
-        targets: For each condition as many targets, without start and end token.
-
-    Returns:
-        (batch, candidates).
-    """
-    config = model.config
-    encoder_outputs = model.get_encoder()(**conditions)
-    total = torch.zeros(len(targets), len(targets[0]), device=model.device)
-    end = _first_id(config.eos_token_id)
-    for start, step in ((config.decoder_start_token_id, 1), (config.reversed_start_token_id, -1)):
-        flat = [[*ids[::step], end] for row in targets for ids in row]
-        labels = _pad(flat, -100, model.device)
-        decoder_input_ids = _pad([[start, *ids[:-1]] for ids in flat], config.pad_token_id, model.device)
-        logits = model(
-            encoder_outputs=encoder_outputs,
-            attention_mask=conditions.get("attention_mask"),
-            decoder_input_ids=decoder_input_ids,
-            use_cache=False,
-        ).logits
-        losses = nn.functional.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none")
-        total -= losses.view(labels.shape).sum(dim=1).view(total.shape)
-    return total
+def _score(
+    model: PreTrainedModel,
+    inputs: dict[str, torch.Tensor],
+    sequences: torch.LongTensor,
+    prompt_length: int,
+    control: Control,
+) -> Generated:
+    if not control.return_scores:
+        return Generated(sequences)
+    config = model.generation_config
+    rows = sequences.flatten(0, 1)
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    labels = label_generated(rows, prompt_length, [end for end in ends if end is not None], config.pad_token_id)
+    scores = score_tokens(model, inputs, rows[:, :-1], labels)
+    shape = (*sequences.shape[:2], -1)
+    return Generated(sequences, scores.view(shape), (labels != -100).view(shape))
 
 
-def _first_id(ids: int | list[int]) -> int:
+def _refuse_beside_rerank(control: Control) -> None:
+    others = {
+        "allowed_outputs": control.allowed,
+        "guidance_scale": control.guidance_scale,
+        "target_prefix": control.target_prefix or None,
+        "stream": control.watch,
+    }
+    given = [name for name, value in others.items() if value is not None]
+    if given:
+        raise ValueError(f"rerank= searches from both ends, which {given[0]} does not go with; leave one of them out.")
+
+
+def _resolve(model: PreTrainedModel, arguments: dict[str, Any]) -> GenerationConfig:
+    """The configuration that `generate` will use."""
+    config, _ = model._prepare_generation_config(
+        arguments.get("generation_config"),
+        **{name: value for name, value in arguments.items() if name not in ("generation_config", "logits_processor")},
+    )
+    return config
+
+
+def _first(ids: int | list[int]) -> int:
     return ids[0] if isinstance(ids, list) else ids
 
 
-def _strip(ids: list[int], pad_id: int, end_ids: int | list[int]) -> list[int]:
-    """A generated row without its start token, and without its end token and what follows."""
-    ends = {pad_id, *(end_ids if isinstance(end_ids, list) else [end_ids])}
-    body = ids[1:]
-    return body[: next((place for place, token in enumerate(body) if token in ends), len(body))]
+def _list_first_tokens(config: GenerationConfig) -> list[int]:
+    """What the model's own defaults put behind the start token: the language of a translation, for example."""
+    return [] if config.forced_bos_token_id is None else [config.forced_bos_token_id]
 
 
-def _pad(rows: list[list[int]], value: int, device: torch.device) -> torch.Tensor:
-    tensors = [torch.tensor(row, device=device) for row in rows]
-    return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)
-
-
-__all__ = ["generate_by_agreement", "score_targets"]
+__all__ = ["Control", "Generated", "generate_with_control"]

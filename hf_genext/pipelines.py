@@ -1,48 +1,81 @@
 """`pipeline("conditional-generation")`: from a condition to what a conditional model generates from it.
 
-Legend: batch, length (input positions), target (output positions), outputs (of a single output).
+Legend: batch, length (input positions), returned (outputs of each condition), target (output positions), outputs (of a single
+output).
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import os
-from collections.abc import Sequence
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils.data import Dataset
 from transformers import AutoProcessor, GenerationConfig, Pipeline
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils import cached_file
 
-from .decoding import generate_by_agreement
+from .constraints import OutputTrie
+from .decoding import Control, generate_with_control
+from .pipeline_inputs import ConditionReader, Row, TextOptions, parse_truncation
+from .pipeline_outputs import TargetWriter, name_single, read_single
+from .scoring import encode, score_tokens, take_rows
+from .seeding import check_seed
+from .streaming import OutputStream, StreamingObserver, StreamsClosedError
 
-_ARGUMENTS = {
-    "text": "text",
-    "image": "images",
-    "audio": "audio",
-    "vector": "condition_vectors",
-    "label": "condition_labels",
-    "sampling_rate": "sampling_rate",
-}
-"""What a condition is called in a dictionary, and by the processor."""
+ALLOWED_OUTPUTS_NAME = "allowed_outputs.json"
+"""The file of a model's folder that holds the outputs that it may give."""
+
+_READING = ("truncation", "prefix", "src_lang", "tgt_lang")
+_CONTROL = ("rerank", "return_scores", "guidance_scale", "allowed_outputs", "banned_words", "target_prefix")
+_ANSWER = ("clean_up_tokenization_spaces", "output_key")
 
 
 class ConditionalGenerationPipeline(Pipeline):
     """Generates from a condition what a checkpoint's model gives: text with any encoder-decoder, or a single output.
 
     A condition is a string, or a dictionary with some of `text`, `image`, `audio` (with its `sampling_rate`), `vector` and
-    `label`; several fields of labels are a dictionary themselves. Where a model takes several conditions, those that are not
+    `label`; several fields of labels are a dictionary themselves. Pictures and recordings may be paths, data URLs, bytes,
+    arrays or opened; recordings are resampled to the model's rate. Where a model takes several conditions, those that are not
     there, or `None`, are missing, and `{}` has none at all.
 
     Call the pipeline with one condition, a list (a batch), a generator, a `torch` dataset or a column of a `datasets` dataset.
     A single condition and a list give their answers at once, a generator and a dataset give an iterator.
 
+    Beside models of this package it takes every encoder-decoder in Transformers: T5, BART, Marian, NLLB, Whisper,
+    VisionEncoderDecoder and others.
+
+    Args:
+        allowed_outputs: The outputs that there may be, for all calls; saved with the pipeline. Left out, those that the folder
+            of the model holds, if any.
+
     Args of a call:
         num_samples: Without any condition: how many to make.
         batch_size: How many inputs run at once.
-        truncation: Whether to cut inputs that are longer than the model takes; they are an error otherwise.
-        clean_up_tokenization_spaces: As the tokenizers take it.
+        seed: Of sampling: a number, or one for each input. A row draws the same alone, in any batch and on any rank, but where
+            float32 rounds to a tie. One number for many inputs means the pair of it and the input's place.
+        return_scores: Whether answers have `score`, the log-probability of the output in nats, and `token_scores`, that of each
+            token with the one that ends it: the model's own, without temperature, penalties and constraints. Beside
+            `target_prefix` they are those of what follows it.
+        allowed_outputs: Outputs to choose from: texts, as many as there are. A search stays inside them.
+        banned_words: Words that no output may have, as the tokenizer writes them at the start and behind a space.
+        target_prefix: Text with which every output begins.
+        guidance_scale: Above 1 the condition counts for more, 0 is without it; of models trained with condition dropout.
         rerank: Whether to search in both directions and let each judge what the other found, which takes a model that was
             trained with both directions; fewer errors, at several times the cost of a search with as many beams.
+        truncation: `"truncate"` (or `True`) cuts texts that are longer than the model takes, and says `truncated` in the
+            answer; `"error"` (or `False`), the default, refuses them.
+        prefix: Put before each text, as T5's kind of models know their task by it.
+        src_lang: Code of the language of the texts, of models that translate between several.
+        tgt_lang: Code of the language to translate into.
+        output_key: What `generated_text` is called in answers: `"translation_text"`, `"summary_text"`, ...
+        clean_up_tokenization_spaces: As the tokenizers take it.
         top_k: Of a model that predicts a class, how many of the likeliest classes to give; 1 if left out.
         Any argument of `generate`: `num_beams`, `num_return_sequences`, `do_sample`, `max_new_tokens`, ...
 
@@ -59,16 +92,19 @@ class ConditionalGenerationPipeline(Pipeline):
 
     processor: Any
     tokenizer: Any
+    feature_extractor: Any
+    image_processor: Any
 
     _load_processor = None
     _load_tokenizer = None
-    _load_image_processor = False
+    _load_image_processor = None
     _load_video_processor = False
-    _load_feature_extractor = False
+    _load_feature_extractor = None
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        allowed_outputs = kwargs.pop("allowed_outputs", None)
         super().__init__(*args, **kwargs)
         head = getattr(self.model.config, "head", None)
         self._predicts = None if head is None or not hasattr(self.model, "head") else head.kind
@@ -77,10 +113,16 @@ class ConditionalGenerationPipeline(Pipeline):
                 f"{type(self.model).__name__} does not generate sequences. Open the folder with "
                 'pipeline("conditional-generation", model=...), or pass an encoder-decoder model.'
             )
+        if self._predicts is None and not self.model.config.is_encoder_decoder:
+            raise ValueError(
+                f'{type(self.model).__name__} has no encoder. Use pipeline("text-generation"), or join it to an encoder with '
+                "GenextForConditionalGeneration.from_encoder_decoder_pretrained."
+            )
         if self.processor is None and type(self.model.config) in PROCESSOR_MAPPING:
             # Transformers passes over a processor that fails to open; here its error is the answer.
             self.processor = AutoProcessor.from_pretrained(self.model.name_or_path)
-        if self.processor is None and self.tokenizer is None:
+        parts = (self.processor, self.tokenizer, self.feature_extractor, self.image_processor)
+        if all(part is None for part in parts):
             raise ValueError(
                 f"The pipeline has no processor for {self.model.name_or_path or type(self.model).__name__!r}. Pass "
                 "processor= (or tokenizer=), or save one in the model's folder with processor.save_pretrained."
@@ -88,38 +130,68 @@ class ConditionalGenerationPipeline(Pipeline):
         self.target_tokenizer = getattr(self.processor, "target_tokenizer", None) or self.tokenizer
         # Transformers pads batches by what it finds here.
         self.tokenizer = getattr(self.processor, "tokenizer", None) or self.tokenizer or self.target_tokenizer
-        self.feature_extractor = getattr(self.processor, "feature_extractor", None)
+        for name in ("feature_extractor", "image_processor"):
+            setattr(self, name, getattr(self.processor, name, None) or getattr(self, name))
+        self.target_tokenizer = self.target_tokenizer or self.tokenizer
+        self._reader = ConditionReader(self.model, self.processor, self.tokenizer, self.image_processor, self.feature_extractor)
         if self.feature_extractor is None:
-            self.feature_extractor = getattr(self.processor, "image_processor", None)
+            self.feature_extractor = self.image_processor
         if self.tokenizer is None and self.feature_extractor is None:
             self.feature_extractor = self.processor  # Transformers builds no batches without one.
         if hasattr(self.processor, "require_fit"):
             self.processor.require_fit(self.model.config)
+        self.allowed_outputs = self._find_allowed_outputs() if allowed_outputs is None else list(allowed_outputs)
+        self._writer = TargetWriter(self.model, self.processor, self.target_tokenizer)
+
+    def _find_allowed_outputs(self) -> list[str] | None:
+        """The outputs that the model's folder, or its repository, says that it may give."""
+        name = self.model.name_or_path
+        if self._predicts is not None or not name:
+            return None
+        path = cached_file(
+            name,
+            ALLOWED_OUTPUTS_NAME,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+        if path is None:
+            return None
+        with open(path, encoding="utf-8") as file:
+            outputs = json.load(file)
+        if not isinstance(outputs, list) or not all(isinstance(output, str) for output in outputs):
+            raise ValueError(f"{path!r} must be a list of texts; it is what the model of this folder may give.")
+        return outputs
 
     def _sanitize_parameters(
-        self,
-        truncation: bool | None = None,
-        clean_up_tokenization_spaces: bool | None = None,
-        rerank: bool | None = None,
-        **generate_kwargs: Any,
+        self, top_k: int | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Sort the arguments of a call by the step that takes them."""
+        reading = {name: kwargs.pop(name) for name in _READING if kwargs.get(name) is not None}
+        if "truncation" in reading:
+            reading["truncation"] = parse_truncation(reading["truncation"])
         if not self.model.can_generate():
-            unknown = [name for name in generate_kwargs if name != "top_k"]
-            if unknown or rerank is not None:
+            if kwargs:
                 raise ValueError(
-                    f"{type(self.model).__name__} predicts a single output, so it takes no {(unknown or ['rerank'])[0]}. It "
-                    "takes top_k, truncation and batch_size."
+                    f"{type(self.model).__name__} predicts a single output, so it takes no {next(iter(kwargs))}. It takes "
+                    "top_k, truncation and batch_size."
                 )
-            return {} if truncation is None else {"truncation": truncation}, {}, generate_kwargs
-        preprocess_params = {} if truncation is None else {"truncation": truncation}
-        postprocess_params = (
-            {} if clean_up_tokenization_spaces is None else {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
-        )
-        forward_params = generate_kwargs if rerank is None else {**generate_kwargs, "rerank": rerank}
-        return preprocess_params, forward_params, postprocess_params
+            return reading, {}, {} if top_k is None else {"top_k": top_k}
+        if top_k is not None:
+            kwargs["top_k"] = top_k
+        answer = {name: kwargs.pop(name) for name in _ANSWER if kwargs.get(name) is not None}
+        if "tgt_lang" in reading:
+            kwargs.setdefault("forced_bos_token_id", self._reader.find_language(reading["tgt_lang"]))
+        return reading, {name: value for name, value in kwargs.items() if value is not None or name not in _CONTROL}, answer
 
-    def __call__(self, inputs: Any = None, *, num_samples: int | None = None, **kwargs: Any) -> Any:
+    def __call__(
+        self,
+        inputs: Any = None,
+        *,
+        num_samples: int | None = None,
+        seed: int | Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """Generate from one condition or from many; see the class for what is taken and given."""
         if num_samples is not None:
             if inputs is not None:
@@ -127,119 +199,265 @@ class ConditionalGenerationPipeline(Pipeline):
                     "num_samples= is for rows without any condition; leave the inputs out, or give as many of them."
                 )
             inputs = [{} for _ in range(num_samples)]
-        if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, list)):
-            inputs = list(inputs)  # A tuple, or a column of a `datasets` dataset.
+        inputs = _list_columns(inputs)
+        if seed is not None:
+            inputs = self._give_seeds(inputs, seed)
         if isinstance(inputs, list) and not inputs:
             return []
         return super().__call__(inputs, **kwargs)
 
-    def preprocess(self, input_: Any, truncation: bool = False) -> dict[str, torch.Tensor]:
+    def _give_seeds(self, inputs: Any, seed: int | Sequence[int]) -> Any:
+        if self._predicts is not None:
+            raise ValueError(f"{type(self.model).__name__} predicts a single output, so it takes no seed.")
+        if not _is_many(inputs):
+            if not isinstance(seed, int):
+                raise ValueError(f"One input takes one seed, got {seed!r:.60}.")
+            return Row(inputs, seed=(check_seed(seed), 0))
+        if isinstance(seed, int):
+            check_seed(seed)
+            pairs = ((seed, place) for place in range(2**63 - 1))
+        else:
+            seeds = [check_seed(one) for one in seed]
+            if hasattr(inputs, "__len__") and len(inputs) != len(seeds):
+                raise ValueError(
+                    f"There are {len(inputs):,} inputs, but {len(seeds):,} seeds; give one for each, or one for all."
+                )
+            pairs = ((one, 0) for one in seeds)
+        rows = (Row(condition, seed=pair) for condition, pair in zip(_iterate(inputs), pairs, strict=False))
+        return list(rows) if isinstance(inputs, list) else rows
+
+    def score(
+        self, inputs: Any, targets: Any, *, batch_size: int | None = None, truncation: bool | str = False, **kwargs: Any
+    ) -> Any:
+        """How likely the model finds given outputs.
+
+        Args:
+            inputs: One condition, or a list of them.
+            targets: For each its output as text, or a list of several. Of a model with a single output, its class, its labels,
+                or its number or numbers.
+            batch_size: How many inputs run at once.
+            truncation: As a call takes it.
+            kwargs: `prefix`, `src_lang`, `tgt_lang`, as a call takes them.
+
+        Returns:
+            For each output `{"score", "token_scores"}`, as a call with `return_scores` gives them; a list of those where
+            several were given, and a list of all of it where a list of inputs was given. A single output has `score` alone.
+
+        Raises:
+            ValueError: if there are not as many targets as inputs; for a target that cannot be written.
+
+        Example:
+            >>> pipe.score(["cat"], ["K AE T"])  # doctest: +SKIP
+            [{'score': -0.21, 'token_scores': [-0.05, -0.1, -0.04, -0.02]}]
+        """
+        inputs = _list_columns(inputs)
+        if not isinstance(inputs, list):
+            return self.score([inputs], [targets], batch_size=batch_size, truncation=truncation, **kwargs)[0]
+        targets = _list_columns(targets)
+        if not isinstance(targets, list) or len(targets) != len(inputs):
+            told = f"{len(targets):,}" if isinstance(targets, list) else f"the single one {targets!r:.40}"
+            raise ValueError(f"Give a target for each of the {len(inputs):,} inputs; got {told}.")
+        has_several = [self._predicts is None and isinstance(target, (list, tuple)) for target in targets]
+        rows = [
+            Row(condition, targets=list(target) if several else [target])
+            for condition, target, several in zip(inputs, targets, has_several, strict=True)
+        ]
+        unknown = [name for name in kwargs if name not in _READING]
+        if unknown:
+            raise TypeError(f"score takes no {unknown[0]!r}; it takes batch_size, {', '.join(_READING)}.")
+        if not rows:
+            return []
+        answers = super().__call__(rows, batch_size=batch_size, truncation=truncation, **kwargs)
+        return [answer if several else answer[0] for answer, several in zip(answers, has_several, strict=True)]
+
+    def stream(self, inputs: Any, *, batch_size: int | None = None, **kwargs: Any) -> OutputStream | list[OutputStream]:
+        """Generate, and give what is written while it is written.
+
+        Args:
+            inputs: One condition, or a list of them.
+            batch_size: How many inputs run at once; all if left out.
+            kwargs: As a call takes them, but for several returned sequences.
+
+        Returns:
+            An iterator over growing answers `{"generated_text", "is_final"}`, for a list one of its own for each input. The
+            last answer is what a call gives, with `is_final` true.
+        """
+        inputs = _list_columns(inputs)
+        if self._predicts is not None:
+            raise ValueError(
+                f"{type(self.model).__name__} predicts a single output, which is there at once: call the pipeline."
+            )
+        if (kwargs.get("num_return_sequences") or 1) > 1:
+            raise ValueError("A stream shows one output of each condition; call the pipeline for several.")
+        if not isinstance(inputs, list):
+            (stream,) = self.stream([inputs], batch_size=batch_size, **kwargs)
+            return stream
+        seed = kwargs.pop("seed", None)
+        seeded = self._give_seeds(inputs, seed) if seed is not None else [Row(condition) for condition in inputs]
+        key = kwargs.get("output_key") or "generated_text"
+        streams = [OutputStream() for _ in inputs]
+        for row, stream in zip(seeded, streams, strict=True):
+            row.channel = _Channel(stream, key)
+        channels = [row.channel for row in seeded]
+
+        def run() -> None:
+            finished = 0
+            try:
+                answers = super(ConditionalGenerationPipeline, self).__call__(
+                    (row for row in seeded), batch_size=batch_size or len(seeded), **kwargs
+                )
+                for channel, answer in zip(channels, answers, strict=True):
+                    channel.finish({**answer[0], "is_final": True})
+                    finished += 1
+            except StreamsClosedError:
+                for channel in channels[finished:]:
+                    channel.finish(None)
+            except BaseException as error:
+                for channel in channels[finished:]:
+                    channel.finish(error)
+
+        if streams:
+            threading.Thread(target=run, daemon=True).start()
+        return streams
+
+    def preprocess(
+        self,
+        input_: Any,
+        truncation: bool = False,
+        prefix: str | None = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+    ) -> dict[str, Any]:
         """One condition to the model's inputs, with a batch of one.
 
         Raises:
             TypeError: for anything but a string or a dictionary of conditions.
             ValueError: for a text without content, or longer than the model takes; for a condition that the model lacks.
         """
-        condition = {"text": input_} if isinstance(input_, str) else input_
-        unknown = [name for name in condition if name not in _ARGUMENTS] if isinstance(condition, dict) else [input_]
-        if unknown:
-            told = (
-                f"a dictionary with {unknown[0]!r}"
-                if isinstance(condition, dict)
-                else f"{type(input_).__name__} ({input_!r:.80})"
-            )
-            raise TypeError(
-                f"A condition must be a string, or a dictionary with some of {', '.join(_ARGUMENTS)}; got {told}. Of a dataset "
-                'pass one column, such as dataset["word"].'
-            )
-        condition = {name: value for name, value in condition.items() if value is not None}
-        if "text" in condition:
-            self._require_content(condition["text"])
-        if not any(name in condition for name in _ARGUMENTS):
-            return self._make_unconditional()
-        arguments = {_ARGUMENTS[name]: value if name == "sampling_rate" else [value] for name, value in condition.items()}
-        if self.processor is None:
-            model_inputs = self.tokenizer(arguments["text"], truncation=truncation, return_tensors="pt")
-        else:
-            kwargs = {"truncation": truncation} if "text" in condition else {}
-            model_inputs = self.processor(**self._mark_missing(arguments), return_tensors="pt", **kwargs)
-        if "text" in condition:
-            self._require_length(condition["text"], model_inputs["input_ids"].shape[-1])
-        model_inputs.pop("token_type_ids", None)
-        return dict(model_inputs)
+        row = input_ if isinstance(input_, Row) else Row(input_)
+        prefix = getattr(self, "prefix", None) if prefix is None else prefix
+        options = TextOptions(truncation, prefix or "", src_lang, tgt_lang)
+        inputs, was_cut = self._reader.read(row.condition, options)
+        row = Row(row.condition, row.seed, row.targets, row.channel, was_cut)
+        return {**inputs, "rows": [row]}
 
-    def _require_content(self, text: Any) -> None:
-        if not isinstance(text, str):
-            raise TypeError(f"A condition's text must be a string, got {type(text).__name__} ({text!r:.80}).")
-        if not text.strip():
-            raise ValueError(f"A condition must have some content, got {text!r}.")
-
-    def _require_length(self, text: str, length: int) -> None:
-        limit = self.tokenizer.model_max_length
-        if length > limit:
-            raise ValueError(
-                f"The condition {text[:40]!r}... has {length} tokens; the model takes {limit}. Shorten it, or pass "
-                "truncation=True."
-            )
-
-    def _mark_missing(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Say which of several conditions are missing, so that all rows of a batch have the same tensors."""
-        if not hasattr(self.model.config, "conditioner") or not hasattr(self.model.config.conditioner, "conditioners"):
-            return arguments
-        known = set(self.processor.model_input_names)
-        readable = {"text": "input_ids", "condition_vectors": "condition_vectors", "condition_labels": "condition_labels"}
-        return {**{name: [None] for name, tensor in readable.items() if tensor in known}, **arguments}
-
-    def _make_unconditional(self) -> dict[str, torch.Tensor]:
-        encoder = self.model.get_encoder() if hasattr(self.model, "get_encoder") else None
-        if encoder is None or not getattr(encoder, "can_be_unconditional", False):
-            raise ValueError("This model needs a condition: it must be a string, or a dictionary of conditions, got none.")
-        return {"condition_mask": torch.zeros(1, encoder.num_conditions, dtype=torch.long)}
-
-    def _forward(
-        self, model_inputs: dict[str, torch.Tensor], rerank: bool = False, **generate_kwargs: Any
-    ) -> dict[str, torch.Tensor]:
-        """Run the model on a batch: `{"sequences": (batch, returned, target)}`, or the parameters of single outputs."""
-        if not self.model.can_generate():
+    def _forward(self, model_inputs: dict[str, Any], **arguments: Any) -> dict[str, Any]:
+        """Run the model on a batch: ids (batch, returned, target) and their scores, or the parameters of single outputs."""
+        rows = [row for part in model_inputs.pop("rows") for row in (part if isinstance(part, list) else [part])]
+        answers: dict[str, Any]
+        if rows[0].targets is not None:
+            answers = {"scored": self._score_targets(model_inputs, [row.targets for row in rows])}
+        elif not self.model.can_generate():
             outputs = self.model(**model_inputs)
-            return {name: outputs[name] for name in ("logits", "scale") if outputs.get(name) is not None}
-        batch_size = next(iter(model_inputs.values())).shape[0]
-        arguments = {**model_inputs, **self._prepare_generate_kwargs(generate_kwargs)}
-        sequences = generate_by_agreement(self.model, **arguments) if rerank else self.model.generate(**arguments)
-        if not torch.is_tensor(sequences):
-            sequences = sequences.sequences
-        return {"sequences": sequences.view(batch_size, -1, sequences.shape[-1])}
+            answers = {name: outputs[name] for name in ("logits", "scale") if outputs.get(name) is not None}
+        else:
+            answers = self._generate(model_inputs, rows, arguments)
+        return {**answers, "was_cut": torch.tensor([row.was_cut for row in rows])}
+
+    def _generate(self, inputs: dict[str, Any], rows: list[Row], arguments: dict[str, Any]) -> dict[str, Any]:
+        asked = {name: arguments.pop(name) for name in _CONTROL if name in arguments}
+        allowed = asked.get("allowed_outputs", self.allowed_outputs)
+        if asked.get("rerank"):
+            allowed = asked.get("allowed_outputs")
+        trie = None if allowed is None else self._writer.plant(allowed)
+        if asked.get("banned_words"):
+            arguments["bad_words_ids"] = [*(arguments.get("bad_words_ids") or []), *self._writer.ban(asked["banned_words"])]
+        arguments = self._prepare_generate_kwargs(arguments)
+        if trie is not None:
+            arguments = self._make_room(arguments, trie)
+        prefix = asked.get("target_prefix")
+        watch = None
+        if rows[0].channel is not None:
+            decode = functools.partial(self.target_tokenizer.decode, skip_special_tokens=True)
+            channels = [row.channel for row in rows]
+
+            def watch(num_beams: int) -> StreamingObserver:
+                return StreamingObserver(channels, num_beams, decode)
+
+        control = Control(
+            rerank=bool(asked.get("rerank")),
+            seeds=None if rows[0].seed is None else [row.seed for row in rows if row.seed is not None],
+            allowed=trie,
+            guidance_scale=asked.get("guidance_scale"),
+            target_prefix=[] if prefix is None else self._writer.write(prefix)[:-1],
+            return_scores=bool(asked.get("return_scores")),
+            watch=watch,
+        )
+        generated = generate_with_control(self.model, inputs, arguments, control)
+        answers: dict[str, Any] = {"sequences": generated.sequences}
+        if generated.token_scores is not None:
+            answers |= {"token_scores": generated.token_scores, "is_scored": generated.is_scored}
+        if trie is not None:
+            answers["is_allowed"] = torch.tensor(
+                [self._writer.find_allowed(trie, row, distinct=generated.is_search) for row in generated.sequences.tolist()]
+            )
+        return answers
+
+    def _make_room(self, arguments: dict[str, Any], trie: OutputTrie) -> dict[str, Any]:
+        """Room for the longest of the allowed outputs, so that none is cut."""
+        asked = self._get_set_generation_params(arguments)
+        limit = asked.get("max_new_tokens") or (asked["max_length"] - 1 if asked.get("max_length") else None)
+        if limit is not None and limit < trie.depth:
+            if "max_new_tokens" in arguments or "max_length" in arguments:
+                raise ValueError(
+                    f"The longest of the allowed outputs has {trie.depth} tokens, more than the {limit} that may be written. "
+                    "Raise max_new_tokens, or take it out."
+                )
+            config = arguments.pop("generation_config", None)
+            arguments = {**arguments, "max_new_tokens": trie.depth} | ({} if config is None else {"generation_config": config})
+        return arguments
+
+    def _score_targets(self, inputs: dict[str, Any], targets: list[list[Any]]) -> list[tuple[dict[str, Any], ...]]:
+        """For each row of a batch the scores of its targets."""
+        if self._predicts is not None:
+            labels = torch.stack([read_single(self.model.config.head, target) for (target,) in targets]).to(self.device)
+            return [({"score": score},) for score in self.model.log_prob(labels, **inputs).tolist()]
+        written = [[self._writer.write(text) for text in row] for row in targets]
+        counts = torch.tensor([len(row) for row in written], device=self.device)
+        flat = [torch.tensor(ids) for row in written for ids in row]
+        labels = nn.utils.rnn.pad_sequence(flat, batch_first=True, padding_value=-100).to(self.device)
+        pad = self.model.generation_config.pad_token_id or 0
+        before = labels.new_full((len(labels), 1), self._writer.start_id)
+        decoder_input_ids = torch.cat([before, labels[:, :-1].masked_fill(labels[:, :-1] == -100, pad)], dim=1)
+        rows = torch.repeat_interleave(torch.arange(len(written), device=self.device), counts)
+        scores = score_tokens(self.model, take_rows(encode(self.model, inputs), rows), decoder_input_ids, labels)
+        flat_scores = iter([{"score": sum(found), "token_scores": found} for found in _cut_scores(scores, labels != -100)])
+        return [tuple(next(flat_scores) for _ in row) for row in written]
 
     def postprocess(
         self,
-        model_outputs: dict[str, torch.Tensor],
+        model_outputs: dict[str, Any],
         clean_up_tokenization_spaces: bool | None = None,
+        output_key: str = "generated_text",
         top_k: int = 1,
     ) -> list[dict[str, Any]]:
         """One condition's generated ids, (1, returned, target), to texts; or its single output, (1, outputs), to its names."""
+        if "scored" in model_outputs:
+            # Of a batch Transformers hands on a row, of a single one the list that holds it.
+            scored = model_outputs["scored"]
+            return list(scored if isinstance(scored, tuple) else scored[0])
+        was_cut = {"truncated": True} if bool(model_outputs["was_cut"]) else {}
         if "sequences" not in model_outputs:
-            return self._name_outputs(model_outputs["logits"][0].float(), model_outputs.get("scale"), top_k)
+            answers = name_single(self.model.config.head, model_outputs["logits"][0].float(), model_outputs.get("scale"), top_k)
+            return [{**answer, **was_cut} for answer in answers]
+        sequences = model_outputs["sequences"][0]
         texts = self.target_tokenizer.batch_decode(
-            model_outputs["sequences"][0],
-            skip_special_tokens=True,
-            clean_up_tokenization_spaces=clean_up_tokenization_spaces,
+            sequences, skip_special_tokens=True, clean_up_tokenization_spaces=clean_up_tokenization_spaces
         )
-        return [{"generated_text": text} for text in texts]
-
-    def _name_outputs(self, logits: torch.Tensor, scale: torch.Tensor | None, top_k: int) -> list[dict[str, Any]]:
-        names = self.model.config.head.output_names or [str(index) for index in range(len(logits))]
-        if self._predicts == "class":
-            scores, best = logits.softmax(dim=-1).topk(min(top_k, len(names)))
-            return [
-                {"label": names[index], "score": score} for index, score in zip(best.tolist(), scores.tolist(), strict=True)
+        answers = [{output_key: text, **was_cut} for text in texts]
+        if "token_scores" in model_outputs:
+            for answer, found in zip(
+                answers, _cut_scores(model_outputs["token_scores"][0], model_outputs["is_scored"][0]), strict=True
+            ):
+                answer |= {"score": sum(found), "token_scores": found}
+        if "is_allowed" in model_outputs:
+            # Beams that found no output of their own, because there are fewer than beams.
+            answers = [
+                answer
+                for answer, is_allowed in zip(answers, model_outputs["is_allowed"][0].tolist(), strict=True)
+                if is_allowed
             ]
-        if self._predicts == "labels":
-            probabilities = dict(zip(names, logits.sigmoid().tolist(), strict=True))
-            return [{"labels": [name for name, score in probabilities.items() if score >= 0.5], "scores": probabilities}]
-        values, widths = logits.tolist(), scale[0].tolist() if scale is not None else []
-        if len(values) == 1:
-            return [{"value": values[0], "uncertainty": widths[0]}]
-        return [{"value": dict(zip(names, values, strict=True)), "uncertainty": dict(zip(names, widths, strict=True))}]
+        return answers
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save model and processor, so that the folder opens without remote code where the package is installed.
@@ -254,7 +472,60 @@ class ConditionalGenerationPipeline(Pipeline):
         if os.path.isfile(save_directory):
             raise NotADirectoryError(f"{str(save_directory)!r} is a file; give the path of a folder.")
         self.model.save_pretrained(save_directory, **kwargs)
-        (self.processor if self.processor is not None else self.tokenizer).save_pretrained(save_directory)
+        parts = (self.tokenizer, self.image_processor) if self.processor is None else (self.processor,)
+        for part in parts:
+            if part is not None:
+                part.save_pretrained(save_directory)
+        if self.allowed_outputs is not None:
+            with open(os.path.join(save_directory, ALLOWED_OUTPUTS_NAME), "w", encoding="utf-8") as file:
+                json.dump(self.allowed_outputs, file, ensure_ascii=False, indent=0)
+
+
+class _Channel:
+    """Where the text of a row goes while it grows."""
+
+    def __init__(self, stream: OutputStream, key: str) -> None:
+        self._put, self._key = stream.put, key
+        # The stream itself must be free to go when nobody reads it.
+        self._is_closed = weakref.ref(stream)
+
+    def __call__(self, text: str) -> bool:
+        stream = self._is_closed()
+        if stream is None or stream.is_closed:
+            return False
+        if text:
+            self._put({self._key: text, "is_final": False})
+        return True
+
+    def finish(self, answer: dict[str, Any] | BaseException | None) -> None:
+        self._put(answer)
+        if isinstance(answer, dict):
+            self._put(None)
+
+
+def _is_many(inputs: Any) -> bool:
+    return isinstance(inputs, (list, Dataset, Iterator))
+
+
+def _iterate(inputs: Any) -> Iterator[Any]:
+    if isinstance(inputs, Dataset) and hasattr(inputs, "__len__"):
+        return (inputs[place] for place in range(len(inputs)))
+    return iter(inputs)
+
+
+def _list_columns(inputs: Any) -> Any:
+    """A tuple, or a column of a `datasets` dataset, as a list; all else as it is."""
+    if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, list)):
+        return list(inputs)
+    return inputs
+
+
+def _cut_scores(scores: torch.Tensor, is_scored: torch.Tensor) -> list[list[float]]:
+    """The scores of each row that are any: (rows, target), (rows, target) -> lists."""
+    return [
+        [score for score, counts in zip(*pair, strict=True) if counts]
+        for pair in zip(scores.tolist(), is_scored.tolist(), strict=True)
+    ]
 
 
 __all__ = ["ConditionalGenerationPipeline"]

@@ -32,8 +32,8 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from hf_genext.adapters import find_fresh_modules
 from hf_genext.batching import ConditionalCollator, TokenBudgetBatchSampler
 from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete, require_complete
-from hf_genext.conditions import open_condition
 from hf_genext.devices import has_compiler, has_fast_bfloat16
+from hf_genext.media import open_condition
 from hf_genext.optimizers import Muon, build_muon_groups, build_rate_groups
 from hf_genext.time_budget import TimeBudget, TimeBudgetCallback, build_budgeted_schedule
 

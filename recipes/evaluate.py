@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from transformers import pipeline
 
 import hf_genext
-from hf_genext.conditions import open_condition
+from hf_genext.media import open_condition
 from hf_genext.metrics import bootstrap_interval, score_exact
 from hf_genext.prediction_metrics import list_prediction_metrics
 from hf_genext.training import GenextTrainer, GenextTrainingArguments

@@ -27,10 +27,10 @@ from hf_genext.conditions import (
     encode_rows,
     group_conditions,
     list_conditions,
-    open_condition,
     parse_condition_columns,
     read_rows,
 )
+from hf_genext.media import open_condition
 from recipes.arguments import SettingsError
 from recipes.evaluate import main as evaluate
 from recipes.train_conditional import main as train

@@ -13,7 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer, Ge
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_genext import ConditionalGenerationPipeline, GenextConfig, GenextForConditionalGeneration, GenextModel
-from hf_genext.decoding import generate_by_agreement
+from hf_genext.agreement import generate_by_agreement
 
 TASK = "conditional-generation"
 
@@ -162,7 +162,7 @@ def test_a_text_without_content_is_refused(pipe, given):
 
 
 def test_a_text_longer_than_the_model_is_refused_or_cut_on_request(pipe):
-    with pytest.raises(ValueError, match=r"has 41 tokens; the model takes 24.*truncation=True"):
+    with pytest.raises(ValueError, match=r"has 41 tokens; the model takes 24.*truncation=\"truncate\""):
         pipe("a" * 40)
     assert pipe("a" * 40, truncation=True) == pipe("a" * 23)
 

@@ -7,7 +7,7 @@ import torch
 from specimens import build_config, build_inputs, sharpen
 
 from hf_genext import GenextForConditionalGeneration
-from hf_genext.decoding import generate_by_agreement, score_targets
+from hf_genext.agreement import generate_by_agreement, score_targets
 
 START, END, REVERSED = 1, 2, 3
 BEAMS = 4

@@ -1,0 +1,250 @@
+"""Conditions as people give them to a pipeline, to a model's inputs: ours, and those of any encoder-decoder in Transformers.
+
+Legend: batch, length (input positions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .media import open_condition
+
+ARGUMENTS = {
+    "text": "text",
+    "image": "images",
+    "audio": "audio",
+    "vector": "condition_vectors",
+    "label": "condition_labels",
+    "sampling_rate": "sampling_rate",
+}
+"""What a condition is called in a dictionary, and by a processor."""
+
+
+@dataclass
+class Row:
+    """One input of a pipeline on its way, with what goes with it alone.
+
+    Attributes:
+        condition: As it was given.
+        seed: Its seed and its place.
+        targets: Outputs to be scored.
+        channel: Takes its text as it grows.
+        was_cut: Whether the text was too long, and cut.
+    """
+
+    condition: Any
+    seed: tuple[int, int] | None = None
+    targets: list[Any] | None = None
+    channel: Any = None
+    was_cut: bool = False
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How texts are read.
+
+    Attributes:
+        truncation: Whether a text that is too long is cut; it is an error otherwise.
+        prefix: Put before each text; T5's kind of models know their task by it.
+        src_lang: Code of the language of the texts, of models that translate.
+        tgt_lang: Code of the language to translate into.
+    """
+
+    truncation: bool = False
+    prefix: str = ""
+    src_lang: str | None = None
+    tgt_lang: str | None = None
+
+
+def parse_truncation(truncation: bool | str) -> bool:
+    """`True` or `"truncate"`, and `False` or `"error"`.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    known = {True: True, "truncate": True, False: False, "error": False}
+    if not isinstance(truncation, (bool, str)) or truncation not in known:
+        raise ValueError(f'truncation must be "error" (or False) or "truncate" (or True), got {truncation!r}.')
+    return known[truncation]
+
+
+class ConditionReader:
+    """Reads conditions for a model by its processor, or by the parts that it has instead of one.
+
+    Args:
+        model: The model.
+        processor: Its processor, if there is one.
+        tokenizer: What reads text.
+        image_processor: What reads pictures, where there is no processor of several parts.
+        feature_extractor: What reads recordings, likewise.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, processor: Any, tokenizer: Any, image_processor: Any, feature_extractor: Any
+    ) -> None:
+        self._model, self._processor, self._tokenizer = model, processor, tokenizer
+        self._image_processor = getattr(processor, "image_processor", None) or image_processor
+        self._feature_extractor = getattr(processor, "feature_extractor", None) or feature_extractor
+        self._is_ours = hasattr(processor, "read_conditions")
+
+    def read(self, given: Any, options: TextOptions) -> tuple[dict[str, torch.Tensor], bool]:
+        """One condition to the model's inputs, with a batch of one, and whether its text was cut.
+
+        Raises:
+            TypeError: for what is no condition.
+            ValueError: for a text without content, or longer than the model takes; for a condition that the model lacks.
+        """
+        condition = self._name(given)
+        rate = getattr(self._feature_extractor, "sampling_rate", None)
+        condition = open_condition({name: value for name, value in condition.items() if value is not None}, rate)
+        if "text" in condition:
+            condition["text"] = options.prefix + _require_content(condition["text"])
+        if not any(name in condition for name in ARGUMENTS if name != "sampling_rate"):
+            return self._make_unconditional(), False
+        if self._is_ours:
+            return self._read_with_processor(condition, options)
+        return self._read_with_parts(condition, options)
+
+    def _name(self, given: Any) -> dict[str, Any]:
+        if isinstance(given, str):
+            reads_text = self._is_ours or (self._image_processor is None and self._feature_extractor is None)
+            if reads_text or self._tokenizer is None:
+                return {"text": given} if reads_text else {self._find_main(): given}
+            return {self._find_main(): given}
+        if hasattr(given, "getbands"):
+            return {"image": given}
+        if hasattr(given, "shape") and not isinstance(given, Mapping):
+            return {self._find_main(): given}
+        unknown = [name for name in given if name not in (*ARGUMENTS, "array")] if isinstance(given, Mapping) else [given]
+        if unknown:
+            told = (
+                f"a dictionary with {unknown[0]!r}" if isinstance(given, Mapping) else f"{type(given).__name__} ({given!r:.80})"
+            )
+            raise TypeError(
+                f"A condition must be a string, or a dictionary with some of {', '.join(ARGUMENTS)}; got {told}. Of a dataset "
+                'pass one column, such as dataset["word"].'
+            )
+        return {"audio": dict(given)} if "array" in given else dict(given)
+
+    def _find_main(self) -> str:
+        """The condition that is meant by something without a name."""
+        name = self._model.main_input_name
+        kinds = {"pixel_values": "image", "input_features": "audio", "input_values": "audio", "condition_vectors": "vector"}
+        return kinds.get(name, "text")
+
+    def _read_with_processor(self, condition: dict[str, Any], options: TextOptions) -> tuple[dict[str, torch.Tensor], bool]:
+        if options.src_lang or options.tgt_lang:
+            raise ValueError("This model was not given languages to choose from: leave out src_lang= and tgt_lang=.")
+        arguments = {ARGUMENTS[name]: value if name == "sampling_rate" else [value] for name, value in condition.items()}
+        kwargs = {"truncation": options.truncation} if "text" in condition else {}
+        inputs = self._processor(**self._mark_missing(arguments), return_tensors="pt", **kwargs)
+        was_cut = False
+        if "text" in condition:
+            was_cut = self._check_length(condition["text"], inputs["input_ids"].shape[-1], options.truncation)
+        return dict(inputs), was_cut
+
+    def _read_with_parts(self, condition: dict[str, Any], options: TextOptions) -> tuple[dict[str, torch.Tensor], bool]:
+        readers = {"text": self._tokenizer, "image": self._image_processor, "audio": self._feature_extractor}
+        unread = [name for name in condition if name != "sampling_rate" and readers.get(name) is None]
+        if unread:
+            known = [name for name, reader in readers.items() if reader is not None]
+            raise ValueError(f"This pipeline reads no {unread[0]}; it has what reads {', '.join(known) or 'nothing'}.")
+        inputs: dict[str, torch.Tensor] = {}
+        was_cut = False
+        if "image" in condition:
+            inputs.update(self._image_processor(images=condition["image"], return_tensors="pt"))
+        if "audio" in condition:
+            rate = condition.get("sampling_rate")
+            if rate is None:
+                raise ValueError(
+                    "Say how many samples a second the audio has: give {'array': ..., 'sampling_rate': ...}. The model takes "
+                    f"{self._feature_extractor.sampling_rate}."
+                )
+            inputs.update(self._feature_extractor(condition["audio"], sampling_rate=rate, return_tensors="pt"))
+        if "text" in condition:
+            encoded = self._tokenize(condition["text"], options)
+            was_cut = self._check_length(condition["text"], encoded["input_ids"].shape[-1], options.truncation)
+            inputs.update(encoded)
+        inputs.pop("token_type_ids", None)
+        return inputs, was_cut
+
+    def _tokenize(self, text: str, options: TextOptions) -> dict[str, torch.Tensor]:
+        if options.src_lang is None and options.tgt_lang is None:
+            return dict(self._tokenizer(text, truncation=options.truncation, return_tensors="pt"))
+        if not hasattr(self._tokenizer, "src_lang"):
+            raise ValueError(
+                f"A {type(self._tokenizer).__name__} knows no languages. T5's kind of models take prefix= (such as "
+                '"translate English to German: "), multilingual Marian models a prefix such as ">>fra<< ".'
+            )
+        for code in (options.src_lang, options.tgt_lang):
+            self.find_language(code)
+        if options.src_lang is not None:
+            self._tokenizer.src_lang = options.src_lang
+        return dict(self._tokenizer(text, truncation=options.truncation, return_tensors="pt"))
+
+    def find_language(self, code: str | None) -> int | None:
+        """The token of a language's code.
+
+        Raises:
+            ValueError: for a code that the tokenizer lacks.
+        """
+        if code is None:
+            return None
+        tokenizer = self._tokenizer
+        token = (
+            tokenizer.get_lang_token(code) if hasattr(tokenizer, "get_lang_token") and code in _list_codes(tokenizer) else code
+        )
+        found = tokenizer.convert_tokens_to_ids(token)
+        if found is None or found == tokenizer.unk_token_id:
+            known = ", ".join(sorted(_list_codes(tokenizer))[:12])
+            raise ValueError(f"The tokenizer has no language {code!r}; it has {known or 'none'}, ...")
+        return found
+
+    def _check_length(self, text: str, length: int, truncation: bool) -> bool:
+        """Whether a text was cut; an error where it had to be, and may not."""
+        limit = self._tokenizer.model_max_length
+        if truncation:
+            return length >= limit and len(self._tokenizer(text, truncation=False)["input_ids"]) > limit
+        if length > limit:
+            raise ValueError(
+                f"The condition {text[:40]!r}... has {length} tokens; the model takes {limit}. Shorten it, or pass "
+                'truncation="truncate".'
+            )
+        return False
+
+    def _mark_missing(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Say which of several conditions are missing, so that all rows of a batch have the same tensors."""
+        if not hasattr(self._model.config, "conditioner") or not hasattr(self._model.config.conditioner, "conditioners"):
+            return arguments
+        known = set(self._processor.model_input_names)
+        readable = {"text": "input_ids", "condition_vectors": "condition_vectors", "condition_labels": "condition_labels"}
+        return {**{name: [None] for name, tensor in readable.items() if tensor in known}, **arguments}
+
+    def _make_unconditional(self) -> dict[str, torch.Tensor]:
+        encoder = self._model.get_encoder() if hasattr(self._model, "get_encoder") else None
+        if encoder is None or not getattr(encoder, "can_be_unconditional", False):
+            raise ValueError("This model needs a condition: it must be a string, or a dictionary of conditions, got none.")
+        return {"condition_mask": torch.zeros(1, encoder.num_conditions, dtype=torch.long)}
+
+
+def _list_codes(tokenizer: Any) -> list[str]:
+    for name in ("lang_code_to_token", "lang_code_to_id"):
+        if getattr(tokenizer, name, None):
+            return list(getattr(tokenizer, name))
+    return [token for token in tokenizer.all_special_tokens if "_" in token]
+
+
+def _require_content(text: Any) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"A condition's text must be a string, got {type(text).__name__} ({text!r:.80}).")
+    if not text.strip():
+        raise ValueError(f"A condition must have some content, got {text!r}.")
+    return text
+
+
+__all__ = ["ARGUMENTS", "ConditionReader", "Row", "TextOptions", "parse_truncation"]

@@ -1,0 +1,147 @@
+"""Outputs of a pipeline: texts to a model's target ids, and single outputs to names and back.
+
+Legend: returned (outputs of a condition), target (output positions), outputs (of a single output).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from .constraints import OutputTrie
+
+
+class TargetWriter:
+    """Writes texts as a model writes them, from behind the start token to the end token.
+
+    Args:
+        model: Any encoder-decoder.
+        processor: Its processor, if it has one.
+        tokenizer: The tokenizer of its target.
+    """
+
+    def __init__(self, model: PreTrainedModel, processor: Any, tokenizer: Any) -> None:
+        self._model, self._processor, self._tokenizer = model, processor, tokenizer
+        self._tries: dict[tuple[str, ...], OutputTrie] = {}
+
+    @property
+    def start_id(self) -> int:
+        """The token before the first of an output."""
+        start = self._model.generation_config.decoder_start_token_id
+        return self._model.config.decoder_start_token_id if start is None else start
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The tokens of which each ends an output."""
+        ends = self._model.generation_config.eos_token_id
+        return ends if isinstance(ends, list) else [ends]
+
+    def write(self, text: str) -> list[int]:
+        """The ids of a text, (target,), the end token last.
+
+        Raises:
+            TypeError: for anything but a text.
+        """
+        if not isinstance(text, str):
+            raise TypeError(f"An output must be a text, got {type(text).__name__} ({text!r:.60}).")
+        ends = self.end_ids
+        if hasattr(self._processor, "target_tokenizer"):
+            ids = list(self._processor(text_target=text)["labels"])
+        else:
+            ids = list(self._tokenizer(text_target=text)["input_ids"])
+        start = self.start_id
+        if ids and ids[0] == start and ids[0] not in ends:
+            ids = ids[1:]
+        end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+        return [*ids[:end], ends[0]]
+
+    def plant(self, outputs: Iterable[str]) -> OutputTrie:
+        """The tree of allowed outputs, kept for the calls that follow.
+
+        Raises:
+            TypeError: for anything but texts.
+            ValueError: for a text that the tokenizer cannot write, or without content.
+        """
+        if isinstance(outputs, str) or not all(isinstance(output, str) for output in outputs):
+            raise TypeError(f"allowed_outputs must be a list of texts, got {outputs!r:.80}.")
+        key = tuple(outputs)
+        if key not in self._tries:
+            written = [self.write(output) for output in key]
+            unknown = getattr(self._tokenizer, "unk_token_id", None)
+            for output, ids in zip(key, written, strict=True):
+                if unknown is not None and unknown in ids:
+                    raise ValueError(
+                        f"The tokenizer cannot write the allowed output {output!r}: it gives the unknown token. Take it out."
+                    )
+                if len(ids) < 2:
+                    raise ValueError(f"An allowed output must have some content, got {output!r}.")
+            self._tries = {key: OutputTrie(written)}
+        return self._tries[key]
+
+    def find_allowed(self, trie: OutputTrie, sequences: list[list[int]], *, distinct: bool) -> list[bool]:
+        """Which of the sequences that a search wrote for one condition, from the start token on, are outputs of a tree.
+
+        Beams that are left without any output of their own wander off the tree, or write another's again.
+
+        Args:
+            trie: The outputs.
+            sequences: (returned, target).
+            distinct: Whether an output counts once.
+        """
+        ends, pad = self.end_ids, self._model.generation_config.pad_token_id
+        found: list[bool] = []
+        seen: set[tuple[int, ...]] = set()
+        for ids in sequences:
+            end = next((place for place, token in enumerate(ids) if place and token in ends), len(ids))
+            body, rest = tuple(ids[1 : end + 1]), ids[end + 1 :]
+            is_output = trie.holds(body) and all(token == pad or token in ends for token in rest)
+            found.append(is_output and not (distinct and body in seen))
+            seen.add(body)
+        return found
+
+    def ban(self, words: Iterable[str]) -> list[list[int]]:
+        """What `generate` takes as `bad_words_ids`: each word as it is written at the start and behind a space."""
+        if isinstance(words, str):
+            raise TypeError(f"banned_words must be a list of words, got the string {words!r}.")
+        banned = []
+        for word in words:
+            for written in dict.fromkeys((word, f" {word}")):
+                ids = self._tokenizer(written, add_special_tokens=False)["input_ids"]
+                if ids and self._tokenizer.unk_token_id not in ids and ids not in banned:
+                    banned.append(ids)
+        return banned
+
+
+def read_single(head: Any, target: Any) -> torch.Tensor:
+    """A single output as the model's head takes it."""
+    names = head.output_names or [str(index) for index in range(head.num_outputs)]
+    if head.kind == "regression":
+        values = [target[name] for name in names] if isinstance(target, dict) else target
+        return torch.tensor(values, dtype=torch.float32).reshape(-1)
+    for name in [target] if head.kind == "class" else target:
+        if name not in names:
+            raise ValueError(f"There is no output {name!r}; known are {', '.join(map(repr, names[:20]))}.")
+    if head.kind == "class":
+        return torch.tensor(names.index(target))
+    return torch.tensor([int(name in target) for name in names])
+
+
+def name_single(head: Any, logits: torch.Tensor, scale: torch.Tensor | None, top_k: int) -> list[dict[str, Any]]:
+    """What a head gave for one condition, (outputs,), as an answer with names."""
+    names = head.output_names or [str(index) for index in range(len(logits))]
+    if head.kind == "class":
+        scores, best = logits.softmax(dim=-1).topk(min(top_k, len(names)))
+        return [{"label": names[index], "score": score} for index, score in zip(best.tolist(), scores.tolist(), strict=True)]
+    if head.kind == "labels":
+        probabilities = dict(zip(names, logits.sigmoid().tolist(), strict=True))
+        return [{"labels": [name for name, score in probabilities.items() if score >= 0.5], "scores": probabilities}]
+    values, widths = logits.tolist(), scale[0].tolist() if scale is not None else []
+    if len(values) == 1:
+        return [{"value": values[0], "uncertainty": widths[0]}]
+    return [{"value": dict(zip(names, values, strict=True)), "uncertainty": dict(zip(names, widths, strict=True))}]
+
+
+__all__ = ["TargetWriter", "name_single", "read_single"]

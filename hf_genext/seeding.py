@@ -1,0 +1,126 @@
+"""Sampling that can be repeated: a row's noise depends on its seed alone, not on the rows beside it.
+
+Legend: rows (of a batch, several samples of one condition beside each other), vocab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import (
+    EpsilonLogitsWarper,
+    EtaLogitsWarper,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+from transformers.generation import TopHLogitsWarper
+
+_INCREMENT = 0x9E3779B97F4A7C15 - (1 << 64)
+_FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
+_SECOND = 0x94D049BB133111EB - (1 << 64)
+
+
+class KeyedSampling(LogitsProcessor):
+    """Chooses the next token of each row by noise that a key decides, and leaves that token alone in the scores.
+
+    Adding Gumbel noise to the scores and taking the largest draws from their softmax (Gumbel 1954; Maddison et al. 2014, "A*
+    sampling"). The noise is a function of the row's key, the step and the token: the mixing function of SplitMix64 (Steele et
+    al. 2014) makes it on any device. So a row draws the same alone and in any batch, but where rounding differs.
+
+    Args:
+        keys: A number for each row, (rows,), from [`make_keys`].
+        config: What shapes the distribution before it is drawn from: temperature, `top_k`, `top_p`, ...
+    """
+
+    def __init__(self, keys: torch.LongTensor, config: GenerationConfig) -> None:
+        self._keys = keys
+        self._warpers = build_warpers(config)
+        self._step = 0
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Scores (rows, vocab) -> 0 for the token that is drawn, minus infinity for all others."""
+        scores = self._warpers(input_ids, scores).float()
+        keys = _mix(self._keys.to(scores.device) + torch.tensor(self._step, device=scores.device) * _INCREMENT)
+        self._step += 1
+        winners = (scores + draw_gumbel(keys, scores.shape[-1])).argmax(dim=-1, keepdim=True)
+        return torch.full_like(scores, -torch.inf).scatter_(-1, winners, 0.0)
+
+    def keep_rows(self, rows: torch.LongTensor) -> None:
+        """Go on with some of the rows alone, as a loop does that drops those that are finished."""
+        self._keys = self._keys.to(rows.device)[rows]
+
+
+def build_warpers(config: GenerationConfig) -> LogitsProcessorList:
+    """What `generate` does to scores before it samples, in its order."""
+    makers = (
+        (TemperatureLogitsWarper, config.temperature, config.temperature not in (None, 1.0)),
+        (TopHLogitsWarper, getattr(config, "top_h", None), getattr(config, "top_h", None) is not None),
+        (TopKLogitsWarper, config.top_k, config.top_k not in (None, 0)),
+        (TopPLogitsWarper, config.top_p, config.top_p is not None and config.top_p < 1.0),
+        (MinPLogitsWarper, config.min_p, config.min_p is not None),
+        (TypicalLogitsWarper, config.typical_p, config.typical_p is not None and config.typical_p < 1.0),
+        (EpsilonLogitsWarper, config.epsilon_cutoff, bool(config.epsilon_cutoff)),
+        (EtaLogitsWarper, config.eta_cutoff, bool(config.eta_cutoff)),
+    )
+    return LogitsProcessorList([warper(value) for warper, value, is_on in makers if is_on])
+
+
+def make_keys(seeds: Sequence[tuple[int, int]], num_samples: int) -> torch.LongTensor:
+    """Keys of rows.
+
+    Args:
+        seeds: For each condition a seed, and the place by which conditions with one seed differ.
+        num_samples: Samples of each condition.
+
+    Returns:
+        (conditions * num_samples,), the samples of one condition beside each other.
+
+    Example:
+        >>> keys = make_keys([(7, 0), (7, 1)], 2)
+        >>> bool((keys[:2] == make_keys([(7, 0)], 2)).all()), len(set(keys.tolist()))
+        (True, 4)
+    """
+    keys = _mix(_mix(torch.tensor(seeds)[:, 0] + _INCREMENT) + torch.tensor(seeds)[:, 1])
+    return _mix(keys[:, None] + (1 + torch.arange(num_samples)) * _INCREMENT).flatten()
+
+
+def draw_gumbel(keys: torch.LongTensor, size: int) -> torch.Tensor:
+    """Noise of the standard Gumbel distribution, a function of the keys alone: (rows,) -> (rows, size)."""
+    bits = _mix(keys[:, None] + (1 + torch.arange(size, device=keys.device)) * _INCREMENT)
+    # MPS has no float64; there 23 bits have to do.
+    dtype, places = (torch.float32, 23) if keys.device.type == "mps" else (torch.float64, 52)
+    uniform = (_shift(bits, 64 - places).to(dtype) + 0.5) * 2.0**-places
+    return -torch.log(-torch.log(uniform))
+
+
+def _mix(values: torch.LongTensor) -> torch.LongTensor:
+    """SplitMix64's finalizer, a permutation of 64-bit numbers."""
+    values = (values ^ _shift(values, 30)) * _FIRST
+    values = (values ^ _shift(values, 27)) * _SECOND
+    return values ^ _shift(values, 31)
+
+
+def _shift(values: torch.LongTensor, places: int) -> torch.LongTensor:
+    """Shift to the right, with zeros from the left."""
+    return (values >> places) & ((1 << (64 - places)) - 1)
+
+
+def check_seed(seed: object) -> int:
+    """A seed as a number of its own.
+
+    Raises:
+        ValueError: unless it is a whole number of 0 to 2**63 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ValueError(f"A seed is a whole number of 0 to 2**63 - 1, got {seed!r}.")
+    return seed
+
+
+__all__ = ["KeyedSampling", "build_warpers", "check_seed", "draw_gumbel", "make_keys"]

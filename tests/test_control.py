@@ -1,0 +1,473 @@
+"""What can be asked of a generation: scores, seeds, allowed outputs, banned words, prefixes, guidance, streams."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+import torch
+from composition_specimens import DECODERS, build_bert
+from scipy import stats
+from specimens import PHONEMES, WORDS, build_processor, sharpen
+from transformers import GenerationConfig, LogitsProcessorList, pipeline
+
+from hf_genext import (
+    GenextConfig,
+    GenextForConditionalGeneration,
+    GenextForPrediction,
+    GenextHeadConfig,
+    GenextProcessor,
+    train_tokenizer,
+)
+from hf_genext.constraints import OutputTrie
+from hf_genext.seeding import KeyedSampling, build_warpers, draw_gumbel, make_keys
+
+TASK = "conditional-generation"
+SOUNDS = sorted({sound for word in PHONEMES for sound in word.split()})
+
+
+def build_pipe():
+    """A pipeline over a native model with random weights that answers differently to each word, and ends some outputs."""
+    processor = build_processor()
+    sides = {
+        name: {
+            "vocab_size": len(tokenizer),
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            **{key: getattr(tokenizer, key) for key in ("pad_token_id", "bos_token_id", "eos_token_id")},
+        }
+        for name, tokenizer in (("conditioner", processor.tokenizer), ("decoder", processor.target_tokenizer))
+    }
+    torch.manual_seed(4)
+    model = sharpen(GenextForConditionalGeneration(GenextConfig(**sides, tie_word_embeddings=False)))
+    model.generation_config = GenerationConfig(
+        max_new_tokens=9,
+        decoder_start_token_id=model.config.decoder_start_token_id,
+        pad_token_id=model.config.pad_token_id,
+        eos_token_id=model.config.eos_token_id,
+        # What an answer would not show.
+        suppress_tokens=[0, 1, 3],
+        forced_eos_token_id=model.config.eos_token_id,
+    )
+    return pipeline(TASK, model=model, processor=processor)
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return build_pipe()
+
+
+def score_by_hand(pipe, word, ids):
+    """Log-probabilities of ids behind the start token, one forward pass for each, without a cache, in float64."""
+    model = pipe.model.double()
+    inputs = pipe.processor(text=word, return_tensors="pt")
+    prefix, scores = [model.config.decoder_start_token_id], []
+    with torch.no_grad():
+        for token in ids:
+            logits = model(**inputs, decoder_input_ids=torch.tensor([prefix])).logits[0, -1]
+            scores.append(logits.log_softmax(dim=-1)[token].item())
+            prefix.append(token)
+    model.float()
+    return scores
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.3},
+        {"do_sample": True, "num_return_sequences": 2, "temperature": 2.0, "top_k": 4, "seed": 1},
+        {"repetition_penalty": 1.7},
+    ],
+    ids=["greedy", "beams", "sampling", "penalty"],
+)
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_scores_are_those_of_a_teacher_forced_pass(pipe, arguments, batch_size):
+    answers = pipe(WORDS, batch_size=batch_size, return_scores=True, **arguments)
+    without = pipe(WORDS, batch_size=batch_size, **arguments)
+    end, ended = pipe.model.config.eos_token_id, 0
+    for word, found, plain in zip(WORDS, answers, without, strict=True):
+        assert [answer["generated_text"] for answer in found] == [answer["generated_text"] for answer in plain]
+        for answer in found:
+            ids = pipe.processor(text_target=answer["generated_text"])["labels"]
+            ids = ids if len(answer["token_scores"]) == len(ids) else ids[:-1]
+            ended += ids[-1] == end
+            assert answer["token_scores"] == pytest.approx(score_by_hand(pipe, word, ids), abs=1e-4)
+            assert answer["score"] == pytest.approx(sum(answer["token_scores"]), abs=1e-6)
+    assert ended, "no specimen ends, so the closing token was not tested"
+
+
+def test_given_outputs_are_scored_alone_and_in_batches(pipe):
+    targets = [PHONEMES[(place + 1) % len(PHONEMES)] for place in range(len(WORDS))]
+    end = pipe.model.config.eos_token_id
+    scores = pipe.score(WORDS, targets, batch_size=3)
+    for word, target, found, alone in zip(WORDS, targets, scores, pipe.score(WORDS, targets), strict=True):
+        ids = pipe.processor(text_target=target)["labels"]
+        assert ids[-1] == end
+        assert found["token_scores"] == pytest.approx(score_by_hand(pipe, word, ids), abs=1e-4)
+        assert alone["token_scores"] == pytest.approx(found["token_scores"], abs=1e-4)
+    assert pipe.score(WORDS[0], targets[0])["score"] == pytest.approx(scores[0]["score"], abs=1e-4)
+    several = pipe.score(WORDS[:2], [[targets[0], "K"], [targets[1]]], batch_size=2)
+    assert [len(found) for found in several] == [2, 1]
+    assert several[0][0]["score"] == pytest.approx(scores[0]["score"], abs=1e-4)
+    assert several[0][1]["score"] == pytest.approx(pipe.score(WORDS[0], "K")["score"], abs=1e-4)
+    assert pipe.score([], []) == []
+    with pytest.raises(ValueError, match="a target for each of the 8 inputs; got 1"):
+        pipe.score(WORDS, targets[:1])
+    with pytest.raises(TypeError, match="score takes no 'num_beams'"):
+        pipe.score(WORDS, targets, num_beams=3)
+    with pytest.raises(TypeError, match="An output must be a text"):
+        pipe.score(WORDS[0], 7)
+
+
+def test_single_outputs_are_scored(tmp_path):
+    processor = build_processor()
+    text = build_bert()
+    text.vocab_size = len(processor.tokenizer)
+    for fields, target, other in (
+        ({"kind": "class", "output_names": ["n", "v", "a"]}, "v", "x"),
+        ({"kind": "labels", "output_names": ["n", "v", "a"]}, ["n", "a"], ["x"]),
+        ({"kind": "regression", "num_outputs": 1}, 0.25, None),
+    ):
+        model = sharpen(GenextForPrediction.from_encoder_pretrained(text, GenextHeadConfig(**fields)))
+        pipe = pipeline(TASK, model=model, processor=processor)
+        scores = pipe.score(WORDS, [target] * len(WORDS), batch_size=3)
+        answers = pipe(WORDS, **({"top_k": 3} if fields["kind"] == "class" else {}))
+        for found, answer in zip(scores, answers, strict=True):
+            if fields["kind"] == "class":
+                expected = np.log(next(row["score"] for row in answer if row["label"] == target))
+            elif fields["kind"] == "labels":
+                shares = answer[0]["scores"]
+                expected = sum(np.log(share if name in target else 1 - share) for name, share in shares.items())
+            else:
+                expected = stats.norm(answer[0]["value"], answer[0]["uncertainty"]).logpdf(target)
+            assert found["score"] == pytest.approx(expected, abs=1e-4)
+        if other is not None:
+            with pytest.raises(ValueError, match="no output 'x'; known are 'n', 'v', 'a'"):
+                pipe.score(WORDS[0], other)
+        with pytest.raises(ValueError, match="so it takes no seed"):
+            pipe(WORDS, seed=1)
+
+
+# Seeds
+
+
+def test_a_row_draws_the_same_alone_and_in_any_batch(pipe):
+    sampling = {"do_sample": True, "temperature": 1.5, "top_p": 0.95}
+    seeds = list(range(len(WORDS)))
+    alone = [pipe(word, seed=seed, **sampling) for word, seed in zip(WORDS, seeds, strict=True)]
+    for batch_size in (1, 3, 8):
+        assert pipe(WORDS, seed=seeds, batch_size=batch_size, **sampling) == alone
+    backwards = pipe(WORDS[::-1], seed=seeds[::-1], batch_size=3, **sampling)
+    assert backwards[::-1] == alone
+    assert list(pipe((word for word in WORDS), seed=seeds, **sampling)) == alone
+    # One seed for a list is the pair of it and the place.
+    listed = pipe(WORDS, seed=5, batch_size=3, **sampling)
+    assert listed == pipe(WORDS, seed=5, **sampling)
+    assert listed[0] == pipe(WORDS[0], seed=5, **sampling)
+    assert len({answer[0]["generated_text"] for answer in pipe([WORDS[0]] * 12, seed=5, **sampling)}) > 3
+    # A row's samples differ, and the first ones stay when more are drawn.
+    three = pipe(WORDS[0], seed=5, num_return_sequences=3, **sampling)
+    assert three[:1] == listed[0]
+    assert three == pipe(WORDS[0], seed=5, num_return_sequences=5, **sampling)[:3]
+    assert len({answer["generated_text"] for answer in three}) > 1
+    # The process's own randomness plays no part.
+    torch.manual_seed(1)
+    assert pipe(WORDS, seed=5, batch_size=3, **sampling) == listed
+    # Without sampling a seed changes nothing.
+    assert pipe(WORDS, seed=5) == pipe(WORDS)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, True, 2**63])
+def test_what_is_no_seed_is_refused(pipe, seed):
+    with pytest.raises(ValueError, match="A seed is a whole number|takes one seed"):
+        pipe(WORDS[0], seed=seed)
+    with pytest.raises(ValueError, match="A seed is a whole number"):
+        pipe(WORDS, seed=[seed] * len(WORDS))
+
+
+def test_a_seed_for_each_row_must_be_there(pipe):
+    with pytest.raises(ValueError, match="There are 8 inputs, but 2 seeds"):
+        pipe(WORDS, seed=[1, 2], do_sample=True)
+    with pytest.raises(ValueError, match="not with beams that are sampled"):
+        pipe(WORDS[0], seed=1, do_sample=True, num_beams=2)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_keyed_noise_draws_from_the_distribution(seed):
+    logits = torch.tensor([2.0, 0.5, -1.0, -4.0, 1.0, -torch.inf])
+    keys = make_keys([(seed, place) for place in range(20_000)], 1)
+    sampling = KeyedSampling(keys, GenerationConfig(temperature=1.3, top_k=0))
+    counts = [torch.zeros(6)] * 2
+    for step in range(2):
+        chosen = sampling(torch.zeros(len(keys), 1 + step, dtype=torch.long), logits.repeat(len(keys), 1)).argmax(dim=-1)
+        counts[step] = torch.bincount(chosen, minlength=6)
+    expected = (logits / 1.3).softmax(dim=-1).double() * len(keys)
+    for found in counts:
+        assert found[-1] == 0
+        assert stats.chisquare(found[:5], expected[:5] * (found[:5].sum() / expected[:5].sum())).pvalue > 1e-4
+    # Two steps are independent.
+    first = sampling._keys  # The same keys throughout; steps make the difference.
+    assert torch.equal(first, keys)
+    assert not torch.equal(counts[0], counts[1])
+
+
+def test_the_noise_has_the_gumbel_distribution():
+    noise = draw_gumbel(make_keys([(seed, 0) for seed in range(200)], 1), 500)
+    assert stats.kstest(noise.flatten().numpy(), stats.gumbel_r.cdf).pvalue > 1e-4
+    assert abs(np.corrcoef(noise[:-1].flatten(), noise[1:].flatten())[0, 1]) < 0.015
+    assert abs(np.corrcoef(noise[:, :-1].flatten(), noise[:, 1:].flatten())[0, 1]) < 0.015
+
+
+def test_the_distribution_is_shaped_as_generate_shapes_it(pipe):
+    arguments = {
+        "temperature": 0.7,
+        "top_k": 9,
+        "top_p": 0.9,
+        "min_p": 0.02,
+        "typical_p": 0.95,
+        "epsilon_cutoff": 0.01,
+        "eta_cutoff": 0.01,
+    }
+    config, _ = pipe.model._prepare_generation_config(
+        None, do_sample=True, suppress_tokens=None, forced_eos_token_id=None, **arguments
+    )
+    config._eos_token_tensor = None
+    theirs = pipe.model._get_logits_processor(config, input_ids_seq_length=1, device="cpu", model_kwargs={})
+    assert [type(one) for one in build_warpers(config)] == [type(one) for one in theirs]
+    scores, ids = torch.randn(6, 40), torch.zeros(6, 1, dtype=torch.long)
+    assert torch.equal(build_warpers(config)(ids, scores.clone()), LogitsProcessorList(theirs)(ids, scores.clone()))
+
+
+# Allowed outputs
+
+
+def test_the_tree_holds_what_it_was_given_and_nothing_else():
+    chooser = random.Random(3)
+    outputs = {tuple(chooser.choices(range(3, 9), k=chooser.randint(1, 5))) + (2,) for _ in range(300)}
+    trie = OutputTrie([list(output) for output in chooser.sample(sorted(outputs), len(outputs))])
+    assert len(trie) == len(outputs)
+    assert trie.depth == max(map(len, outputs))
+    following = {}
+    for output in outputs:
+        for place in range(len(output)):
+            following.setdefault(output[:place], set()).add(output[place])
+    for prefix, tokens in following.items():
+        node = trie.walk(torch.tensor([prefix], dtype=torch.long).view(1, -1))
+        assert set(trie.allow(node, 12)[0].nonzero()[:, 0].tolist()) == tokens
+    for other in itertools.product(range(2, 9), repeat=3):
+        assert trie.holds(other) == (other in outputs)
+    assert not trie.allow(trie.walk(torch.tensor([[11, 11]])), 12).any()
+    with pytest.raises(ValueError, match="needs one at least"):
+        OutputTrie([])
+
+
+def test_two_hundred_thousand_outputs():
+    digits = np.random.default_rng(0).integers(3, 40, size=(200_000, 8))
+    digits[:, -1] = 2
+    trie = OutputTrie(digits.tolist())
+    assert len(trie) == len(np.unique(digits, axis=0))
+    rows = torch.from_numpy(digits[:64])
+    allowed = trie.allow(trie.walk(rows[:, :4]), 50)
+    assert bool(allowed[torch.arange(64), rows[:, 4]].all())
+    assert trie.holds(digits[77].tolist())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_search_stays_among_the_allowed_outputs(pipe, batch_size):
+    allowed = [*PHONEMES[:5], "K AE", "K"]
+    for arguments in (
+        {},
+        {"num_beams": 3, "num_return_sequences": 2},
+        {"do_sample": True, "num_return_sequences": 4},
+        {"do_sample": True, "seed": 3, "top_k": 3},
+    ):
+        answers = pipe(WORDS, allowed_outputs=allowed, batch_size=batch_size, **arguments)
+        assert {answer["generated_text"] for row in answers for answer in row} <= set(allowed)
+        assert len({row[0]["generated_text"] for row in answers}) > 1
+    # With room for all of them beams find the likeliest, which scoring each finds too.
+    best = pipe(
+        WORDS, allowed_outputs=allowed, batch_size=batch_size, num_beams=12, num_return_sequences=12, length_penalty=0.0
+    )
+    for word, answers in zip(WORDS, best, strict=True):
+        scores = {output: pipe.score(word, output)["score"] for output in allowed}
+        assert [answer["generated_text"] for answer in answers] == sorted(allowed, key=scores.get, reverse=True)
+
+
+def test_sampling_among_allowed_outputs_draws_from_what_is_left():
+    pipe = build_pipe()
+    allowed = ["K", "AE", "T"]
+    answers = pipe([WORDS[0]] * 4000, allowed_outputs=allowed, do_sample=True, seed=2, top_k=0, batch_size=500)
+    counts = [sum(row[0]["generated_text"] == output for row in answers) for output in allowed]
+    # The first tokens decide, for an end must follow: their probabilities, renormalised.
+    first = np.exp([pipe.score(WORDS[0], output)["token_scores"][0] for output in allowed])
+    assert stats.chisquare(counts, first / first.sum() * len(answers)).pvalue > 1e-4
+
+
+def test_allowed_outputs_are_saved_with_the_pipeline(tmp_path):
+    pipe = build_pipe()
+    pipe = pipeline(TASK, model=pipe.model, processor=pipe.processor, allowed_outputs=PHONEMES[:3])
+    expected = pipe(WORDS)
+    assert {row[0]["generated_text"] for row in expected} <= set(PHONEMES[:3])
+    pipe.save_pretrained(tmp_path)
+    opened = pipeline(TASK, model=str(tmp_path))
+    assert opened.allowed_outputs == PHONEMES[:3]
+    assert opened(WORDS) == expected
+    assert {row[0]["generated_text"] for row in opened(WORDS, allowed_outputs=["K AE"])} == {"K AE"}
+
+
+def test_allowed_outputs_that_cannot_be_are_refused(pipe):
+    with pytest.raises(ValueError, match="cannot write the allowed output 'K QQ'"):
+        pipe(WORDS[0], allowed_outputs=["K", "K QQ"])
+    with pytest.raises(ValueError, match="must have some content"):
+        pipe(WORDS[0], allowed_outputs=["K", " "])
+    with pytest.raises(ValueError, match="needs one at least"):
+        pipe(WORDS[0], allowed_outputs=[])
+    with pytest.raises(TypeError, match="must be a list of texts"):
+        pipe(WORDS[0], allowed_outputs="K")
+    with pytest.raises(ValueError, match="has 7 tokens, more than the 3"):
+        pipe(WORDS[0], allowed_outputs=PHONEMES[:2], max_new_tokens=3)
+    with pytest.raises(ValueError, match="without any token"):
+        pipe(WORDS[0], allowed_outputs=["K"], banned_words=["K"])
+    with pytest.raises(ValueError, match="not with beams that are sampled"):
+        pipe(WORDS[0], allowed_outputs=["K", "T"], do_sample=True, num_beams=2)
+    # The saved limit is raised for longer ones, for a call has not said otherwise.
+    long = " ".join(["K"] * 20)
+    assert pipe(WORDS[0], allowed_outputs=[long])[0]["generated_text"] == long
+
+
+def test_banned_words_and_prefixes(pipe):
+    plain = pipe(WORDS, batch_size=3)
+    banned = plain[0][0]["generated_text"].split()[:1]
+    assert all(banned[0] not in row[0]["generated_text"].split() for row in pipe(WORDS, banned_words=banned, batch_size=3))
+    with pytest.raises(TypeError, match="must be a list of words"):
+        pipe(WORDS[0], banned_words="K")
+    for arguments in ({}, {"num_beams": 2}, {"do_sample": True, "seed": 1}):
+        answers = pipe(WORDS, target_prefix="AH L", batch_size=3, return_scores=True, **arguments)
+        assert all(row[0]["generated_text"].split()[:2] == ["AH", "L"] for row in answers)
+    # What follows the prefix is what follows it in a whole output.
+    answer = pipe(WORDS[1], target_prefix="AH L", max_new_tokens=2, return_scores=True)[0]
+    whole = pipe.score(WORDS[1], answer["generated_text"])["token_scores"]
+    assert answer["token_scores"] == pytest.approx(whole[2 : 2 + len(answer["token_scores"])], abs=1e-4)
+    # It may lead into a tree.
+    allowed = ["AH L K", "AH T", "L K"]
+    assert {row[0]["generated_text"] for row in pipe(WORDS, target_prefix="AH", allowed_outputs=allowed)} <= set(allowed[:2])
+
+
+# Guidance
+
+
+@pytest.fixture(scope="module")
+def guided():
+    processor = GenextProcessor(
+        tokenizer=train_tokenizer(WORDS, unit="character", model_max_length=24),
+        target_tokenizer=train_tokenizer(PHONEMES, unit="word", model_max_length=24),
+    )
+    text, decoder = build_bert(), DECODERS["llama"]()
+    text.vocab_size, decoder.vocab_size = len(processor.tokenizer), len(processor.target_tokenizer)
+    torch.manual_seed(0)
+    model = sharpen(
+        GenextForConditionalGeneration.from_encoder_decoder_pretrained(encoder=text, decoder=decoder, condition_dropout=0.1)
+    )
+    model.generation_config.max_new_tokens = 6
+    return pipeline(TASK, model=model, processor=processor)
+
+
+def guide_by_hand(pipe, word, scale, steps=6):
+    """Greedy, with two separate passes for each token, in float64."""
+    model = pipe.model.double()
+    inputs = pipe.processor(text=word, return_tensors="pt")
+    nothing = {"condition_mask": torch.zeros(1, 1, dtype=torch.long)}
+    ids = [model.config.decoder_start_token_id]
+    with torch.no_grad():
+        for _ in range(steps):
+            passes = [
+                model(**conditions, decoder_input_ids=torch.tensor([ids])).logits[0, -1].log_softmax(dim=-1)
+                for conditions in (inputs, nothing)
+            ]
+            ids.append(int((passes[1] + scale * (passes[0] - passes[1])).argmax()))
+            if ids[-1] == model.config.eos_token_id:
+                break
+    model.float()
+    return pipe.processor.batch_decode(torch.tensor([ids]), skip_special_tokens=True)[0]
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.0, 5.0])
+def test_guidance_is_the_mixture_of_two_passes(guided, scale):
+    expected = [guide_by_hand(guided, word, scale) for word in WORDS]
+    for batch_size in (1, 3):
+        found = [row[0]["generated_text"] for row in guided(WORDS, guidance_scale=scale, batch_size=batch_size)]
+        assert found == expected
+
+
+def test_guidance_goes_with_beams_samples_and_seeds(guided):
+    plain = guided(WORDS, num_beams=3, batch_size=3)
+    assert guided(WORDS, num_beams=3, batch_size=3, guidance_scale=1.0) == plain
+    assert guided(WORDS, num_beams=3, batch_size=4, guidance_scale=4.0) == guided(WORDS, num_beams=3, guidance_scale=4.0)
+    assert guided(WORDS, num_beams=3, guidance_scale=4.0) != plain
+    sampling = {"do_sample": True, "seed": 3, "guidance_scale": 2.0, "num_return_sequences": 2}
+    samples = guided(WORDS, batch_size=3, **sampling)
+    assert samples == guided(WORDS, **sampling)
+    assert all(len(row) == 2 for row in samples)
+    allowed = PHONEMES[:4]
+    assert {row[0]["generated_text"] for row in guided(WORDS, guidance_scale=3.0, allowed_outputs=allowed)} <= set(allowed)
+
+
+def test_guidance_needs_a_model_that_was_trained_for_it(pipe):
+    with pytest.raises(ValueError, match="Train it with condition_dropout="):
+        pipe(WORDS[0], guidance_scale=2.0)
+
+
+# Streams
+
+
+@pytest.mark.parametrize(
+    "arguments", [{}, {"do_sample": True, "seed": 4}, {"num_beams": 3}], ids=["greedy", "sampling", "beams"]
+)
+def test_streams_grow_into_what_a_call_gives(pipe, arguments):
+    expected = pipe(WORDS, batch_size=8, **arguments)
+    streams = pipe.stream(WORDS, **arguments)
+    for stream, answer in zip(streams, expected, strict=True):
+        seen = list(stream)
+        assert [part["is_final"] for part in seen] == [False] * (len(seen) - 1) + [True]
+        assert seen[-1]["generated_text"] == answer[0]["generated_text"]
+        if "num_beams" not in arguments:
+            assert all(seen[-1]["generated_text"].startswith(part["generated_text"]) for part in seen)
+    longest = list(pipe.stream(WORDS[0], min_new_tokens=8, **arguments))
+    assert len(longest) > 3
+    assert pipe.stream([]) == []
+
+
+def test_a_stream_raises_what_went_wrong_and_stops_when_it_is_closed(pipe):
+    good, bad = pipe.stream([WORDS[0], "a" * 90], batch_size=1)
+    assert list(good)[-1]["is_final"]
+    with pytest.raises(ValueError, match="has 91 tokens"):
+        list(bad)
+    with pipe.stream(WORDS[0], max_new_tokens=10_000, eos_token_id=[]) as stream:
+        assert next(stream)["is_final"] is False
+    assert list(stream) == []
+    with pytest.raises(ValueError, match="one output of each condition"):
+        pipe.stream(WORDS, num_return_sequences=2)
+
+
+def test_what_was_cut_says_so(pipe):
+    long = "a" * 40
+    answers = pipe(["cat", long, "at"], truncation="truncate", batch_size=3)
+    assert [row[0].get("truncated") for row in answers] == [None, True, None]
+    assert pipe("a" * 23, truncation="truncate")[0].get("truncated") is None
+    with pytest.raises(ValueError, match="has 41 tokens"):
+        pipe(long, truncation="error")
+    with pytest.raises(ValueError, match='truncation must be "error"'):
+        pipe(long, truncation="middle")
+
+
+def test_answers_can_have_the_keys_of_old(pipe):
+    assert set(pipe(WORDS[0], output_key="translation_text")[0]) == {"translation_text"}
+    assert list(pipe.stream(WORDS[0], output_key="summary_text"))[-1] == {
+        "summary_text": pipe(WORDS[0])[0]["generated_text"],
+        "is_final": True,
+    }
