@@ -25,6 +25,7 @@ from hf_genext.data import (
     cut_long_rows,
     find_unknown_targets,
     group_by_key,
+    is_nested,
     read_table,
     require_columns,
     to_strings,
@@ -230,7 +231,7 @@ def _read_vectors(table: pa.Table, name: str, condition: ConditionColumns, space
         words = _list_texts(table, column, name)
         vectors: list[Any] = [None if word is None else look_up(space, word) for word in words]
         return pa.array(vectors, pa.list_(pa.float32())), [word or "" for word in words]
-    if pa.types.is_nested(table[column].type):
+    if is_nested(table[column].type):
         # As arrays: numbers of Python would take ten times the memory.
         vectors = [vector for chunk in table[column].chunks for vector in chunk.to_numpy(zero_copy_only=False)]
     else:
@@ -278,7 +279,7 @@ def _read_target(table: pa.Table, name: str, columns: Sequence[str], output: str
         return pa.array(list(numbers), pa.list_(pa.float32())), np.isfinite(numbers).all(axis=1)
     if output == "labels":
         column = table[columns[0]]
-        is_list = pa.types.is_nested(column.type)
+        is_list = is_nested(column.type)
         rows = (
             column.to_pylist()
             if is_list

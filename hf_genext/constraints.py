@@ -109,11 +109,12 @@ class AllowedOutputs(LogitsProcessor):
 
     Args:
         trie: The outputs.
-        prompt_length: Target tokens that are there before the first of an output.
+        prefix_length: With how many tokens of the outputs the search begins, behind what comes before an output.
     """
 
-    def __init__(self, trie: OutputTrie, prompt_length: int = 1) -> None:
-        self._trie, self._prompt_length = trie, prompt_length
+    def __init__(self, trie: OutputTrie, prefix_length: int = 0) -> None:
+        self._trie, self._prefix_length = trie, prefix_length
+        self._start: int | None = None
         self._seen: torch.LongTensor | None = None
         self._nodes: torch.LongTensor | None = None
 
@@ -124,7 +125,9 @@ class AllowedOutputs(LogitsProcessor):
             ValueError: if something else has forbidden every token that is left to a row.
         """
         self._trie.to(input_ids.device)
-        tokens = input_ids[:, self._prompt_length :]
+        if self._start is None:
+            self._start = input_ids.shape[1] - self._prefix_length
+        tokens = input_ids[:, self._start :]
         if self._nodes is not None and self._seen is not None and torch.equal(self._seen, tokens[:, :-1]):
             nodes = self._trie.advance(self._nodes, tokens[:, -1])
         else:

@@ -185,6 +185,13 @@ def _drop_empty(table: pa.Table) -> tuple[Dataset, DataReport]:
     return datasets.Dataset(table.filter(keep).combine_chunks()), report
 
 
+def is_nested(kind: pa.DataType) -> bool:
+    """Whether a column holds lists or named fields; older pyarrow says no of lists of one size."""
+    import pyarrow as pa
+
+    return pa.types.is_nested(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def to_strings(table: pa.Table, column: str, name: str) -> pa.ChunkedArray:
     """A column of a table as strings.
 
@@ -194,7 +201,7 @@ def to_strings(table: pa.Table, column: str, name: str) -> pa.ChunkedArray:
     import pyarrow as pa
 
     values = table[column]
-    if pa.types.is_nested(values.type):
+    if is_nested(values.type):
         raise ValueError(f"Column {column!r} of {name} holds {values.type}, not text.")
     return values.cast(pa.large_string())
 
@@ -508,6 +515,7 @@ __all__ = [
     "encode_pairs",
     "find_unknown_targets",
     "group_by_key",
+    "is_nested",
     "group_references",
     "read_pairs",
     "read_table",

@@ -47,9 +47,9 @@ class Generated:
     """What a generation gave.
 
     Attributes:
-        sequences: Ids from the start token on, (batch, returned, target).
+        sequences: Ids, (batch, returned, target); from the start token on, but where scores or allowed outputs were asked for.
         token_scores: For each output the log-probability of each token behind the prompt, the end token included, in nats: a
-            tensor (batch, returned, target - 1) that is 0 elsewhere.
+            tensor (batch, returned, target) that is 0 elsewhere.
         is_scored: Where there is such a token, likewise.
         is_search: Whether the outputs of a condition are those of beams, so that none comes twice.
     """
@@ -58,6 +58,47 @@ class Generated:
     token_scores: torch.FloatTensor | None = None
     is_scored: torch.BoolTensor | None = None
     is_search: bool = False
+
+    def cut(self, length: int) -> Generated:
+        """Without so many tokens at the start of each output."""
+        scores, is_scored = self.token_scores, self.is_scored
+        return Generated(
+            self.sequences[..., length:],
+            None if scores is None else scores[..., length - 1 :],
+            None if is_scored is None else is_scored[..., length - 1 :],
+            self.is_search,
+        )
+
+
+class _PromptWatcher(LogitsProcessor):
+    """Sees what the outputs begin with, which only the model's own `generate` knows: a start token, or several."""
+
+    prompts: torch.LongTensor | None = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.prompts = input_ids.clone() if self.prompts is None else self.prompts
+        return scores
+
+    def complete(self, sequences: torch.LongTensor, batch_size: int, rows_of_each: int) -> torch.LongTensor:
+        """Sequences (batch * returned, target) with their prompts before them, where they lack them.
+
+        Args:
+            sequences: What `generate` gave.
+            batch_size: Conditions.
+            rows_of_each: Rows of each condition in the search.
+        """
+        if self.prompts is None:
+            return sequences
+        prompts = self.prompts[::rows_of_each][:batch_size].repeat_interleave(len(sequences) // batch_size, dim=0)
+        length = prompts.shape[1]
+        if sequences.shape[1] >= length and torch.equal(sequences[:, :length], prompts):
+            return sequences
+        return torch.cat([prompts, sequences], dim=1)
+
+    @property
+    def length(self) -> int:
+        """Tokens of a prompt."""
+        return 1 if self.prompts is None else self.prompts.shape[1]
 
 
 @torch.no_grad()
@@ -84,17 +125,16 @@ def generate_with_control(
     num_beams, num_returned = config.num_beams or 1, config.num_return_sequences or 1
     is_guided = control.guidance_scale is not None and control.guidance_scale != 1.0
     encoded: dict[str, Any] = {"encoder_outputs": double_memory(model, inputs)} if is_guided else dict(inputs)
-    prompt_length = 1
     if control.target_prefix:
         prompt = [_first(config.decoder_start_token_id), *_list_first_tokens(config), *control.target_prefix]
-        prompt_length = len(prompt)
         encoded["decoder_input_ids"] = torch.tensor([prompt] * (batch_size * (1 + is_guided)), device=model.device)
     # Each sees the scores after those before it.
-    processors: list[LogitsProcessor] = []
+    watcher = _PromptWatcher()
+    processors: list[LogitsProcessor] = [watcher] if control.return_scores or control.allowed is not None else []
     if is_guided:
         processors.append(GuidedScores(float(control.guidance_scale or 0.0)))
     if control.allowed is not None:
-        processors.append(AllowedOutputs(control.allowed, prompt_length - len(control.target_prefix)))
+        processors.append(AllowedOutputs(control.allowed, len(control.target_prefix)))
     if config.do_sample and (control.seeds is not None or is_guided):
         if num_beams > 1:
             raise ValueError("A seed and guidance_scale go with sampling or with beams, not with beams that are sampled.")
@@ -109,14 +149,18 @@ def generate_with_control(
         # In a copy: what the caller gave is theirs.
         arguments = {
             **arguments,
-            "logits_processor": LogitsProcessorList([*arguments.get("logits_processor", []), *processors]),
+            "logits_processor": LogitsProcessorList([*(arguments.get("logits_processor") or []), *processors]),
         }
+    if watcher in processors and hasattr(model, "_retrieve_init_tokens"):
+        # Whisper takes the prompt and the end from its outputs, unless it is asked for all that there is.
+        arguments["return_dict_in_generate"] = True
     sequences = model.generate(**encoded, **arguments)
-    sequences = sequences if torch.is_tensor(sequences) else sequences.sequences
-    sequences = sequences[: batch_size * num_returned].view(batch_size, num_returned, -1)
-    generated = _score(model, inputs, sequences, prompt_length, control)
+    sequences = sequences if torch.is_tensor(sequences) else sequences["sequences"]
+    sequences = watcher.complete(sequences[: batch_size * num_returned], batch_size, max(num_beams, num_returned))
+    generated = _score(model, inputs, sequences.view(batch_size, num_returned, -1), watcher.length, control)
     generated.is_search = num_beams > 1
-    return generated
+    # What is not shown is not always a special token, so it is taken away where it is known.
+    return generated.cut(watcher.length - len(control.target_prefix)) if watcher.prompts is not None else generated
 
 
 def _score(

@@ -165,7 +165,9 @@ class ConditionReader:
                     "Say how many samples a second the audio has: give {'array': ..., 'sampling_rate': ...}. The model takes "
                     f"{self._feature_extractor.sampling_rate}."
                 )
-            inputs.update(self._feature_extractor(condition["audio"], sampling_rate=rate, return_tensors="pt"))
+            # Whisper's features are as long as its window always; others are padded to the longest of a batch.
+            masks = {} if hasattr(self._feature_extractor, "n_samples") else {"return_attention_mask": True}
+            inputs.update(self._feature_extractor(condition["audio"], sampling_rate=rate, return_tensors="pt", **masks))
         if "text" in condition:
             encoded = self._tokenize(condition["text"], options)
             was_cut = self._check_length(condition["text"], encoded["input_ids"].shape[-1], options.truncation)

@@ -30,8 +30,17 @@ class TargetWriter:
     @property
     def start_id(self) -> int:
         """The token before the first of an output."""
-        start = self._model.generation_config.decoder_start_token_id
-        return self._model.config.decoder_start_token_id if start is None else start
+        configs = (self._model.generation_config, self._model.config)
+        names = ("decoder_start_token_id", "bos_token_id")
+        found = (getattr(config, name, None) for name in names for config in configs)
+        return next(token for token in found if token is not None)
+
+    @property
+    def prompt(self) -> list[int]:
+        """The tokens before the first of an output: the start token, of Whisper with language and task behind it."""
+        if self._model.config.model_type == "whisper" and getattr(self._tokenizer, "prefix_tokens", None):
+            return list(self._tokenizer.prefix_tokens)
+        return [self.start_id]
 
     @property
     def end_ids(self) -> list[int]:
@@ -52,9 +61,9 @@ class TargetWriter:
             ids = list(self._processor(text_target=text)["labels"])
         else:
             ids = list(self._tokenizer(text_target=text)["input_ids"])
-        start = self.start_id
-        if ids and ids[0] == start and ids[0] not in ends:
-            ids = ids[1:]
+        prompt = self.prompt
+        if ids[: len(prompt)] == prompt and ids[0] not in ends:
+            ids = ids[len(prompt) :]
         end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
         return [*ids[:end], ends[0]]
 
@@ -82,21 +91,21 @@ class TargetWriter:
         return self._tries[key]
 
     def find_allowed(self, trie: OutputTrie, sequences: list[list[int]], *, distinct: bool) -> list[bool]:
-        """Which of the sequences that a search wrote for one condition, from the start token on, are outputs of a tree.
+        """Which of the sequences that a search wrote for one condition are outputs of a tree.
 
         Beams that are left without any output of their own wander off the tree, or write another's again.
 
         Args:
             trie: The outputs.
-            sequences: (returned, target).
+            sequences: (returned, target), without what comes before an output.
             distinct: Whether an output counts once.
         """
         ends, pad = self.end_ids, self._model.generation_config.pad_token_id
         found: list[bool] = []
         seen: set[tuple[int, ...]] = set()
         for ids in sequences:
-            end = next((place for place, token in enumerate(ids) if place and token in ends), len(ids))
-            body, rest = tuple(ids[1 : end + 1]), ids[end + 1 :]
+            end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+            body, rest = tuple(ids[: end + 1]), ids[end + 1 :]
             is_output = trie.holds(body) and all(token == pad or token in ends for token in rest)
             found.append(is_output and not (distinct and body in seen))
             seen.add(body)

@@ -118,11 +118,12 @@ class ConditionalGenerationPipeline(Pipeline):
                 f'{type(self.model).__name__} has no encoder. Use pipeline("text-generation"), or join it to an encoder with '
                 "GenextForConditionalGeneration.from_encoder_decoder_pretrained."
             )
-        if self.processor is None and type(self.model.config) in PROCESSOR_MAPPING:
+        has_parts = any(part is not None for part in (self.tokenizer, self.feature_extractor, self.image_processor))
+        needs_processor = hasattr(self.model.config, "conditioner") or not has_parts
+        if self.processor is None and needs_processor and type(self.model.config) in PROCESSOR_MAPPING:
             # Transformers passes over a processor that fails to open; here its error is the answer.
             self.processor = AutoProcessor.from_pretrained(self.model.name_or_path)
-        parts = (self.processor, self.tokenizer, self.feature_extractor, self.image_processor)
-        if all(part is None for part in parts):
+        if self.processor is None and not has_parts:
             raise ValueError(
                 f"The pipeline has no processor for {self.model.name_or_path or type(self.model).__name__!r}. Pass "
                 "processor= (or tokenizer=), or save one in the model's folder with processor.save_pretrained."
@@ -290,8 +291,10 @@ class ConditionalGenerationPipeline(Pipeline):
         if (kwargs.get("num_return_sequences") or 1) > 1:
             raise ValueError("A stream shows one output of each condition; call the pipeline for several.")
         if not isinstance(inputs, list):
-            (stream,) = self.stream([inputs], batch_size=batch_size, **kwargs)
-            return stream
+            return self._stream([inputs], batch_size, kwargs)[0]
+        return self._stream(inputs, batch_size, kwargs)
+
+    def _stream(self, inputs: list[Any], batch_size: int | None, kwargs: dict[str, Any]) -> list[OutputStream]:
         seed = kwargs.pop("seed", None)
         seeded = self._give_seeds(inputs, seed) if seed is not None else [Row(condition) for condition in inputs]
         key = kwargs.get("output_key") or "generated_text"
@@ -414,11 +417,14 @@ class ConditionalGenerationPipeline(Pipeline):
             return [({"score": score},) for score in self.model.log_prob(labels, **inputs).tolist()]
         written = [[self._writer.write(text) for text in row] for row in targets]
         counts = torch.tensor([len(row) for row in written], device=self.device)
-        flat = [torch.tensor(ids) for row in written for ids in row]
+        prompt = self._writer.prompt
+        unscored = [-100] * (len(prompt) - 1)
+        flat = [torch.tensor([*unscored, *ids]) for row in written for ids in row]
         labels = nn.utils.rnn.pad_sequence(flat, batch_first=True, padding_value=-100).to(self.device)
         pad = self.model.generation_config.pad_token_id or 0
-        before = labels.new_full((len(labels), 1), self._writer.start_id)
-        decoder_input_ids = torch.cat([before, labels[:, :-1].masked_fill(labels[:, :-1] == -100, pad)], dim=1)
+        decoder_input_ids = torch.cat([labels.new_zeros(len(labels), 1), labels[:, :-1]], dim=1)
+        decoder_input_ids[:, : len(prompt)] = torch.tensor(prompt, device=self.device)
+        decoder_input_ids = decoder_input_ids.masked_fill(decoder_input_ids == -100, pad)
         rows = torch.repeat_interleave(torch.arange(len(written), device=self.device), counts)
         scores = score_tokens(self.model, take_rows(encode(self.model, inputs), rows), decoder_input_ids, labels)
         flat_scores = iter([{"score": sum(found), "token_scores": found} for found in _cut_scores(scores, labels != -100)])

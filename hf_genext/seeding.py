@@ -45,7 +45,16 @@ class KeyedSampling(LogitsProcessor):
         self._step = 0
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores (rows, vocab) -> 0 for the token that is drawn, minus infinity for all others."""
+        """Scores (rows, vocab) -> 0 for the token that is drawn, minus infinity for all others.
+
+        Raises:
+            ValueError: if rows went away without notice.
+        """
+        if len(scores) != len(self._keys):
+            raise ValueError(
+                f"A seed goes with rows that stay together; {len(scores)} of {len(self._keys)} are left. Give recordings of "
+                "one window at most, one by one if they are longer."
+            )
         scores = self._warpers(input_ids, scores).float()
         keys = _mix(self._keys.to(scores.device) + torch.tensor(self._step, device=scores.device) * _INCREMENT)
         self._step += 1

@@ -184,7 +184,7 @@ def test_a_row_draws_the_same_alone_and_in_any_batch(pipe):
 
 @pytest.mark.parametrize("seed", [-1, 1.5, True, 2**63])
 def test_what_is_no_seed_is_refused(pipe, seed):
-    with pytest.raises(ValueError, match="A seed is a whole number|takes one seed"):
+    with pytest.raises(ValueError, match=r"A seed is a whole number|takes one seed"):
         pipe(WORDS[0], seed=seed)
     with pytest.raises(ValueError, match="A seed is a whole number"):
         pipe(WORDS, seed=[seed] * len(WORDS))
@@ -248,7 +248,7 @@ def test_the_distribution_is_shaped_as_generate_shapes_it(pipe):
 
 def test_the_tree_holds_what_it_was_given_and_nothing_else():
     chooser = random.Random(3)
-    outputs = {tuple(chooser.choices(range(3, 9), k=chooser.randint(1, 5))) + (2,) for _ in range(300)}
+    outputs = {(*chooser.choices(range(3, 9), k=chooser.randint(1, 5)), 2) for _ in range(300)}
     trie = OutputTrie([list(output) for output in chooser.sample(sorted(outputs), len(outputs))])
     assert len(trie) == len(outputs)
     assert trie.depth == max(map(len, outputs))
