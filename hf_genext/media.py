@@ -73,8 +73,7 @@ def open_recording(source: Any, sampling_rate: int | None = None) -> tuple[Any, 
 
     Raises:
         FileNotFoundError: for a file that is not there.
-        ImportError: for a file whose reader is not installed.
-        ValueError: for what is no recording.
+        ValueError: for what is no recording, or one whose reader is not installed.
     """
     if isinstance(source, Mapping):
         if source.get("array") is None:
@@ -84,8 +83,10 @@ def open_recording(source: Any, sampling_rate: int | None = None) -> tuple[Any, 
         return source, sampling_rate
     file, name = _find(source, "recording")
     is_wave = _is_wave(file)
-    with _naming(name, "no recording that can be read"):
-        return _read_wave(file) if is_wave else _read_sound(file, name)
+    if not is_wave:
+        return _read_sound(file, name)
+    with _naming(name, "no recording in WAV that can be read"):
+        return _read_wave(file)
 
 
 def resample(waves: np.ndarray, sampling_rate: int, wanted: int) -> np.ndarray:
@@ -152,8 +153,12 @@ def _read_sound(file: Any, name: str) -> tuple[np.ndarray, int]:
     try:
         import soundfile
     except ImportError as error:
-        raise ImportError(f"{name} is no WAV; other recordings are opened with soundfile: pip install soundfile") from error
-    samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        raise ValueError(
+            f"{name} is no recording in WAV that can be read. Others are read by soundfile, which is not installed: "
+            "pip install soundfile"
+        ) from error
+    with _naming(name, "no recording that can be read"):
+        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
     return samples.mean(axis=1), int(rate)
 
 

@@ -112,10 +112,7 @@ class ConditionReader:
 
     def _name(self, given: Any) -> dict[str, Any]:
         if isinstance(given, str):
-            reads_text = self._is_ours or (self._image_processor is None and self._feature_extractor is None)
-            if reads_text or self._tokenizer is None:
-                return {"text": given} if reads_text else {self._find_main(): given}
-            return {self._find_main(): given}
+            return {"text" if self._is_ours else self._find_main(): given}
         if hasattr(given, "getbands"):
             return {"image": given}
         if hasattr(given, "shape") and not isinstance(given, Mapping):
@@ -133,9 +130,12 @@ class ConditionReader:
 
     def _find_main(self) -> str:
         """The condition that is meant by something without a name."""
-        name = self._model.main_input_name
         kinds = {"pixel_values": "image", "input_features": "audio", "input_values": "audio", "condition_vectors": "vector"}
-        return kinds.get(name, "text")
+        if self._model.main_input_name in kinds:
+            return kinds[self._model.main_input_name]
+        if self._is_ours or (self._image_processor is None and self._feature_extractor is None):
+            return "text"
+        return "image" if self._feature_extractor is None else "audio"
 
     def _read_with_processor(self, condition: dict[str, Any], options: TextOptions) -> tuple[dict[str, torch.Tensor], bool]:
         if options.src_lang or options.tgt_lang:

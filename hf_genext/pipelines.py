@@ -365,9 +365,10 @@ class ConditionalGenerationPipeline(Pipeline):
         trie = None if allowed is None else self._writer.plant(allowed)
         if asked.get("banned_words"):
             arguments["bad_words_ids"] = [*(arguments.get("bad_words_ids") or []), *self._writer.ban(asked["banned_words"])]
+        asked_of_call = {**self._generate_kwargs, **arguments}
         arguments = self._prepare_generate_kwargs(arguments)
         if trie is not None:
-            arguments = self._make_room(arguments, trie)
+            arguments = self._make_room(arguments, trie, asked_of_call)
         prefix = asked.get("target_prefix")
         watch = None
         if rows[0].channel is not None:
@@ -396,19 +397,21 @@ class ConditionalGenerationPipeline(Pipeline):
             )
         return answers
 
-    def _make_room(self, arguments: dict[str, Any], trie: OutputTrie) -> dict[str, Any]:
-        """Room for the longest of the allowed outputs, so that none is cut."""
-        asked = self._get_set_generation_params(arguments)
+    def _make_room(self, arguments: dict[str, Any], trie: OutputTrie, asked_of_call: dict[str, Any]) -> dict[str, Any]:
+        """Room for the longest of the allowed outputs, and for no more; an error where a call asks for less."""
+        config = arguments.get("generation_config")
+        asked = {**({} if config is None else config.to_diff_dict()), **asked_of_call}
         limit = asked.get("max_new_tokens") or (asked["max_length"] - 1 if asked.get("max_length") else None)
         if limit is not None and limit < trie.depth:
-            if "max_new_tokens" in arguments or "max_length" in arguments:
-                raise ValueError(
-                    f"The longest of the allowed outputs has {trie.depth} tokens, more than the {limit} that may be written. "
-                    "Raise max_new_tokens, or take it out."
-                )
-            config = arguments.pop("generation_config", None)
-            arguments = {**arguments, "max_new_tokens": trie.depth} | ({} if config is None else {"generation_config": config})
-        return arguments
+            raise ValueError(
+                f"The longest of the allowed outputs has {trie.depth} tokens, more than the {limit} that may be written. "
+                "Raise max_new_tokens, or take it out."
+            )
+        if limit is not None:
+            return arguments
+        # One more than the longest has, for some models are forced to end at the last place, which would favour the longest.
+        room = {"max_new_tokens": trie.depth + 1}
+        return {**{name: value for name, value in arguments.items() if name != "max_length"}, **room}
 
     def _score_targets(self, inputs: dict[str, Any], targets: list[list[Any]]) -> list[tuple[dict[str, Any], ...]]:
         """For each row of a batch the scores of its targets."""
@@ -478,7 +481,9 @@ class ConditionalGenerationPipeline(Pipeline):
         if os.path.isfile(save_directory):
             raise NotADirectoryError(f"{str(save_directory)!r} is a file; give the path of a folder.")
         self.model.save_pretrained(save_directory, **kwargs)
-        parts = (self.tokenizer, self.image_processor) if self.processor is None else (self.processor,)
+        parts: tuple[Any, ...] = (self.processor,)
+        if self.processor is None:
+            parts = (self.tokenizer, self.image_processor, self.feature_extractor)
         for part in parts:
             if part is not None:
                 part.save_pretrained(save_directory)
