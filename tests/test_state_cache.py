@@ -262,7 +262,7 @@ def test_what_cannot_be_kept_is_refused(tmp_path):
     adapted = build_model()
     refuse_trained_encoders(adapted)
     adapted.encoder.conditioner.model.encoder.layer[1].output.dense.bias.requires_grad_(True)
-    with pytest.raises(ValueError, match="output.dense.bias of BertModel is trained, but its states are kept"):
+    with pytest.raises(ValueError, match=r"output\.dense\.bias of BertModel is trained, but its states are kept"):
         refuse_trained_encoders(adapted)
     labels = torch.ones(1, 2, dtype=torch.long)
     states, fused = torch.zeros(1, 2, 16), build_fused()
