@@ -149,6 +149,31 @@ def _compositions(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{results['hardware']}; medians of {len(results['generation'][0]['rounds'])} rounds."])
 
 
+def _cached_encoders(results: dict[str, Any]) -> str:
+    lines = [
+        "| recipe | CPU seconds an epoch, without | with | ratio | wall time, ratio | filling, CPU seconds | MB | steps "
+        "| losses differ by | by other padding alone | in float64 |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, row in results["recipes"].items():
+        cells = [
+            name,
+            *(f"{row['ways'][way]['cpu_seconds']:.1f}" for way in ("without", "with")),
+            f"**{row['cpu_ratio']:.2f}**",
+            f"{row['wall_ratio']:.2f}",
+            f"{row['filling_cpu_seconds']:.1f}",
+            f"{row['bytes'] / 1e6:,.0f}",
+            f"{row['steps']}",
+            *(f"{row[name]:.0e}" for name in ("difference", "difference_of_other_padding", "difference_in_float64")),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    first = next(iter(results["recipes"].values()))
+    rounds = len(first["ways"]["with"]["cpu_rounds"])
+    return "\n".join(
+        [*lines, "", f"{results['hardware']}, float32; {first['texts']:,} texts; medians of {rounds} rounds that take turns."]
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": _training,
     "ranks": _ranks,
@@ -158,6 +183,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "embedding_quality": _embedding_quality,
     "embedding_ranks": _embedding_ranks,
     "compositions": _compositions,
+    "cached_encoders": _cached_encoders,
 }
 
 

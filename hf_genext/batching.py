@@ -5,7 +5,7 @@ Legend: batch, length (input positions), target (output positions), outputs (of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,24 +39,26 @@ class EncodedPairs(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """One row: `input_ids` (length,) and `labels` (target,)."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"Row {index} of {len(self)} rows.")
-        index %= len(self)
-        (source, target), (source_end, target_end) = self._offsets[index], self._offsets[index + 1]
-        return {"input_ids": self._sources[source:source_end], "labels": self._targets[target:target_end]}
+        return self.get_row(index)
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, np.ndarray]]:
         """Several rows at once."""
         return [self[index] for index in indices]
 
-    def get_labels(self, index: int) -> np.ndarray:
-        """The labels of one row alone, (target,)."""
-        return self[index]["labels"]
+    def get_row(self, index: int, without: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """One row without some of its inputs: `input_ids` (length,) and `labels` (target,)."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"Row {index} of {len(self)} rows.")
+        index %= len(self)
+        (source, target), (source_end, target_end) = self._offsets[index], self._offsets[index + 1]
+        row = {"input_ids": self._sources[source:source_end], "labels": self._targets[target:target_end]}
+        return {name: values for name, values in row.items() if name not in without}
 
-    def list_conditions(self) -> Iterator[bytes]:
-        """All that the conditions of the rows depend on, piece by piece."""
-        yield self.lengths[:, 0].tobytes()
-        yield self._sources.tobytes()
+    def list_conditions(self, names: Collection[str]) -> Iterator[bytes]:
+        """All that some inputs of the rows depend on, piece by piece."""
+        if "input_ids" in names:
+            yield self.lengths[:, 0].tobytes()
+            yield self._sources.tobytes()
 
 
 class EncodedRows(Dataset):
@@ -104,32 +106,29 @@ class EncodedRows(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """One row, by the names of the model's inputs, and `labels`: (target,), () or (outputs,)."""
+        return self.get_row(index)
+
+    def get_row(self, index: int, without: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """One row without some of its inputs, whose files are not opened."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"Row {index} of {len(self)} rows.")
         index %= len(self)
-        row = {name: flat[ends[index] : ends[index + 1]] for name, (flat, ends) in self._tokens.items()}
-        row |= {name: values[index] for name, values in self._arrays.items()}
+        row = {name: flat[ends[index] : ends[index + 1]] for name, (flat, ends) in self._tokens.items() if name not in without}
+        row |= {name: values[index] for name, values in self._arrays.items() if name not in without}
         if self._media is not None:
-            row |= self._media(index)
+            row |= self._media(index, without)
         if self._outputs is not None:
             row["labels"] = self._outputs[index]
         return row
 
-    def get_labels(self, index: int) -> np.ndarray:
-        """The labels of one row alone, (target,), () or (outputs,); no file is opened."""
-        if self._outputs is not None:
-            return self._outputs[index]
-        flat, ends = self._tokens["labels"]
-        return flat[ends[index] : ends[index + 1]]
-
-    def list_conditions(self) -> Iterator[bytes]:
-        """All that the conditions of the rows depend on, piece by piece: tokens, numbers, and what is in files."""
-        for name in sorted(self._tokens.keys() - {"labels"}):
+    def list_conditions(self, names: Collection[str]) -> Iterator[bytes]:
+        """All that some inputs of the rows depend on, piece by piece: tokens, numbers, and what is in files."""
+        for name in sorted(self._tokens.keys() & set(names)):
             yield from (name.encode(), *(array.tobytes() for array in self._tokens[name]))
-        for name in sorted(self._arrays):
+        for name in sorted(self._arrays.keys() & set(names)):
             yield from (name.encode(), self._arrays[name].tobytes())
         if self._media is not None:
-            yield from self._media.list_files()
+            yield from self._media.list_files(names)
 
 
 def _flatten(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -282,7 +281,8 @@ class ConditionalCollator:
             (batch, target) on request. In both directions targets are (2 * batch, target), the two of a row beside each other.
             Labels of single outputs are (batch,) or (batch, outputs). Any other input is as the rows have it, (batch, ...),
             padded at its end, and filled with what says that it is missing where a row lacks it: not a number (NaN), or 0 in a
-            mask.
+            mask. `condition_states` (batch, length, hidden) has its mask (batch, length) only where a row is padded, as text
+            has; several of them are a dictionary by the names of the conditions, without those that no row has.
 
         Raises:
             KeyError: for a row without labels.
@@ -305,9 +305,12 @@ class ConditionalCollator:
             batch["labels"] = torch.from_numpy(_pad(targets, -100)[0])
         if "input_ids" in rows[0] and not mask.all():
             batch["attention_mask"] = torch.from_numpy(mask)
+        if "condition_states" in rows[0]:
+            batch |= _pad_states([row["condition_states"] for row in rows])
         if rows[0].keys() != {"input_ids", "labels"} or any(row.keys() != rows[0].keys() for row in rows):
-            others = dict.fromkeys(name for row in rows for name in row if name not in ("input_ids", "labels"))
-            batch |= {name: torch.from_numpy(_stack([row.get(name) for row in rows], name)) for name in others}
+            known = ("input_ids", "labels", "condition_states")
+            others = dict.fromkeys(name for row in rows for name in row if name not in known)
+            batch |= {name: torch.from_numpy(_stack([row.get(name) for row in rows])) for name in others}
         if self.prepare_decoder_input_ids_from_labels is not None:
             batch["decoder_input_ids"] = self.prepare_decoder_input_ids_from_labels(batch["labels"])
         if self.reversed_start_token_id is not None:
@@ -315,7 +318,28 @@ class ConditionalCollator:
         return batch
 
 
-def _stack(values: list[Any], name: str) -> np.ndarray:
+def _pad_states(rows: list[Any]) -> dict[str, Any]:
+    """`condition_states`, and their mask where it says anything; of several conditions each is a dictionary."""
+    if not isinstance(rows[0], Mapping):
+        states, mask = _pad_arrays(rows)
+        return {"condition_states": states} | ({} if mask is None else {"condition_states_mask": mask})
+    padded = {name: _pad_arrays([row[name] for row in rows]) for name in rows[0] if any(len(row[name]) for row in rows)}
+    masks = {name: mask for name, (_, mask) in padded.items() if mask is not None}
+    batch = {"condition_states": {name: states for name, (states, _) in padded.items()}}
+    return batch | ({"condition_states_mask": masks} if masks else {})
+
+
+def _pad_arrays(arrays: list[np.ndarray]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """States (length, hidden) as a batch, and their mask where some are padding."""
+    lengths = np.array([len(array) for array in arrays])
+    batch = np.zeros((len(arrays), lengths.max(), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+    for row, array in enumerate(arrays):
+        batch[row, : len(array)] = array
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    return torch.from_numpy(batch), None if mask.all() else torch.from_numpy(mask.astype(np.int64))
+
+
+def _stack(values: list[Any]) -> np.ndarray:
     """Arrays of one kind as a batch, shorter ones padded with 0, missing ones filled."""
     arrays = [None if value is None else np.asarray(value) for value in values]
     present = [array for array in arrays if array is not None]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,6 +43,9 @@ CONDITION_KINDS = ("text", "vector", "label", "image", "audio")
 
 OUTPUT_KINDS = ("text", "class", "labels", "regression")
 """What a row's target can be: a text, or a single output as a [`GenextHeadConfig`] names it."""
+
+_MEDIA_INPUTS = {"image": {"pixel_values"}, "audio": {"input_features", "input_values"}}
+"""The inputs of a model that pictures and recordings give."""
 
 _ENCODING_CHUNK = 10_000
 _SHOWN_NUMBERS = 16
@@ -484,16 +487,23 @@ class MediaReader:
     def __init__(self, paths: Mapping[str, Sequence[str | None]], processor: GenextProcessor) -> None:
         self._paths, self._processor = paths, processor
 
-    def list_files(self) -> Iterator[bytes]:
-        """Each row's files: what is in them, and empty where one is missing."""
+    def list_files(self, names: Collection[str]) -> Iterator[bytes]:
+        """Each row's files that give some inputs: what is in them, and empty where one is missing."""
         for kind, paths in self._paths.items():
-            yield kind.encode()
-            for path in paths:
-                yield b"" if path is None else hashlib.sha256(Path(path).read_bytes()).digest()
+            if not _MEDIA_INPUTS[kind].isdisjoint(names):
+                yield kind.encode()
+                for path in paths:
+                    yield b"" if path is None else hashlib.sha256(Path(path).read_bytes()).digest()
 
-    def __call__(self, index: int) -> dict[str, np.ndarray]:
-        """What is there of a row: `pixel_values` (channels, height, width), or what the feature extractor gives."""
-        opened = open_condition({kind: paths[index] for kind, paths in self._paths.items() if paths[index] is not None})
+    def __call__(self, index: int, without: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """What is there of a row: `pixel_values` (channels, height, width), or what the feature extractor gives.
+
+        Args:
+            index: The row.
+            without: Inputs that are not wanted; their files are not opened.
+        """
+        paths = {kind: paths[index] for kind, paths in self._paths.items() if _MEDIA_INPUTS[kind].isdisjoint(without)}
+        opened = open_condition({kind: path for kind, path in paths.items() if path is not None})
         if not opened:
             return {}
         batch = self._processor.read_conditions([opened], return_tensors="np")

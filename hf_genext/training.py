@@ -33,6 +33,7 @@ from hf_genext.adapters import find_fresh_modules
 from hf_genext.batching import ConditionalCollator, TokenBudgetBatchSampler
 from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete, require_complete
 from hf_genext.devices import has_compiler, has_fast_bfloat16
+from hf_genext.genext.conditioners_genext import GenextFusionConditioner
 from hf_genext.media import open_condition
 from hf_genext.optimizers import Muon, build_muon_groups, build_rate_groups
 from hf_genext.time_budget import TimeBudget, TimeBudgetCallback, build_budgeted_schedule
@@ -96,7 +97,10 @@ class GenextTrainingArguments(Seq2SeqTrainingArguments):
     )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Hide losses that are no numbers."})
     ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Look for parameters without gradient at each step (slower)."}
+        default=None,
+        metadata={
+            "help": "Look for parameters without gradient at each step (slower); left out, where a rank may lack a condition."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -194,6 +198,15 @@ class GenextTrainer(Seq2SeqTrainer):
             self._budget_callback = TimeBudgetCallback(budget, self.args.num_evaluations)
             self.remove_callback(ProgressCallback)
             self.add_callback(self._budget_callback)
+
+    def _build_accelerator_args(self, **kwargs: Any) -> dict[str, Any]:
+        # Where several conditions are fused, the rows of one rank may all lack one: its conditioner then has no gradient there,
+        # and the other ranks would wait for it.
+        if self.args.ddp_find_unused_parameters is None:
+            self.args.ddp_find_unused_parameters = any(
+                isinstance(module, GenextFusionConditioner) for module in self.model.modules()
+            )
+        return super()._build_accelerator_args(**kwargs)
 
     def _build_collator(self) -> ConditionalCollator:
         # With label smoothing the Trainer takes the labels away and computes the loss itself.

@@ -85,10 +85,8 @@ def check_model_settings(settings: ModelSettings) -> None:
         raise SettingsError(
             "freeze_encoder keeps all layers as they are, tune_encoder_from_layer those before one; leave one of them out."
         )
-    if settings.cache_states and (not settings.freeze_encoder or settings.condition_dropout is not None):
-        raise SettingsError(
-            "cache_states keeps what a frozen encoder gives: set freeze_encoder, and leave condition_dropout out."
-        )
+    if settings.cache_states and not settings.freeze_encoder:
+        raise SettingsError("cache_states keeps what frozen encoders give, so set freeze_encoder: true too.")
     if settings.lora is not None and settings.both_directions:
         raise SettingsError("lora adapts pretrained parts, both_directions is for a native decoder; leave one of them out.")
     if settings.both_directions and _is_pretrained_decoder(settings.decoder):

@@ -47,7 +47,7 @@ class ModelSettings:
     )
     freeze_encoder: bool = field(default=False, metadata={"help": "Keep pretrained encoders as they are."})
     cache_states: bool = field(
-        default=False, metadata={"help": "Run a frozen encoder once over all rows, and keep its states on disk."}
+        default=False, metadata={"help": "Run frozen encoders once over all rows, and keep their states on disk."}
     )
     tune_encoder_from_layer: int | None = field(default=None, metadata={"help": "Tune pretrained encoders from this layer on."})
     condition_dropout: float | None = field(

@@ -38,7 +38,7 @@ from hf_genext.checkpoints import hold_folder
 from hf_genext.devices import describe_device
 from hf_genext.hub import render_model_card, write_results
 from hf_genext.prediction_metrics import list_prediction_metrics
-from hf_genext.state_cache import CachedStates, cache_states
+from hf_genext.state_cache import CachedStates, cache_states, refuse_trained_encoders
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
 from recipes.conditional_data import (
@@ -128,8 +128,11 @@ def _run(
             _cache_states(model, processor, rows, args) for rows in (encoded_train, encoded_validation)
         )
     references = group_rows(data.validation)
+    trained = model if model_settings.lora is None else adapt(model, model_settings.lora)
+    if model_settings.cache_states:
+        refuse_trained_encoders(model)
     trainer = GenextTrainer(
-        model=model if model_settings.lora is None else adapt(model, model_settings.lora),
+        model=trained,
         args=args,
         train_dataset=encoded_train,
         eval_dataset=encoded_validation,
@@ -198,12 +201,19 @@ def _run(
 
 
 def _cache_states(model: Any, processor: Any, rows: EncodedPairs | EncodedRows, args: GenextTrainingArguments) -> CachedStates:
-    """Rows with the states of the frozen encoder, which one rank of each machine computes."""
+    """Rows with the states of the frozen encoders, which one rank of each machine computes."""
     tokenizer = processor.tokenizer
     collator = ConditionalCollator(0 if tokenizer is None else tokenizer.pad_token_id)
     model.to(args.device)
-    with args.main_process_first(desc="running the frozen encoder"):
-        return cache_states(model, rows, collator, processor=processor, batch_size=args.per_device_eval_batch_size)
+    with args.main_process_first(desc="running the frozen encoders"):
+        return cache_states(
+            model,
+            rows,
+            collator,
+            processor=processor,
+            batch_size=args.per_device_eval_batch_size,
+            autocast=torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None,
+        )
 
 
 def _save(trainer: GenextTrainer, settings: ModelSettings, output_dir: Path) -> None:

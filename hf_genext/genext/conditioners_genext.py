@@ -36,7 +36,11 @@ class GenextFusionConditioner(GenextPreTrainedModel):
     * in all rows, where its input is not given;
     * in a row, where `condition_mask` has a 0 for it, a text's `attention_mask` has no 1, all labels are -1, or an image,
       a recording or a vector begins with what is not a number (NaN);
-    * in training, in a random share of the rows (`condition_dropout`).
+    * in training, in a random share of the rows (`condition_dropout`). Which rows depends on the random state and on the
+      number of rows alone, not on which conditions they have.
+
+    In place of a condition the states that its conditioner gave for it before can be given, before they are projected; a row
+    none of whose states is real lacks the condition.
 
     Args:
         config: Its configuration.
@@ -88,30 +92,46 @@ class GenextFusionConditioner(GenextPreTrainedModel):
         """Replace the embedding of the source tokens."""
         self.get_text_conditioner().set_input_embeddings(value)
 
-    def forward(self, condition_mask: torch.Tensor | None = None, **inputs: Any) -> ConditionerOutput:
+    def forward(
+        self,
+        condition_mask: torch.Tensor | None = None,
+        condition_states: Mapping[str, torch.Tensor] | None = None,
+        condition_states_mask: Mapping[str, torch.Tensor] | None = None,
+        **inputs: Any,
+    ) -> ConditionerOutput:
         """Encode all conditions of a batch.
 
         Args:
             condition_mask: 1 where a condition is given, (batch, conditions) in the order of the configuration.
+            condition_states: For some of the conditions the states that their conditioners gave, each (batch, length, its own
+                hidden), in place of their inputs.
+            condition_states_mask: For some of those 1 where a state is real, (batch, length).
             inputs: As [`GenextEncoder.forward`] takes them.
 
         Returns:
             States (batch, length, hidden) of all conditions and their mask (batch, length).
 
         Raises:
-            ValueError: if nothing tells how many rows there are, or `condition_mask` has another number of conditions.
+            ValueError: if nothing tells how many rows there are, `condition_mask` has another number of conditions, or states
+                are given for a condition that is not there, given itself too, or of another width.
         """
-        batch_size, device = self._find_batch(condition_mask, inputs)
+        known = self._read_states(condition_states, condition_states_mask, inputs)
+        batch_size, device = self._find_batch(condition_mask, inputs, known)
         parts, masks, hidden_states, attentions = [], [], None, None
         for index, (name, conditioner) in enumerate(self.conditioners.items()):
             null_state = self.null_states.weight[index]
+            chosen = self._choose_rows(index, batch_size, device, condition_mask)
             main = _get_main_input(conditioner, inputs)
-            if main is None:
+            if main is None and name not in known:
                 states = null_state.expand(batch_size, 1, -1)
                 mask = torch.ones(batch_size, 1, dtype=torch.long, device=device)
             else:
-                present = self._find_present(index, conditioner, condition_mask, inputs)
-                output = conditioner(**_blank_missing(conditioner, inputs, main, present))
+                if main is None:
+                    output = known[name]
+                    present = chosen if output.mask is None else chosen & output.mask.bool().any(dim=1)
+                else:
+                    present = chosen & self._find_present(conditioner, inputs)
+                    output = conditioner(**_blank_missing(conditioner, inputs, main, present))
                 states, mask = output.states, output.mask
                 if hidden_states is None:
                     hidden_states, attentions = output.hidden_states, output.attentions
@@ -130,8 +150,10 @@ class GenextFusionConditioner(GenextPreTrainedModel):
             attentions=attentions,
         )
 
-    def _find_batch(self, condition_mask: torch.Tensor | None, inputs: dict[str, Any]) -> tuple[int, torch.device]:
-        given = [condition_mask, *(inputs.get(name) for name in self.input_names)]
+    def _find_batch(
+        self, condition_mask: torch.Tensor | None, inputs: dict[str, Any], known: dict[str, ConditionerOutput]
+    ) -> tuple[int, torch.device]:
+        given = [condition_mask, *(inputs.get(name) for name in self.input_names), *(kept.states for kept in known.values())]
         first = next((tensor for tensor in given if tensor is not None), None)
         if first is None:
             raise ValueError(
@@ -144,21 +166,45 @@ class GenextFusionConditioner(GenextPreTrainedModel):
             )
         return first.shape[0], first.device
 
-    def _find_present(
-        self,
-        index: int,
-        conditioner: nn.Module,
-        condition_mask: torch.Tensor | None,
-        inputs: dict[str, Any],
+    def _read_states(
+        self, states: Mapping[str, torch.Tensor] | None, masks: Mapping[str, torch.Tensor] | None, inputs: Mapping[str, Any]
+    ) -> dict[str, ConditionerOutput]:
+        """The states that are given in place of conditions, by the names of these."""
+        known = ", ".join(self.conditioners)
+        for name, given in (("condition_states", states), ("condition_states_mask", masks)):
+            if given is not None and not isinstance(given, Mapping):
+                raise TypeError(
+                    f"This model fuses the conditions {known}, so {name} is a dictionary with those of some of them; got "
+                    f"{type(given).__name__}."
+                )
+        outputs = {}
+        for name, values in (states or {}).items():
+            if name not in self.conditioners:
+                raise ValueError(f"There is no condition {name!r} to have states; known are {known}.")
+            main = _get_main_input(self.conditioners[name], inputs)
+            if main is not None:
+                raise ValueError(f"The condition {name!r} is given twice, as condition_states and as {main}; give it once.")
+            require_states_size(values, get_states_size(self.config.conditioners[name]))
+            dtype = self.conditioners[name].dtype
+            outputs[name] = ConditionerOutput(states=values.to(dtype), mask=(masks or {}).get(name))
+        return outputs
+
+    def _choose_rows(
+        self, index: int, batch_size: int, device: torch.device, condition_mask: torch.Tensor | None
     ) -> torch.Tensor:
-        """Which rows have the condition, (batch,)."""
-        present = ~find_missing_rows(inputs[_get_main_input(conditioner, inputs)])  # type: ignore[index]
+        """Which rows may have a condition, (batch,): those that a mask and condition dropout leave it."""
+        chosen = torch.ones(batch_size, dtype=torch.bool, device=device)
         if condition_mask is not None:
-            present = present & condition_mask[:, index].bool()
+            chosen = condition_mask[:, index].bool()
+        if self.training and self.config.condition_dropout:
+            chosen = chosen & (torch.rand(batch_size, device=device) >= self.config.condition_dropout)
+        return chosen
+
+    def _find_present(self, conditioner: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
+        """Which rows say that they have a condition, (batch,)."""
+        present = ~find_missing_rows(inputs[_get_main_input(conditioner, inputs)])  # type: ignore[index]
         if "attention_mask" in conditioner.input_names and inputs.get("attention_mask") is not None:
             present = present & inputs["attention_mask"].bool().any(dim=1)
-        if self.training and self.config.condition_dropout:
-            present = present & (torch.rand(present.shape, device=present.device) >= self.config.condition_dropout)
         return present
 
 
@@ -168,6 +214,16 @@ def find_missing_rows(condition: torch.Tensor) -> torch.Tensor:
     if rows.is_floating_point():
         return rows[:, 0].isnan()
     return (rows == -1).all(dim=1)
+
+
+def require_states_size(states: torch.Tensor, size: int) -> None:
+    """Raise unless states are (batch, length, size).
+
+    Raises:
+        ValueError: saying what was given.
+    """
+    if states.dim() != 3 or states.shape[-1] != size:
+        raise ValueError(f"The states of this condition are (batch, length, {size}), got the shape {tuple(states.shape)}.")
 
 
 def _get_main_input(conditioner: nn.Module, inputs: Mapping[str, Any]) -> str | None:
@@ -232,4 +288,4 @@ def build_conditioner(
     return GenextPretrainedConditioner(config, models if isinstance(models, PreTrainedModel) else None)
 
 
-__all__ = ["GenextFusionConditioner", "build_conditioner", "find_missing_rows"]
+__all__ = ["GenextFusionConditioner", "build_conditioner", "find_missing_rows", "require_states_size"]

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from .bottlenecks_genext import build_bottleneck
-from .conditioners_genext import GenextFusionConditioner, build_conditioner, find_missing_rows
+from .conditioners_genext import GenextFusionConditioner, build_conditioner, find_missing_rows, require_states_size
 from .configuration_conditioners_genext import get_states_size
 from .configuration_genext import GenextConfig
 from .outputs_genext import ConditionerOutput, GenextEncoderOutput
@@ -106,8 +106,8 @@ class GenextEncoder(GenextPreTrainedModel):
         condition_labels: torch.LongTensor | None = None,
         condition_mask: torch.Tensor | None = None,
         num_samples: int | None = None,
-        condition_states: torch.FloatTensor | None = None,
-        condition_states_mask: torch.Tensor | None = None,
+        condition_states: torch.FloatTensor | Mapping[str, torch.FloatTensor] | None = None,
+        condition_states_mask: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> GenextEncoderOutput:
         """Turn a batch of conditions into memories. A model takes those inputs that its conditioner reads.
@@ -128,8 +128,9 @@ class GenextEncoder(GenextPreTrainedModel):
             condition_mask: 1 where a condition is given, (batch, conditions), in the order of the configuration; only where
                 several conditions are fused.
             num_samples: The number of rows where no condition is given at all.
-            condition_states: What the conditioner gave for the conditions before, (batch, length, hidden), in place of them.
-            condition_states_mask: 1 where such a state is real, (batch, length).
+            condition_states: What the conditioner gave for the condition before, (batch, length, hidden), in place of it; where
+                several conditions are fused a dictionary with those of some, by their names.
+            condition_states_mask: 1 where such a state is real, (batch, length), or likewise a dictionary. Left out, all are.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained model takes besides.
 
         Returns:
@@ -168,11 +169,15 @@ class GenextEncoder(GenextPreTrainedModel):
             "feature_attention_mask": feature_attention_mask,
             "condition_vectors_mask": condition_vectors_mask,
         }
-        if condition_states is not None:
-            condition = self._take_states(condition_states, condition_states_mask, conditions)
-        else:
-            inputs = {name: value for name, value in (conditions | masks).items() if name in names}
+        inputs = {name: value for name, value in (conditions | masks).items() if name in names}
+        if condition_states is None:
             condition = self.conditioner(**inputs, **kwargs)
+        elif isinstance(self.conditioner, GenextFusionConditioner):
+            condition = self.conditioner(
+                condition_states=condition_states, condition_states_mask=condition_states_mask, **inputs, **kwargs
+            )
+        else:
+            condition = self._take_states(condition_states, condition_states_mask, conditions)
         bottleneck = self.bottleneck(condition.states, condition.mask)
         return GenextEncoderOutput(
             last_hidden_state=bottleneck.memory,
@@ -182,23 +187,17 @@ class GenextEncoder(GenextPreTrainedModel):
             attentions=condition.attentions,
         )
 
-    def _take_states(
-        self, states: torch.Tensor, mask: torch.Tensor | None, conditions: Mapping[str, torch.Tensor | None]
-    ) -> ConditionerOutput:
+    def _take_states(self, states: Any, mask: Any, conditions: Mapping[str, torch.Tensor | None]) -> ConditionerOutput:
         given = [name for name, value in conditions.items() if value is not None]
         if given:
             raise ValueError(f"The condition is given twice, as condition_states and as {given[0]}; give it once.")
-        if states.dim() != 3 or states.shape[-1] != self.states_size:
-            raise ValueError(
-                f"The states of this model's conditions are (batch, length, {self.states_size}), got the shape "
-                f"{tuple(states.shape)}."
+        if isinstance(states, Mapping) or isinstance(mask, Mapping):
+            raise TypeError(
+                "This model has one condition, whose states are a tensor; a dictionary is for several that are fused. Give "
+                "condition_states= and condition_states_mask= as tensors."
             )
+        require_states_size(states, get_states_size(self.conditioner.config))
         return ConditionerOutput(states=states.to(self.dtype), mask=mask)
-
-    @property
-    def states_size(self) -> int:
-        """Width of the states that the conditioner gives."""
-        return get_states_size(self.conditioner.config)
 
     def _explain_unknown(self, name: str) -> str:
         known = ", ".join(known for known in self.conditioner.input_names if known in CONDITION_INPUTS)

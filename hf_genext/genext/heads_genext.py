@@ -261,7 +261,7 @@ def build_prediction_head(config: GenextHeadConfig, hidden_size: int) -> Predict
 def compute_token_loss(
     logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
 ) -> torch.Tensor:
-    """Cross-entropy in nats, averaged over the labelled positions, computed in float32.
+    """Cross-entropy in nats, averaged over the labelled positions, computed in float32 (of float64 in that).
 
     Args:
         logits: (batch, target, vocab).
@@ -272,8 +272,9 @@ def compute_token_loss(
     Returns:
         A scalar.
     """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     total = nn.functional.cross_entropy(
-        logits.float().flatten(0, -2), labels.flatten().to(logits.device), ignore_index=-100, reduction="sum"
+        logits.flatten(0, -2), labels.flatten().to(logits.device), ignore_index=-100, reduction="sum"
     )
     if num_items_in_batch is None:
         return total / labels.ne(-100).sum().clamp(min=1).to(total.device)

@@ -227,8 +227,8 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, GenextPreTr
         condition_labels: torch.LongTensor | None = None,
         condition_mask: torch.Tensor | None = None,
         num_samples: int | None = None,
-        condition_states: torch.FloatTensor | None = None,
-        condition_states_mask: torch.Tensor | None = None,
+        condition_states: torch.FloatTensor | Mapping[str, torch.FloatTensor] | None = None,
+        condition_states_mask: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
         """Run the model, and compute the loss where labels are given.
@@ -260,8 +260,9 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, GenextPreTr
             condition_labels: (batch, fields), -1 where a label is missing.
             condition_mask: 1 where a condition is given, (batch, conditions).
             num_samples: The number of rows where no condition is given at all; that of the targets if left out.
-            condition_states: What a frozen conditioner gave before, (batch, length, hidden), in place of a condition.
-            condition_states_mask: 1 where such a state is real, (batch, length).
+            condition_states: What frozen conditioners gave before, (batch, length, hidden), in place of a condition, or of
+                several fused ones by their names.
+            condition_states_mask: 1 where such a state is real, (batch, length), or likewise by names.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained encoder takes besides.
 
         Returns:
@@ -286,7 +287,7 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, GenextPreTr
             if (
                 num_samples is None
                 and targets is not None
-                and condition_states is None
+                and (condition_states is None or (isinstance(condition_states, Mapping) and not condition_states))
                 and all(value is None for value in conditions.values())
             ):
                 num_samples = targets.shape[0] if self.encoder.can_be_unconditional else None

@@ -80,8 +80,8 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
         condition_labels: torch.LongTensor | None = None,
         condition_mask: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        condition_states: torch.FloatTensor | None = None,
-        condition_states_mask: torch.Tensor | None = None,
+        condition_states: torch.FloatTensor | Mapping[str, torch.FloatTensor] | None = None,
+        condition_states_mask: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> GenextPredictionOutput:
         """Run the model, and compute the loss where labels are given.
@@ -100,8 +100,9 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             condition_vectors_mask: 1 where a vector is real, (batch, count).
             condition_labels: (batch, fields), -1 where a label is missing.
             condition_mask: 1 where a condition is given, (batch, conditions).
-            condition_states: What a frozen conditioner gave before, (batch, length, hidden), in place of a condition.
-            condition_states_mask: 1 where such a state is real, (batch, length).
+            condition_states: What frozen conditioners gave before, (batch, length, hidden), in place of a condition, or of
+                several fused ones by their names.
+            condition_states_mask: 1 where such a state is real, (batch, length), or likewise by names.
             num_items_in_batch: Known labels of the whole optimizer step, by which the loss is divided.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained encoder takes besides.
 

