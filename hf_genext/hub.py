@@ -143,9 +143,12 @@ _BENCHMARKS = {
 _PLACE = "path/to/this/folder"
 """What the code of a card opens before it is pushed."""
 
+PLAIN_MARK = "No results and no licence were given with it."
+"""The last line of a card that nobody wrote, by which it is known again."""
+
 _WITHOUT_PACKAGE = (
-    "Where hf_genext is not installed, leave out `import hf_genext` and pass `trust_remote_code=True`: then the code that this "
-    "repository holds is run."
+    "Where hf_genext is not installed, leave out `import hf_genext` and pass `trust_remote_code=True`: then the code that "
+    "comes with the model is run."
 )
 
 _USE_MODEL = 'import hf_genext\nfrom transformers import AutoModel\n\nmodel = AutoModel.from_pretrained("path/to/this/folder")'
@@ -267,6 +270,8 @@ def address_card(card: str, repo_id: str) -> str:
         card: As [`render_model_card`] gives it.
         repo_id: The repository.
     """
+    if _PLACE not in card:
+        return card
     card = card.replace(_PLACE, repo_id)
     if "import hf_genext" not in card or "trust_remote_code" in card:
         return card
@@ -305,7 +310,7 @@ def render_plain_card(folder: Path, repo_id: str) -> str:
         f"---\n{metadata.to_yaml()}\n---\n\n# {title}",
         f"## Use\n\n```python\n{use.replace('{example}', '...')}\n```",
         "## What it is\n\n" + "\n".join(lines),
-        "No results and no licence were given with it.",
+        PLAIN_MARK,
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -382,6 +387,7 @@ def _speak(name: str) -> str:
 __all__ = [
     "CARD_KINDS",
     "CardKind",
+    "PLAIN_MARK",
     "address_card",
     "order_metrics",
     "read_results",

@@ -5,9 +5,9 @@ gets what it needs to be opened where the package is not installed:
 
 * in config.json an `auto_map` of the Auto classes that open it, and its `custom_pipelines`;
 * the package's files that these name, flattened, as Transformers expects a repository's code;
-* one file more, which imports all of them, and which the Auto classes are sent to. Transformers fetches, and saves again, a file
-  with all that it imports from files beside it; and of a folder it opens each such file's code as modules of their own, so that
-  a model would not know its own configuration. With one way in, the whole of the code stays together and is there once.
+* one file more, which imports all of them, and which the Auto classes are sent to. Transformers fetches, and saves again, a
+  file with all that it imports from files beside it; and of a folder it opens each such file's code as modules of their own, so
+  that a model would not know its own configuration. With one way in, the code stays together and is there once.
 
 Where the package is installed, its configurations pass over the first of these, so that no flag is needed; see
 `forget_remote_code`.
@@ -27,7 +27,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from hf_genext.hub import address_card, render_plain_card
+from hf_genext.hub import PLAIN_MARK, address_card, render_plain_card
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -137,7 +136,7 @@ def _find_code(settings: Mapping[str, Any]) -> FolderCode | None:
         logger.warning("A part of the model is of the package %r, whose code does not travel: readers need it too.", plugin)
     at_home = set(flatten_code([config_class]))
     others = {
-        other: dict(_list_doors(other))
+        other: {door: model for door, model in _list_doors(other) if door != "AutoModelForPreTraining"}
         for other in sorted(inside, key=lambda other: other.__name__)
         if _is_ours(other) and f"{other.__module__.rsplit('.', 1)[-1]}.py" not in at_home
     }
@@ -155,8 +154,9 @@ def _name_flat(given: type) -> str:
 def _list_doors(config_class: type) -> Iterator[tuple[str, type]]:
     """The Auto classes that open what a configuration describes, and the model class behind each."""
     for name, door in sorted(vars(modeling_auto).items()):
-        if isinstance(door, type) and issubclass(door, _BaseAutoModelClass) and getattr(door, "_model_mapping", None):
-            model_class = door._model_mapping._extra_content.get(config_class)
+        mapping = getattr(door, "_model_mapping", None)
+        if isinstance(door, type) and issubclass(door, _BaseAutoModelClass) and mapping is not None:
+            model_class = mapping._extra_content.get(config_class)
             if isinstance(model_class, type) and issubclass(model_class, PreTrainedModel):
                 yield name, model_class
 
@@ -185,8 +185,9 @@ def _write_entry(code: FolderCode, processor_class: type | None) -> str:
         ]
     seen += [] if processor_class is None else [processor_class]
     doors_needed = sorted({"AutoConfig", *(door for doors in code.others.values() for door in doors)})
+    writer = f"{_PACKAGE} {sys.modules[_PACKAGE].__version__}"
     parts = [
-        f'"""The way into this repository where hf_genext is not installed, written by hf_genext {version(_PACKAGE)}.\n\n'
+        f'"""The way into this repository where hf_genext is not installed, written by {writer}.\n\n'
         "Transformers fetches and saves a file with all that it imports from files beside it: this one names them all.\n"
         '"""\n\nfrom typing import TYPE_CHECKING',
         *([f"from transformers import {', '.join(doors_needed)}"] if registrations else []),
@@ -251,7 +252,7 @@ def _flatten_imports(text: str, module: str) -> tuple[str, list[str]]:
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import) and any(alias.name.split(".")[0] == _PACKAGE for alias in node.names):
             raise ValueError(
-                f"{module}, line {node.lineno}: a repository's code has no package {_PACKAGE}; write `from .module import name`."
+                f"{module}, line {node.lineno}: a repository has no package {_PACKAGE}; write `from .module import name`."
             )
         if not isinstance(node, ast.ImportFrom) or not (node.level or (node.module or "").split(".")[0] == _PACKAGE):
             continue
@@ -335,6 +336,7 @@ def _bring(source: Path, target: Path) -> None:
 
 def _write_card(folder: Path, repo_id: str, home: Path | None) -> None:
     """Choose the card: that of the model's folder, else the repository's own, else one of what is known of the model."""
+    # The folder has the repository's card already, or Transformers' empty one: it wrote that before.
     path = folder / "README.md"
     present = path.read_text(encoding="utf-8") if path.is_file() else ""
     own = home / "README.md" if home is not None else None
@@ -345,8 +347,8 @@ def _write_card(folder: Path, repo_id: str, home: Path | None) -> None:
                 _bring(own.parent / picture, folder / picture)
         if (own.parent / "results.json").is_file():
             _bring(own.parent / "results.json", folder / "results.json")
-    elif present and _TEMPLATE_MARK not in present:
-        return
+    elif present and _TEMPLATE_MARK not in present and PLAIN_MARK not in present:
+        text = present
     else:
         text = render_plain_card(folder, repo_id)
     card = ModelCard(address_card(text, repo_id), ignore_metadata_errors=True)

@@ -12,7 +12,14 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoProcessor, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+    pipeline,
+)
 
 torch.set_num_threads(1)
 TASK = "conditional-generation"
@@ -36,9 +43,15 @@ def describe_pipeline(pipe) -> dict:
 
 def open_kind(kind: str, place: str, hub: dict):
     """Open a repository or folder through Transformers' doors."""
-    if kind in ("pipeline", "adapter"):
+    if kind in ("pipeline", "adapter", "composed"):
         pipe = pipeline(TASK, model=place, device="cpu", **hub)
-        return describe_pipeline(pipe), pipe, (pipe.model, pipe.processor, pipe)
+        told = describe_pipeline(pipe)
+        if kind == "adapter":
+            # The other way to open one; where a repository's code is trusted it stands behind the same arguments.
+            assert describe(AutoModelForSeq2SeqLM.from_pretrained(place, **hub), pipe.processor) == describe(
+                pipe.model, pipe.processor
+            )
+        return told, pipe, (pipe.model, pipe.processor, pipe)
     if kind == "prediction":
         pipe = pipeline(TASK, model=place, device="cpu", **hub)
         model = AutoModelForSequenceClassification.from_pretrained(place, **hub)
@@ -61,15 +74,15 @@ def save_kind(opened, folder: str) -> None:
         part.save_pretrained(folder)
 
 
-def build_adapter(place: str):
+def build_adapter(place: str, hub: dict, seed: int):
     """A model with an adapter of which no part is zero."""
     import peft
 
     from hf_genext import build_lora_config
 
-    base = AutoModelForSeq2SeqLM.from_pretrained(place)
+    base = AutoModelForSeq2SeqLM.from_pretrained(place, **hub)
     model = peft.get_peft_model(base, build_lora_config(base, r=2))
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -80,6 +93,7 @@ def build_adapter(place: str):
 def build(kind: str, seed: int):
     """A small thing of a kind, other for each seed."""
     import specimens
+
     from hf_genext import ConditionalGenerationPipeline, GenextForConditionalGeneration, StaticEmbeddingModel
 
     if kind == "space":
@@ -91,14 +105,18 @@ def build(kind: str, seed: int):
         config.head = specimens.GenextHeadConfig(kind="class", output_names=["noun", "verb", "other"])
         model = specimens.GenextForPrediction(config)
     elif kind == "composed":
-        space = build("space", seed)
+        words = [word for word in WORDS if word != "at"]
+        space = StaticEmbeddingModel.from_words(
+            words, torch.randn(len(words), 8, generator=torch.Generator().manual_seed(seed))
+        )
         space.save_pretrained("space")
         processor = specimens.GenextProcessor(
             tokenizer=transformers.AutoTokenizer.from_pretrained("space"), target_tokenizer=pipe.processor.target_tokenizer
         )
-        model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(
-            encoder=space, decoder=pipe.model.config.decoder, num_latents=2
+        decoder = specimens.GenextDecoderConfig(
+            vocab_size=len(processor.target_tokenizer), hidden_size=32, intermediate_size=40, num_attention_heads=2
         )
+        model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(encoder=space, decoder=decoder, num_latents=2)
         pipe = ConditionalGenerationPipeline(model=model, processor=processor, tokenizer=processor.tokenizer)
     else:
         model = pipe.model
@@ -115,8 +133,9 @@ def push(job: dict) -> dict:
     """Build something, push it, and tell what it gives."""
     kind, repo, hub = job["kind"], job["repo"], job.get("hub", {})
     if kind == "adapter":
-        model = build_adapter(job["base"])
-        processor = AutoProcessor.from_pretrained(job["base"])
+        base_hub = job.get("base_hub", {})
+        model = build_adapter(job["base"], base_hub, job.get("seed", 0))
+        processor = AutoProcessor.from_pretrained(job["base"], **base_hub)
         told = describe(model, processor)
         if job.get("by") == "function":
             from hf_genext.publishing import push_adapter
@@ -162,7 +181,9 @@ def read(job: dict) -> dict:
     if "save" in job:
         save_kind(opened, job["save"])
     if job.get("twice"):
-        told["again"] = open_kind(job["kind"], job["save"], {name: hub[name] for name in ("trust_remote_code",) if name in hub})[0]
+        told["again"] = open_kind(
+            job["kind"], job["save"], {name: hub[name] for name in ("trust_remote_code",) if name in hub}
+        )[0]
         told["first"] = open_kind(job["kind"], job["repo"], hub)[0]
     if "push" in job:
         opened.push_to_hub(job["push"])

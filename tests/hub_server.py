@@ -124,16 +124,16 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         """Say nothing."""
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         self._answer("GET")
 
-    def do_HEAD(self) -> None:  # noqa: N802
+    def do_HEAD(self) -> None:
         self._answer("HEAD")
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self._answer("POST")
 
-    def do_PUT(self) -> None:  # noqa: N802
+    def do_PUT(self) -> None:
         self._answer("PUT")
 
     # What every request passes
@@ -396,9 +396,11 @@ class _Handler(BaseHTTPRequestHandler):
         answers = []
         for wanted in json.loads(body)["objects"]:
             url = f"{self.server_hub.endpoint}/lfs/{wanted['oid']}"
-            actions = {} if wanted["oid"] in self.server_hub.lfs else {
-                "actions": {"upload": {"href": url}, "verify": {"href": f"{url}/verify"}}
-            }
+            actions = (
+                {}
+                if wanted["oid"] in self.server_hub.lfs
+                else {"actions": {"upload": {"href": url}, "verify": {"href": f"{url}/verify"}}}
+            )
             answers.append({**wanted, **actions})
         self._send_json({"transfer": "basic", "objects": answers})
 

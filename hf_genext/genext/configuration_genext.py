@@ -232,7 +232,7 @@ class GenextPartSpec(SubConfigSpec):
     def get_config_class(self, model_type: str | None = None) -> type[PreTrainedConfig]:
         """The class of a model type."""
         native = {**NATIVE_CONDITIONERS, GenextDecoderConfig.model_type: GenextDecoderConfig}
-        return native.get(model_type) or super().get_config_class(model_type)
+        return native.get(model_type or "") or super().get_config_class(model_type)
 
 
 @strict
