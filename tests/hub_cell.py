@@ -190,6 +190,15 @@ def read(job: dict) -> dict:
     return told
 
 
+def run(job: dict) -> dict:
+    """Run a program in a folder where `out/g2p` is a model, and tell what that gives."""
+    torch.manual_seed(0)
+    built = build("pipeline", job.get("seed", 0))
+    built.save_pretrained("out/g2p")
+    exec(job["program"], {"built": built})
+    return describe_pipeline(built)
+
+
 def main() -> None:
     """Do what the first argument says."""
     job = json.loads(Path(sys.argv[1]).read_text())
@@ -198,7 +207,7 @@ def main() -> None:
     if installed:
         import hf_genext  # noqa: F401
     transformers.utils.logging.disable_progress_bar()
-    told = {"push": push, "read": read}[job["do"]](job)
+    told = {"push": push, "read": read, "run": run}[job["do"]](job)
     Path(sys.argv[2]).write_text(json.dumps(told))
 
 

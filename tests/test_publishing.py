@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -509,3 +510,54 @@ def test_what_stands_beside_the_model_goes_along(bench, tmp_path):
     assert {"curve.png", "results.json", "ctranslate2/model.bin"} <= set(repository)
     assert b'model="me/beside"' in repository["README.md"]
     assert_same(bench.run({"do": "read", "repo": "me/beside", "world": "bare", "hub": {"trust_remote_code": True}}), pushed)
+
+
+# Programs
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_push_what_opens_anywhere(bench):
+    section = (TESTS.parent / "README.md").read_text().split("## Share it")[1].split("\n## ")[0]
+    blocks = re.findall(r"```(\w*)\n(.*?)```", section, flags=re.DOTALL)
+    assert [language for language, _ in blocks] == ["python", "python", ""]
+    push, adapter, shell = (text for _, text in blocks)
+    pushed = bench.run({"do": "run", "program": push})
+    assert bench.hub.repositories["me/g2p"].private
+    reading = {"do": "read", "repo": "me/g2p"}
+    told = bench.run({**reading, "world": "bare", "hub": {"trust_remote_code": True}})
+    assert_same(told, pushed)
+    assert_same(bench.run(reading), pushed)
+    # In place of the folder's model, and with something that is trained.
+    build = "from hub_cell import build_adapter\npeft_model = build_adapter('me/g2p', {}, 3)\n"
+    bench.run({"do": "run", "program": build + adapter})
+    told = bench.run({"do": "read", "kind": "adapter", "repo": "me/g2p-names"})
+    assert told["logits"] != pushed["logits"]
+    scripts = Path(sys.executable).parent
+    program = f"import os, subprocess\nos.environ['PATH'] = {str(scripts)!r} + os.pathsep + os.environ['PATH']\n"
+    program += f"subprocess.run({shell.replace('me/g2p', 'me/uploaded')!r}, shell=True, check=True)\n"
+    pushed = bench.run({"do": "run", "program": program, "seed": 4})
+    told = bench.run({"do": "read", "repo": "me/uploaded", "world": "bare", "hub": {"trust_remote_code": True}})
+    assert_same(told, pushed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", WORLDS)
+def test_what_a_trainer_pushes_opens_anywhere(bench, world):
+    program = (
+        "from hf_genext import GenextTrainer, GenextTrainingArguments\n"
+        "args = GenextTrainingArguments(output_dir='out/trained', hub_model_id='me/trained', report_to=[], use_cpu=True)\n"
+        "trainer = GenextTrainer(model=built.model, args=args, processing_class=built.processor)\n"
+        "trainer.push_to_hub()\n"
+    )
+    pushed = bench.run({"do": "run", "program": program, "seed": 9})
+    told = bench.run({"do": "read", "repo": "me/trained", "world": world, "hub": WORLDS[world][0]})
+    assert_same(told, pushed)
+
+
+@pytest.mark.slow
+def test_saving_with_push_to_hub_pushes_the_processor_too(bench):
+    program = "built.save_pretrained('out/saved', push_to_hub=True, repo_id='me/saved', private=True, max_shard_size='100KB')\n"
+    pushed = bench.run({"do": "run", "program": program, "seed": 5})
+    assert bench.hub.repositories["me/saved"].private
+    told = bench.run({"do": "read", "repo": "me/saved", "world": "bare", "hub": {"trust_remote_code": True}})
+    assert_same(told, pushed)
