@@ -40,6 +40,7 @@ from hf_genext.genext.prediction_genext import GenextForPrediction
 from hf_genext.genext.pretrained_genext import GenextPreTrainedModel
 from hf_genext.genext.processing_genext import GenextProcessor
 from hf_genext.pipelines import ConditionalGenerationPipeline
+from hf_genext.publishing import carry_along
 from hf_genext.static_embedding.configuration_static_embedding import StaticEmbeddingConfig
 from hf_genext.static_embedding.modeling_static_embedding import StaticEmbeddingModel
 from hf_genext.static_embedding.pretraining_static_embedding import StaticEmbeddingForPreTraining
@@ -141,6 +142,13 @@ def register() -> None:
         PIPELINE_REGISTRY.supported_tasks.pop(task, None)
         PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=auto_classes, type="multimodal")
     register_with_peft(GenextConfig.model_type)
+    for publishable in (
+        *(config_class for config_class in CONFIGS),
+        *(model_class for _, _, model_class in MODELS),
+        *(processor_class for _, processor_class in PROCESSORS),
+        *(pipeline_class for _, pipeline_class, _ in PIPELINES),
+    ):
+        carry_along(publishable)
 
 
 __all__ = ["CONFIGS", "MODELS", "PIPELINES", "PROCESSORS", "TASK", "register"]

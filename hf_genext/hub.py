@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from safetensors import safe_open
 
 _SCHEMA: dict[str, type | tuple[type, ...]] = {
     "metrics": dict,
@@ -137,6 +140,24 @@ _BENCHMARKS = {
 }
 """Metrics that have a data set of their own: its name, and what is measured on it."""
 
+_PLACE = "path/to/this/folder"
+"""What the code of a card opens before it is pushed."""
+
+PLAIN_MARK = "No results and no licence were given with it."
+"""The last line of a card that nobody wrote, by which it is known again."""
+
+_WITHOUT_PACKAGE = (
+    "Where hf_genext is not installed, leave out `import hf_genext` and pass `trust_remote_code=True`: then the code that "
+    "comes with the model is run."
+)
+
+_USE_MODEL = 'import hf_genext\nfrom transformers import AutoModel\n\nmodel = AutoModel.from_pretrained("path/to/this/folder")'
+
+_USE_ADAPTER = (
+    "import hf_genext\nfrom transformers import pipeline\n\n"
+    'pipe = pipeline("conditional-generation", model="path/to/this/folder")  # opens the base too\npipe({example})'
+)
+
 _ELSEWHERE = """Without hf_genext the same folder opens in sentence-transformers and in model2vec:
 
 ```python
@@ -242,6 +263,70 @@ def _list_limits(data: Mapping[str, Any]) -> list[str]:
     return limits
 
 
+def address_card(card: str, repo_id: str) -> str:
+    """A card whose code names a repository in place of a folder, and says how to open it without the package.
+
+    Args:
+        card: As [`render_model_card`] gives it.
+        repo_id: The repository.
+    """
+    if _PLACE not in card:
+        return card
+    card = card.replace(_PLACE, repo_id)
+    if "import hf_genext" not in card or "trust_remote_code" in card:
+        return card
+    return re.sub(r"(?s)(## Use\n\n```python\n.*?```\n)", rf"\g<1>\n{_WITHOUT_PACKAGE}\n", card, count=1)
+
+
+def render_plain_card(folder: Path, repo_id: str) -> str:
+    """The card of a model without results: what it is, by its saved folder, and code that uses it.
+
+    Args:
+        folder: What `save_pretrained` of a model, a pipeline or an adapter wrote.
+        repo_id: The repository.
+    """
+    adapter = _read_if_there(folder / "adapter_config.json")
+    settings = {} if adapter else _read_if_there(folder / "config.json")
+    architecture = (settings.get("architectures") or ["model"])[0]
+    if adapter:
+        base = adapter["base_model_name_or_path"]
+        title, use = f"An adapter of {base}", _USE_ADAPTER
+        facts = {"base": base, "kind": adapter["peft_type"], **{name: adapter[name] for name in ("r",) if name in adapter}}
+    else:
+        title = repo_id.split("/")[-1]
+        use = CARD_KINDS["conditional-generation"].use if settings.get("custom_pipelines") else _USE_MODEL
+        parts = {name: settings[name] for name in ("conditioner", "bottleneck", "decoder", "head") if settings.get(name)}
+        facts = {"class": architecture}
+        facts |= {name: part.get("kind") or part.get("model_type", "") for name, part in parts.items()}
+        facts |= {name: settings[name] for name in ("vocab_size", "hidden_size") if name in settings}
+    facts["parameters"] = _count_parameters(folder)
+    metadata = ModelCardData(
+        library_name="peft" if adapter else "transformers",
+        base_model=adapter.get("base_model_name_or_path"),
+        tags=["hf_genext", *(settings.get("custom_pipelines") or {})],
+    )
+    lines = [f"- {_speak(name)}: {f'{value:,}' if isinstance(value, int) else value}" for name, value in facts.items()]
+    sections = [
+        f"---\n{metadata.to_yaml()}\n---\n\n# {title}",
+        f"## Use\n\n```python\n{use.replace('{example}', '...')}\n```",
+        "## What it is\n\n" + "\n".join(lines),
+        PLAIN_MARK,
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _read_if_there(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _count_parameters(folder: Path) -> int:
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as tensors:
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return count
+
+
 def order_metrics(results: Mapping[str, Any]) -> list[str]:
     """Names of the metrics: the deciding ones in their order, then the others by name."""
     return [*results["better"], *sorted(set(results["metrics"]) - set(results["better"]))]
@@ -302,10 +387,13 @@ def _speak(name: str) -> str:
 __all__ = [
     "CARD_KINDS",
     "CardKind",
+    "PLAIN_MARK",
+    "address_card",
     "order_metrics",
     "read_results",
     "render_comparison",
     "render_model_card",
+    "render_plain_card",
     "validate_results",
     "write_results",
 ]

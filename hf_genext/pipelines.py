@@ -473,13 +473,17 @@ class ConditionalGenerationPipeline(Pipeline):
 
         Args:
             save_directory: The folder; made if it is not there.
-            kwargs: As `save_pretrained` of models takes them.
+            kwargs: As `save_pretrained` of models takes them. With `push_to_hub=True` both are pushed, and what
+                `push_to_hub` takes may be among them.
 
         Raises:
             NotADirectoryError: if the path is a file.
         """
         if os.path.isfile(save_directory):
             raise NotADirectoryError(f"{str(save_directory)!r} is a file; give the path of a folder.")
+        pushes = kwargs.pop("push_to_hub", False)
+        taken = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
+        hub_kwargs = {name: kwargs.pop(name) for name in taken if name in kwargs}
         self.model.save_pretrained(save_directory, **kwargs)
         parts: tuple[Any, ...] = (self.processor,)
         if self.processor is None:
@@ -490,6 +494,8 @@ class ConditionalGenerationPipeline(Pipeline):
         if self.allowed_outputs is not None:
             with open(os.path.join(save_directory, ALLOWED_OUTPUTS_NAME), "w", encoding="utf-8") as file:
                 json.dump(self.allowed_outputs, file, ensure_ascii=False, indent=0)
+        if pushes:
+            self.push_to_hub(hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub_kwargs)
 
 
 class _Channel:

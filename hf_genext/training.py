@@ -36,6 +36,7 @@ from hf_genext.devices import has_compiler, has_fast_bfloat16
 from hf_genext.genext.conditioners_genext import GenextFusionConditioner
 from hf_genext.media import open_condition
 from hf_genext.optimizers import Muon, build_muon_groups, build_rate_groups
+from hf_genext.publishing import complete_folder
 from hf_genext.time_budget import TimeBudget, TimeBudgetCallback, build_budgeted_schedule
 
 logger = logging.getLogger(__name__)
@@ -411,6 +412,15 @@ class GenextTrainer(Seq2SeqTrainer):
         super()._save(output_dir, state_dict)
         # A pickle of the arguments, which nothing needs and nobody should open.
         (Path(output_dir or self.args.output_dir) / "training_args.bin").unlink(missing_ok=True)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Complete the folder that is about to be pushed: its own card, or else Trainer's, and the code that opens it."""
+        if not self.is_world_process_zero():
+            return
+        folder = Path(self.args.output_dir)
+        if not (folder / "README.md").is_file():
+            super().create_model_card(*args, **kwargs)
+        complete_folder(folder, self.hub_model_id or folder.name)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers.modeling_rope_utils import RopeParameters
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 
 def refuse_mistyped_names(config_class: type[PreTrainedConfig], names: dict[str, Any]) -> None:
@@ -29,6 +30,17 @@ def refuse_mistyped_names(config_class: type[PreTrainedConfig], names: dict[str,
         meant = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
         if meant and not name.startswith("_"):
             raise ValueError(f"{config_class.__name__} has no field {name!r}. Did you mean {meant[0]!r}?")
+
+
+def forget_remote_code(names: dict[str, Any]) -> None:
+    """Take away what a pushed folder says of its own code, where this class is not that code.
+
+    `pipeline()` would demand `trust_remote_code=True` of a folder with `custom_pipelines`, whatever is installed; and a folder
+    that is saved from here has none of the files that both name. Pushing writes both again.
+    """
+    if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
+        names.pop("auto_map", None)
+        names.pop("custom_pipelines", None)
 
 
 def validate_attention_sizes(name: str, hidden_size: int, num_attention_heads: int) -> None:
@@ -311,6 +323,9 @@ def build_part_config(place: str, part: PreTrainedConfig | dict[str, Any]) -> Pr
     if not isinstance(part, dict):
         raise TypeError(f"{place} must be a configuration or a dictionary with its fields, got {type(part).__name__}.")
     model_type = part.get("model_type")
+    if model_type in NATIVE_CONDITIONERS:
+        # By name, and not by what is registered: as a repository's code nothing is, or what another repository brought.
+        return NATIVE_CONDITIONERS[model_type](**part)
     if model_type not in CONFIG_MAPPING:
         raise ValueError(
             f"{place} has the model_type {model_type!r}, which Transformers does not know. Native ones are "
@@ -338,6 +353,7 @@ __all__ = [
     "GenextNullConditionerConfig",
     "GenextTextConditionerConfig",
     "GenextVectorConditionerConfig",
+    "forget_remote_code",
     "get_states_size",
     "refuse_mistyped_names",
     "validate_attention_sizes",

@@ -10,6 +10,8 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_rope_utils import RopeParameters
 
 from .configuration_conditioners_genext import (
+    NATIVE_CONDITIONERS,
+    forget_remote_code,
     get_states_size,
     refuse_mistyped_names,
     validate_attention_sizes,
@@ -221,6 +223,18 @@ class GenextHeadConfig(PreTrainedConfig):
             raise ValueError(f"A temperature must be above 0, got {self.temperature}.")
 
 
+class GenextPartSpec(SubConfigSpec):
+    """How a part's configuration is found: native ones by name, all others among Transformers'.
+
+    Not by what is registered: as a repository's code nothing is, or what another repository has brought.
+    """
+
+    def get_config_class(self, model_type: str | None = None) -> type[PreTrainedConfig]:
+        """The class of a model type."""
+        native = {**NATIVE_CONDITIONERS, GenextDecoderConfig.model_type: GenextDecoderConfig}
+        return native.get(model_type or "") or super().get_config_class(model_type)
+
+
 @strict
 class GenextConfig(PreTrainedConfig):
     """Configuration of a conditional model: conditioner, bottleneck and decoder, and what the whole adds to them.
@@ -269,9 +283,9 @@ class GenextConfig(PreTrainedConfig):
     model_type = "genext"
     keys_to_ignore_at_inference = ["past_key_values"]
     sub_configs_defaults = {
-        "conditioner": SubConfigSpec(config_class=AutoConfig, model_type="genext_text_conditioner"),
+        "conditioner": GenextPartSpec(config_class=AutoConfig, model_type="genext_text_conditioner"),
         "bottleneck": SubConfigSpec(config_class=GenextBottleneckConfig),
-        "decoder": SubConfigSpec(config_class=AutoConfig, model_type="genext_decoder"),
+        "decoder": GenextPartSpec(config_class=AutoConfig, model_type="genext_decoder"),
         "head": SubConfigSpec(config_class=GenextHeadConfig, optional=True),
     }
 
@@ -305,6 +319,7 @@ class GenextConfig(PreTrainedConfig):
                     f'decoder={{"{name}": {kwargs[name]!r}}}.'
                 )
         refuse_mistyped_names(type(self), kwargs)
+        forget_remote_code(kwargs)
         super().__post_init__(**kwargs)
         self._fit_bottleneck()
         if self.has_native_decoder:
@@ -319,6 +334,14 @@ class GenextConfig(PreTrainedConfig):
             ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
             starts = (getattr(self.decoder, "decoder_start_token_id", None), self.bos_token_id, ends[0])
             self.decoder_start_token_id = next((token for token in starts if token is not None), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as a dictionary, parts included."""
+        output = super().to_dict()
+        for task in (output.get("custom_pipelines") or {}).values():
+            # `pipeline()` puts classes in the place of their names, which no file can hold.
+            task["pt"] = [getattr(door, "__name__", door) for door in task["pt"]]
+        return output
 
     def validate_architecture(self) -> None:
         """Check what stands on its own (called by `@strict`)."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 FORMAT_VERSION = 1
 """Version of the folder format that this package writes. It grows when an older package could not read a folder."""
@@ -84,6 +85,8 @@ class StaticEmbeddingConfig(PreTrainedConfig):
             meant = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
             if meant and not name.startswith("_"):
                 raise ValueError(f"{type(self).__name__} has no field {name!r}. Did you mean {meant[0]!r}?")
+        if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
+            kwargs.pop("auto_map", None)  # Of a pushed folder's own code, which this is not; pushing writes it again.
         if isinstance(self.dtype, str) and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
             raise ValueError(f'dtype must be a kind of number of PyTorch\'s, such as "float32", got {self.dtype!r}.')
         if self.unk_token_id is None:
