@@ -110,6 +110,7 @@ class GenextStepper:
         num_outputs: Rows of each memory, which stand beside each other: beams, or samples. They share its keys and values.
     """
 
+    @torch.no_grad()
     def __init__(
         self,
         decoder: Any,
@@ -141,6 +142,7 @@ class GenextStepper:
         self._memory_bias = self._read_mask(memory_mask, memory.dtype)
         self._cache = memory.new_empty(0, len(self._layers), 2, memory.shape[0] * num_outputs * self._num_heads, self._head_dim)
 
+    @torch.no_grad()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Take one token of each row: ids (rows,) -> logits (rows, vocab)."""
         if self.length == self._cache.shape[0]:
@@ -178,6 +180,7 @@ class GenextStepper:
         self.length += 1
         return linear(self._normalize(states, self._final_norm), self._projection)
 
+    @torch.no_grad()
     def select(self, rows: torch.Tensor, memories: torch.Tensor | None = None) -> None:
         """Go on with some of the rows, in a new order.
 
