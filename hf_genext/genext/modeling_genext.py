@@ -29,6 +29,7 @@ from .memory_genext import MemoryDecoding, MemoryEncoding
 from .outputs_genext import GenextEncoderOutput
 from .pretrained_genext import GenextPreTrainedModel
 from .resizing_genext import resize_part
+from .stepping_genext import GenextStepper, find_stepping_obstacle
 
 
 class GenextModel(MemoryEncoding, GenextPreTrainedModel):
@@ -301,10 +302,8 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, GenextPreTr
                 **conditions,
                 **kwargs,
             )
-        elif not isinstance(encoder_outputs, GenextEncoderOutput):
-            # Somebody else's output carries no mask of its own: without a bottleneck the input's is right.
-            memory_mask = attention_mask if self.config.bottleneck.kind == "none" and self.encoder.reads_text else None
-            encoder_outputs = GenextEncoderOutput(last_hidden_state=encoder_outputs[0], memory_mask=memory_mask)
+        else:
+            encoder_outputs = self._take_encoder_outputs(encoder_outputs, attention_mask)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         memory, memory_mask = encoder_outputs.last_hidden_state, encoder_outputs.memory_mask
@@ -346,7 +345,52 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, GenextPreTr
             encoder_attentions=encoder_outputs.attentions,
         )
 
+    def _take_encoder_outputs(
+        self,
+        encoder_outputs: GenextEncoderOutput | BaseModelOutput | tuple[torch.Tensor, ...],
+        attention_mask: torch.Tensor | None,
+    ) -> GenextEncoderOutput:
+        if isinstance(encoder_outputs, GenextEncoderOutput):
+            return encoder_outputs
+        # Somebody else's output carries no mask of its own: without a bottleneck the input's is right.
+        memory_mask = attention_mask if self.config.bottleneck.kind == "none" and self.encoder.reads_text else None
+        return GenextEncoderOutput(last_hidden_state=encoder_outputs[0], memory_mask=memory_mask)
+
     # Generation
+
+    def find_stepping_obstacle(self) -> str | None:
+        """Why the decoder cannot be stepped as [`start_steps`] does, the end of a sentence with "because"; or `None`."""
+        if self.head is None:
+            return "the decoder is a language model and not the native one"
+        return find_stepping_obstacle(self.decoder, self.head.projection)
+
+    def start_steps(
+        self,
+        encoder_outputs: GenextEncoderOutput | BaseModelOutput | tuple[torch.Tensor, ...],
+        attention_mask: torch.Tensor | None = None,
+        num_outputs: int = 1,
+    ) -> GenextStepper:
+        """Begin to decode one token at a time, with nothing computed twice.
+
+        Args:
+            encoder_outputs: As `forward` takes them, one row for each condition.
+            attention_mask: As `forward` takes it; needed beside the output of somebody else's encoder.
+            num_outputs: Outputs of each condition, whose rows stand beside each other.
+
+        Returns:
+            An object whose `step(tokens)` turns ids (rows,) into logits (rows, vocab), and whose `select(rows, memories)` goes
+            on with some of the rows.
+
+        Raises:
+            ValueError: if there is an obstacle.
+        """
+        obstacle = self.find_stepping_obstacle()
+        if obstacle is not None:
+            raise ValueError(f"This model cannot be decoded step by step, because {obstacle}. Use generate.")
+        outputs = self._take_encoder_outputs(encoder_outputs, attention_mask)
+        return GenextStepper(
+            self.decoder, self.head.projection.weight, outputs.last_hidden_state, outputs.memory_mask, num_outputs
+        )
 
     def _prepare_model_inputs(
         self, inputs: torch.Tensor | None, bos_token_id: torch.Tensor | None, model_kwargs: dict[str, Any]
