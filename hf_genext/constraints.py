@@ -144,7 +144,7 @@ class AllowedOutputs(LogitsProcessor):
             )
         return limited
 
-    def keep_rows(self, rows: torch.LongTensor) -> None:
+    def select_rows(self, rows: torch.LongTensor) -> None:
         """Go on with some of the rows alone."""
         if self._nodes is not None and self._seen is not None:
             self._nodes, self._seen = self._nodes[rows], self._seen[rows]

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from .agreement import generate_by_agreement
 from .constraints import AllowedOutputs, OutputTrie
+from .fast_decoding import find_obstacle, generate_fast
 from .guidance import GuidedScores, double_memory
 from .scoring import label_generated, score_tokens
 from .seeding import KeyedSampling, make_keys
@@ -79,6 +80,9 @@ class _PromptWatcher(LogitsProcessor):
         self.prompts = input_ids.clone() if self.prompts is None else self.prompts
         return scores
 
+    def select_rows(self, rows: torch.LongTensor) -> None:
+        """Nothing: what was seen stays seen, whatever rows go on."""
+
     def complete(self, sequences: torch.LongTensor, batch_size: int, rows_of_each: int) -> torch.LongTensor:
         """Sequences (batch * returned, target) with their prompts before them, where they lack them.
 
@@ -105,7 +109,7 @@ class _PromptWatcher(LogitsProcessor):
 def generate_with_control(
     model: PreTrainedModel, inputs: dict[str, torch.Tensor], arguments: dict[str, Any], control: Control
 ) -> Generated:
-    """Generate by the model's own `generate`, controlled.
+    """Generate by the model's own `generate`, controlled; by the faster loop where that gives the same.
 
     Args:
         model: Any encoder-decoder that generates.
@@ -154,7 +158,8 @@ def generate_with_control(
     if watcher in processors and hasattr(model, "_retrieve_init_tokens"):
         # Whisper takes the prompt and the end from its outputs, unless it is asked for all that there is.
         arguments["return_dict_in_generate"] = True
-    sequences = model.generate(**encoded, **arguments)
+    is_fast = find_obstacle(model, **encoded, **arguments) is None
+    sequences = generate_fast(model, **encoded, **arguments) if is_fast else model.generate(**encoded, **arguments)
     sequences = sequences if torch.is_tensor(sequences) else sequences["sequences"]
     sequences = watcher.complete(sequences[: batch_size * num_returned], batch_size, max(num_beams, num_returned))
     generated = _score(model, inputs, sequences.view(batch_size, num_returned, -1), watcher.length, control)

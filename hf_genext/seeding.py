@@ -61,7 +61,7 @@ class KeyedSampling(LogitsProcessor):
         winners = (scores + draw_gumbel(keys, scores.shape[-1])).argmax(dim=-1, keepdim=True)
         return torch.full_like(scores, -torch.inf).scatter_(-1, winners, 0.0)
 
-    def keep_rows(self, rows: torch.LongTensor) -> None:
+    def select_rows(self, rows: torch.LongTensor) -> None:
         """Go on with some of the rows alone, as a loop does that drops those that are finished."""
         self._keys = self._keys.to(rows.device)[rows]
 
