@@ -420,9 +420,9 @@ def shelf(bench):
             if kind == "adapter" and access == "revision":
                 fetch("pipeline", "revision")
             repo = f"me/{kind}{'-private' if access == 'private' else ''}"
-            seed = 7 * len(pushed) + 1
             if access == "revision":
                 fetch(kind, "public")  # The main branch holds other weights.
+            seed = 7 * len(pushed) + 1
             job = {"do": "push", "kind": kind, "repo": repo, "hub": ACCESS[access][0], "seed": seed, "base": base}
             if kind == "adapter":
                 job["base_hub"] = {"revision": "v1"} if access == "revision" else {}
