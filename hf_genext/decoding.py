@@ -124,13 +124,14 @@ def generate_with_control(
     if control.rerank:
         _refuse_beside_rerank(control)
         sequences = generate_by_agreement(model, **inputs, **arguments)
-        return _score(model, inputs, sequences.view(batch_size, -1, sequences.shape[-1]), 1, control)
+        return _score(model, inputs, sequences.view(batch_size, -1, sequences.shape[-1]), 1, control, model.generation_config)
     config = _resolve(model, arguments)
     num_beams, num_returned = config.num_beams or 1, config.num_return_sequences or 1
     is_guided = control.guidance_scale is not None and control.guidance_scale != 1.0
     encoded: dict[str, Any] = {"encoder_outputs": double_memory(model, inputs)} if is_guided else dict(inputs)
     if control.target_prefix:
-        prompt = [_first(config.decoder_start_token_id), *_list_first_tokens(config), *control.target_prefix]
+        start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
+        prompt = [_first(start), *_list_first_tokens(config), *control.target_prefix]
         encoded["decoder_input_ids"] = torch.tensor([prompt] * (batch_size * (1 + is_guided)), device=model.device)
     # Each sees the scores after those before it.
     watcher = _PromptWatcher()
@@ -162,7 +163,7 @@ def generate_with_control(
     sequences = generate_fast(model, **encoded, **arguments) if is_fast else model.generate(**encoded, **arguments)
     sequences = sequences if torch.is_tensor(sequences) else sequences["sequences"]
     sequences = watcher.complete(sequences[: batch_size * num_returned], batch_size, max(num_beams, num_returned))
-    generated = _score(model, inputs, sequences.view(batch_size, num_returned, -1), watcher.length, control)
+    generated = _score(model, inputs, sequences.view(batch_size, num_returned, -1), watcher.length, control, config)
     generated.is_search = num_beams > 1
     # What is not shown is not always a special token, so it is taken away where it is known.
     return generated.cut(watcher.length - len(control.target_prefix)) if watcher.prompts is not None else generated
@@ -174,10 +175,10 @@ def _score(
     sequences: torch.LongTensor,
     prompt_length: int,
     control: Control,
+    config: GenerationConfig,
 ) -> Generated:
     if not control.return_scores:
         return Generated(sequences)
-    config = model.generation_config
     rows = sequences.flatten(0, 1)
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     labels = label_generated(rows, prompt_length, [end for end in ends if end is not None], config.pad_token_id)

@@ -185,9 +185,12 @@ class ConditionReader:
             )
         for code in (options.src_lang, options.tgt_lang):
             self.find_language(code)
-        if options.src_lang is not None:
-            self._tokenizer.src_lang = options.src_lang
-        return dict(self._tokenizer(text, truncation=options.truncation, return_tensors="pt"))
+        before = self._tokenizer.src_lang
+        try:
+            self._tokenizer.src_lang = options.src_lang or before
+            return dict(self._tokenizer(text, truncation=options.truncation, return_tensors="pt"))
+        finally:
+            self._tokenizer.src_lang = before  # The next call may name none.
 
     def find_language(self, code: str | None) -> int | None:
         """The token of a language's code.

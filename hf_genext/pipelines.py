@@ -214,17 +214,10 @@ class ConditionalGenerationPipeline(Pipeline):
             if not isinstance(seed, int):
                 raise ValueError(f"One input takes one seed, got {seed!r:.60}.")
             return Row(inputs, seed=(check_seed(seed), 0))
-        if isinstance(seed, int):
-            check_seed(seed)
-            pairs = ((seed, place) for place in range(2**63 - 1))
-        else:
-            seeds = [check_seed(one) for one in seed]
-            if hasattr(inputs, "__len__") and len(inputs) != len(seeds):
-                raise ValueError(
-                    f"There are {len(inputs):,} inputs, but {len(seeds):,} seeds; give one for each, or one for all."
-                )
-            pairs = ((one, 0) for one in seeds)
-        rows = (Row(condition, seed=pair) for condition, pair in zip(_iterate(inputs), pairs, strict=False))
+        seeds = check_seed(seed) if isinstance(seed, int) else [check_seed(one) for one in seed]
+        if isinstance(seeds, list) and hasattr(inputs, "__len__") and len(inputs) != len(seeds):
+            raise ValueError(f"There are {len(inputs):,} inputs, but {len(seeds):,} seeds; give one for each, or one for all.")
+        rows = _pair_with_seeds(_iterate(inputs), seeds)
         return list(rows) if isinstance(inputs, list) else rows
 
     def score(
@@ -528,6 +521,14 @@ def _iterate(inputs: Any) -> Iterator[Any]:
     if isinstance(inputs, Dataset) and hasattr(inputs, "__len__"):
         return (inputs[place] for place in range(len(inputs)))
     return iter(inputs)
+
+
+def _pair_with_seeds(inputs: Iterator[Any], seeds: int | list[int]) -> Iterator[Row]:
+    """Inputs with their seeds: one for each, or one for all with each input's place."""
+    for place, condition in enumerate(inputs):
+        if isinstance(seeds, list) and place >= len(seeds):
+            raise ValueError(f"There are more inputs than the {len(seeds):,} seeds; give one for each, or one for all.")
+        yield Row(condition, seed=(seeds, place) if isinstance(seeds, int) else (seeds[place], 0))
 
 
 def _list_columns(inputs: Any) -> Any:

@@ -101,6 +101,14 @@ def test_scores_are_those_of_a_teacher_forced_pass(pipe, arguments, batch_size):
     assert ended, "no specimen ends, so the closing token was not tested"
 
 
+def test_scores_end_where_a_call_says_that_outputs_end(pipe):
+    plain = pipe(WORDS[0], return_scores=True)[0]
+    first = plain["generated_text"].split()[0]
+    end = pipe.target_tokenizer.convert_tokens_to_ids(first)
+    ended = pipe(WORDS[0], return_scores=True, eos_token_id=end, forced_eos_token_id=None)[0]
+    assert ended["token_scores"] == pytest.approx(plain["token_scores"][:1], abs=1e-5)
+
+
 def test_given_outputs_are_scored_alone_and_in_batches(pipe):
     targets = [PHONEMES[(place + 1) % len(PHONEMES)] for place in range(len(WORDS))]
     end = pipe.model.config.eos_token_id
@@ -193,6 +201,8 @@ def test_what_is_no_seed_is_refused(pipe, seed):
 def test_a_seed_for_each_row_must_be_there(pipe):
     with pytest.raises(ValueError, match="There are 8 inputs, but 2 seeds"):
         pipe(WORDS, seed=[1, 2], do_sample=True)
+    with pytest.raises(ValueError, match="more inputs than the 2 seeds"):
+        list(pipe((word for word in WORDS), seed=[1, 2], do_sample=True))
     with pytest.raises(ValueError, match="not with beams that are sampled"):
         pipe(WORDS[0], seed=1, do_sample=True, num_beams=2)
 

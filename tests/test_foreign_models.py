@@ -268,6 +268,7 @@ def test_prefixes_and_languages():
         tokenizer.src_lang = "en_XX"
         answer = pipe("a cat", src_lang=source, tgt_lang=target, output_key="translation_text")
         assert answer == [{"translation_text": expected[0]}]
+        assert tokenizer.src_lang == "en_XX", "a call changed the next one"
     with pytest.raises(ValueError, match="no language 'xx_YY'"):
         pipe("a cat", src_lang="xx_YY")
 
