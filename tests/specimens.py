@@ -95,6 +95,23 @@ def sharpen(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
+def build_native_model(processor: GenextProcessor, *, tie_word_embeddings: bool) -> GenextForConditionalGeneration:
+    """A native model for a processor's two vocabularies, with random weights that answer differently to each word."""
+    sides = {
+        name: {
+            "vocab_size": len(tokenizer),
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            **{key: getattr(tokenizer, key) for key in ("pad_token_id", "bos_token_id", "eos_token_id")},
+        }
+        for name, tokenizer in (("conditioner", processor.tokenizer), ("decoder", processor.target_tokenizer))
+    }
+    torch.manual_seed(4)
+    return sharpen(GenextForConditionalGeneration(GenextConfig(**sides, tie_word_embeddings=tie_word_embeddings)))
+
+
 def build_inputs(*, with_labels: bool) -> dict[str, torch.Tensor]:
     """Three rows of unequal length."""
     generator = torch.Generator().manual_seed(3)

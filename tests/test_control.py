@@ -10,11 +10,10 @@ import pytest
 import torch
 from composition_specimens import DECODERS, build_bert
 from scipy import stats
-from specimens import PHONEMES, WORDS, build_processor, sharpen
+from specimens import PHONEMES, WORDS, build_native_model, build_processor, sharpen
 from transformers import GenerationConfig, LogitsProcessorList, pipeline
 
 from hf_genext import (
-    GenextConfig,
     GenextForConditionalGeneration,
     GenextForPrediction,
     GenextHeadConfig,
@@ -31,19 +30,7 @@ SOUNDS = sorted({sound for word in PHONEMES for sound in word.split()})
 def build_pipe():
     """A pipeline over a native model with random weights that answers differently to each word, and ends some outputs."""
     processor = build_processor()
-    sides = {
-        name: {
-            "vocab_size": len(tokenizer),
-            "hidden_size": 48,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            **{key: getattr(tokenizer, key) for key in ("pad_token_id", "bos_token_id", "eos_token_id")},
-        }
-        for name, tokenizer in (("conditioner", processor.tokenizer), ("decoder", processor.target_tokenizer))
-    }
-    torch.manual_seed(4)
-    model = sharpen(GenextForConditionalGeneration(GenextConfig(**sides, tie_word_embeddings=False)))
+    model = build_native_model(processor, tie_word_embeddings=False)
     model.generation_config = GenerationConfig(
         max_new_tokens=9,
         decoder_start_token_id=model.config.decoder_start_token_id,

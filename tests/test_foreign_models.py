@@ -223,6 +223,9 @@ def test_scores_seeds_streams_and_allowed_outputs(part):
             assert answer[0]["token_scores"] == pytest.approx(expected, abs=1e-4)
             if name != "whisper":  # Its real tokenizer names the tokens before an output, this one does not.
                 assert pipe.score(given, answer[0]["generated_text"])["token_scores"] == pytest.approx(expected, abs=1e-4)
+    if name != "whisper":
+        answers = pipe(inputs, target_prefix="AH", batch_size=2, max_new_tokens=4)
+        assert all(answer[0]["generated_text"].startswith("AH") for answer in answers)
     sampling = {"do_sample": True, "max_new_tokens": 8}
     alone = [pipe(given, seed=place, **sampling) for place, given in enumerate(inputs)]
     assert pipe(inputs, seed=list(range(len(inputs))), batch_size=2, **sampling) == alone

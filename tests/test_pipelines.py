@@ -8,11 +8,11 @@ import shutil
 import datasets
 import pytest
 import torch
-from specimens import WORDS, build_processor, sharpen
+from specimens import WORDS, build_native_model, build_processor
 from transformers import AutoModelForSeq2SeqLM, AutoProcessor, AutoTokenizer, GenerationConfig, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from hf_genext import ConditionalGenerationPipeline, GenextConfig, GenextForConditionalGeneration, GenextModel
+from hf_genext import ConditionalGenerationPipeline, GenextForConditionalGeneration, GenextModel
 from hf_genext.agreement import generate_by_agreement
 
 TASK = "conditional-generation"
@@ -21,21 +21,8 @@ TASK = "conditional-generation"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model folder as a training leaves it, with random weights that answer differently to each word."""
-    torch.manual_seed(4)
     processor = build_processor()
-    sides = {
-        name: {
-            "vocab_size": len(tokenizer),
-            "hidden_size": 48,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-        }
-        for name, tokenizer in (("conditioner", processor.tokenizer), ("decoder", processor.target_tokenizer))
-    }
-    for name, tokenizer in (("conditioner", processor.tokenizer), ("decoder", processor.target_tokenizer)):
-        sides[name] |= {key: getattr(tokenizer, key) for key in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    model = sharpen(GenextForConditionalGeneration(GenextConfig(**sides, tie_word_embeddings=True)))
+    model = build_native_model(processor, tie_word_embeddings=True)
     model.generation_config = GenerationConfig(
         max_new_tokens=9,
         decoder_start_token_id=model.config.decoder_start_token_id,
