@@ -206,8 +206,8 @@ class StaticEmbeddingTrainer:
                     self._save(started_at)
                 self._show(bar, progress.tokens, tokens_done / (time.monotonic() - started_at), end_rate)
         seconds = time.monotonic() - started_at
-        if args.report_to:
-            self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         self.model.to("cpu")
         done = self.accelerator.reduce(torch.tensor(float(tokens_done), device=self.accelerator.device))
         return EmbeddingTrainOutput(

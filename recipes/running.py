@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,12 @@ import hf_genext
 from hf_genext.checkpoints import list_checkpoints
 from hf_genext.hub import read_results
 from recipes.arguments import SettingsError
+
+
+SECONDS_TO_IDLE = 0.2
+"""What the threads of a process group get to let go of their last exchange."""
+
+_KEPT_GROUPS: list[Any] = []
 
 
 def run_main(main: Callable[[], Any]) -> None:
@@ -34,10 +42,18 @@ def run_main(main: Callable[[], Any]) -> None:
 
 
 def leave_ranks() -> None:
-    """End a run of several ranks in order: with its threads still there, a rank can abort when Python ends."""
+    """End a run of several ranks in order.
+
+    A group of gloo ends by joining its threads, one of which may want Python's lock for the tensors of the last exchange.
+    Whoever drops the group's last reference holds that lock where it is a model's DDP (and both wait for ever), not where
+    it is a Python name. So models go first, a name keeps the group, and its threads get the time to become idle.
+    """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        _KEPT_GROUPS.append(distributed.group.WORLD)
+        gc.collect()
         distributed.barrier()
+        time.sleep(SECONDS_TO_IDLE)
         distributed.destroy_process_group()
 
 
