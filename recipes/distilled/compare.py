@@ -1,6 +1,7 @@
 """Measure what stands beside the distilled recipe: model2vec's own distillation, GloVe, and other ways to read MiniLM out.
 
-    python recipes/distilled/compare.py                      # five minutes on one core
+    python recipes/distilled/compare.py                      # ten minutes on one core
+    python recipes/distilled/compare.py --only_words         # the last two rows alone
     python recipes/distilled/compare.py --development men.tsv mturk-771.tsv simverb-3500.tsv --glosses glosses.txt.gz
 
 Writes every row into experiments.json; the baselines of config.yaml are among them. Development files have two words and a
@@ -42,6 +43,8 @@ from recipes.read_out import ReadOutSettings, RunSettings, TextSimilarity, read_
 
 TESTS = ("wordsim353", "simlex999")
 NUM_GLOSSES = 4_000
+NUM_WORDS = 20_000
+WORDS = f"the {NUM_WORDS:,} most frequent words of GloVe and those of the tests, read out as words"
 VARIANTS: dict[str, dict[str, Any]] = {
     "config.yaml": {},
     "first components kept": {"remove_components": 0},
@@ -84,14 +87,25 @@ class RememberingModel(nn.Module):
         return BaseModelOutput(hidden_states=self._states[batch])
 
 
-def distill_with_model2vec(folder: str) -> Callable[[list[str]], np.ndarray]:
-    """What encodes texts after model2vec's distillation with its own defaults, which are 256 dimensions too."""
+def list_words(frequent: list[str]) -> list[str]:
+    """A vocabulary to hand to either library, in which every word of the tests has a vector of its own."""
+    tested = {word.lower() for test in (WordSim353(), SimLex999()) for pair in test.pairs for word in pair[:2]}
+    return list(dict.fromkeys([*(word for word in frequent[:NUM_WORDS] if word.isalpha()), *sorted(tested)]))
+
+
+def distill_with_model2vec(folder: str, words: list[str] | None = None) -> Callable[[list[str]], np.ndarray]:
+    """What encodes texts after model2vec's distillation with its own defaults, which are 256 dimensions too.
+
+    Args:
+        folder: The model.
+        words: Those that get a vector of their own beside the tokens.
+    """
     try:
         from model2vec.distill import distill_from_model
     except ImportError as error:
         raise ImportError('model2vec distills with skeletoken: pip install model2vec "skeletoken>=0.6,<0.7"') from error
     model, tokenizer = AutoModel.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)  # It changes them.
-    return distill_from_model(model, tokenizer, device="cpu", pca_dims=256).encode
+    return distill_from_model(model, tokenizer, words, device="cpu", pca_dims=256).encode
 
 
 def score_glosses(encode: Callable[[list[str]], np.ndarray], glosses: list[tuple[str, str]]) -> float:
@@ -147,6 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--development", nargs="*", type=Path, default=[], help="Judged pairs of words.")
     parser.add_argument("--glosses", type=Path, help="Words and their glosses.")
+    parser.add_argument("--only_words", action="store_true", help="Measure the rows with a vocabulary of words; keep the others.")
     options = parser.parse_args()
     development = Development(options.development, options.glosses)
     settings, *_ = parse_settings([ReadOutSettings, RunSettings], [str(HERE / "config.yaml")])
@@ -160,13 +175,22 @@ def main() -> None:
         rows.append([label, *(100 * scores[name] for name in TESTS), *developed])
         print(*rows[-1], sep=" | ", flush=True)
 
-    for label, changes in VARIANTS.items():
-        space = read_space(model, replace(settings, **changes), tokenizer)
-        add(label, score_space(space, TESTS), space.encode)
-    encode = distill_with_model2vec(folder)
-    add("model2vec, its defaults", evaluate_space(TextSimilarity(encode), TESTS), encode)
-    glove = StaticEmbeddingModel.from_words(glove_words, np.asarray(glove_vectors), lowercase=True)
-    add("GloVe 6B.50d", evaluate_space(glove, TESTS), None)
+    if options.only_words:
+        written = json.loads((HERE / "experiments.json").read_text(encoding="utf-8"))["rows"]
+        rows += [row for row in written if WORDS not in row[0]]
+    else:
+        for label, changes in VARIANTS.items():
+            space = read_space(model, replace(settings, **changes), tokenizer)
+            add(label, score_space(space, TESTS), space.encode)
+        encode = distill_with_model2vec(folder)
+        add("model2vec, its defaults", evaluate_space(TextSimilarity(encode), TESTS), encode)
+        glove = StaticEmbeddingModel.from_words(glove_words, np.asarray(glove_vectors), lowercase=True)
+        add("GloVe 6B.50d", evaluate_space(glove, TESTS), None)
+    words = list_words(glove_words)
+    space = read_space(model, replace(settings, words=words), tokenizer)
+    add(WORDS, score_space(space, TESTS), None)
+    encode = distill_with_model2vec(folder, words)
+    add(f"{WORDS}, model2vec", evaluate_space(TextSimilarity(encode), TESTS), None)
     columns = ["what", "WordSim-353", "SimLex-999", "development pairs", "glosses"]
     experiments = json.dumps({"columns": columns, "rows": rows}, indent=2)
     (HERE / "experiments.json").write_text(experiments + "\n", encoding="utf-8")
