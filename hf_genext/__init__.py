@@ -1,12 +1,15 @@
 """hf_genext: conditional encoder-decoders and vector spaces behind Transformers' own doors.
 
-Importing the package registers its classes with the Auto classes and with `pipeline()`.
+Importing the package registers its classes with the Auto classes and with `pipeline()`, which is Transformers' own and can be
+imported from here too, so that one import does both.
 """
 
 from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from transformers import pipeline
 
 from hf_genext import auto
 from hf_genext.adapters import build_lora_config
@@ -69,6 +72,7 @@ __all__ = [
     "GenextTrainer",
     "GenextTrainingArguments",
     "GenextVectorConditionerConfig",
+    "pipeline",
     "StaticEmbeddingConfig",
     "StaticEmbeddingForPreTraining",
     "StaticEmbeddingModel",

@@ -83,8 +83,7 @@ class ConditionalGenerationPipeline(Pipeline):
     a single output `{"label", "score"}` for each class, `{"labels", "scores"}` or `{"value", "uncertainty"}`.
 
     Example:
-        >>> import hf_genext
-        >>> from transformers import pipeline
+        >>> from hf_genext import pipeline
         >>> g2p = pipeline("conditional-generation", model="out/g2p")  # doctest: +SKIP
         >>> g2p("generative")  # doctest: +SKIP
         [{'generated_text': 'JH EH N ER AH T IH V'}]
