@@ -29,6 +29,7 @@ test: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not slow"
 
 test-slow: $(STAMP) test-lower
+	-$(BIN)/python -m pip install --quiet --no-deps -r requirements-slow.txt
 	$(BIN)/python -m pytest -q -m slow
 
 # The fast tests once more, with the oldest versions that pyproject.toml allows.
