@@ -200,15 +200,11 @@ class ConditionReader:
         """
         if code is None:
             return None
-        tokenizer = self._tokenizer
-        token = (
-            tokenizer.get_lang_token(code) if hasattr(tokenizer, "get_lang_token") and code in _list_codes(tokenizer) else code
-        )
-        found = tokenizer.convert_tokens_to_ids(token)
-        if found is None or found == tokenizer.unk_token_id:
-            known = ", ".join(sorted(_list_codes(tokenizer))[:12])
+        tokenizer, codes = self._tokenizer, _list_codes(self._tokenizer)
+        if code not in codes:
+            known = ", ".join(sorted(codes)[:12])
             raise ValueError(f"The tokenizer has no language {code!r}; it has {known or 'none'}, ...")
-        return found
+        return tokenizer.convert_tokens_to_ids(tokenizer.get_lang_token(code) if hasattr(tokenizer, "get_lang_token") else code)
 
     def _check_length(self, text: str, length: int, truncation: bool) -> bool:
         """Whether a text was cut; an error where it had to be, and may not."""
