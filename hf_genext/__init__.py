@@ -13,6 +13,7 @@ from transformers import pipeline
 
 from hf_genext import auto
 from hf_genext.adapters import build_lora_config
+from hf_genext.drawing import draw_alignment
 from hf_genext.genext.configuration_conditioners_genext import (
     GenextFusionConditionerConfig,
     GenextLabelConditionerConfig,
@@ -56,6 +57,7 @@ auto.register()
 __all__ = [
     "build_lora_config",
     "ConditionalGenerationPipeline",
+    "draw_alignment",
     "GenextBottleneckConfig",
     "GenextConfig",
     "GenextDecoderConfig",

@@ -21,6 +21,7 @@ from transformers import AutoProcessor, GenerationConfig, Pipeline
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import cached_file
 
+from .alignments import SourceNamer, describe_alignments
 from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
 from .pipeline_inputs import ConditionReader, Row, TextOptions, parse_truncation
@@ -33,7 +34,10 @@ ALLOWED_OUTPUTS_NAME = "allowed_outputs.json"
 """The file of a model's folder that holds the outputs that it may give."""
 
 _READING = ("truncation", "prefix", "src_lang", "tgt_lang")
-_CONTROL = ("rerank", "return_scores", "guidance_scale", "allowed_outputs", "banned_words", "target_prefix")
+_CONTROL = (
+    *("rerank", "return_scores", "guidance_scale", "allowed_outputs", "banned_words", "target_prefix"),
+    *("return_alignments", "alignment_layer"),
+)
 _ANSWER = ("clean_up_tokenization_spaces", "output_key")
 
 
@@ -63,6 +67,11 @@ class ConditionalGenerationPipeline(Pipeline):
         return_scores: Whether answers have `score`, the log-probability of the output in nats, and `token_scores`, that of each
             token with the one that ends it: the model's own, without temperature, penalties and constraints. Beside
             `target_prefix` they are those of what follows it.
+        return_alignments: Whether answers have `alignment`, where the model looked for each token of the output, the one that
+            ends it included: a dictionary with `target_tokens`, `source_tokens` (numbers where the memory has no tokens), and
+            `weights`, for each target token a list with a number for each source token. Of models with cross-attention;
+            `hf_genext.draw_alignment` makes a picture of it.
+        alignment_layer: In which of the decoder's layers, the mean of its heads; the last but one if left out.
         allowed_outputs: Outputs to choose from: texts, as many as there are. A search stays inside them.
         banned_words: Words that no output may have, as the tokenizer writes them at the start and behind a space.
         target_prefix: Text with which every output begins.
@@ -142,6 +151,7 @@ class ConditionalGenerationPipeline(Pipeline):
             self.processor.require_fit(self.model.config)
         self.allowed_outputs = self._find_allowed_outputs() if allowed_outputs is None else list(allowed_outputs)
         self._writer = TargetWriter(self.model, self.processor, self.target_tokenizer)
+        self._namer = SourceNamer(self.model, self.processor, self.tokenizer)
 
     def _find_allowed_outputs(self) -> list[str] | None:
         """The outputs that the model's folder, or its repository, says that it may give."""
@@ -182,6 +192,8 @@ class ConditionalGenerationPipeline(Pipeline):
         answer = {name: kwargs.pop(name) for name in _ANSWER if kwargs.get(name) is not None}
         if "tgt_lang" in reading:
             kwargs.setdefault("forced_bos_token_id", self._reader.find_language(reading["tgt_lang"]))
+        if kwargs.get("alignment_layer") is not None and not kwargs.get("return_alignments"):
+            raise ValueError("alignment_layer= says which alignments to give; ask for them with return_alignments=True.")
         return reading, {name: value for name, value in kwargs.items() if value is not None or name not in _CONTROL}, answer
 
     def __call__(
@@ -377,12 +389,18 @@ class ConditionalGenerationPipeline(Pipeline):
             guidance_scale=asked.get("guidance_scale"),
             target_prefix=[] if prefix is None else self._writer.write(prefix)[:-1],
             return_scores=bool(asked.get("return_scores")),
+            return_alignments=bool(asked.get("return_alignments")),
+            alignment_layer=asked.get("alignment_layer"),
             watch=watch,
         )
         generated = generate_with_control(self.model, inputs, arguments, control)
         answers: dict[str, Any] = {"sequences": generated.sequences}
         if generated.token_scores is not None:
             answers |= {"token_scores": generated.token_scores, "is_scored": generated.is_scored}
+        if generated.alignments is not None:
+            names = self._namer.name(inputs, generated.alignments.shape[-1])
+            found = (generated.sequences, generated.is_scored, generated.alignments, generated.is_real)
+            answers["alignments"] = describe_alignments(*found, names, self.target_tokenizer)
         if trie is not None:
             answers["is_allowed"] = torch.tensor(
                 [self._writer.find_allowed(trie, row, distinct=generated.is_search) for row in generated.sequences.tolist()]
@@ -451,6 +469,11 @@ class ConditionalGenerationPipeline(Pipeline):
                 answers, _cut_scores(model_outputs["token_scores"][0], model_outputs["is_scored"][0]), strict=True
             ):
                 answer |= {"score": sum(found), "token_scores": found}
+        if "alignments" in model_outputs:
+            # As `scored`, a row of a batch or the list that holds a single one.
+            found = model_outputs["alignments"]
+            for answer, alignment in zip(answers, found if isinstance(found, tuple) else found[0], strict=True):
+                answer["alignment"] = alignment
         if "is_allowed" in model_outputs:
             # Beams that found no output of their own, because there are fewer than beams.
             answers = [
