@@ -24,6 +24,16 @@ ARGUMENTS = {
 }
 """What a condition is called in a dictionary, and by a processor."""
 
+_CONDITIONS = {
+    "input_ids": "text",
+    "pixel_values": "image",
+    "input_features": "audio",
+    "input_values": "audio",
+    "condition_vectors": "vector",
+    "condition_labels": "label",
+}
+"""What a condition is called in a dictionary, by the input of a model that it becomes."""
+
 
 @dataclass
 class Row:
@@ -110,6 +120,13 @@ class ConditionReader:
             return self._read_with_processor(condition, options)
         return self._read_with_parts(condition, options)
 
+    def list_conditions(self) -> list[str]:
+        """What the model is given: some of text, image, audio, vector and label, or nothing."""
+        conditioner = getattr(getattr(self._model, "encoder", None), "conditioner", None)
+        if conditioner is None:
+            return [self._find_main()]
+        return list(dict.fromkeys(_CONDITIONS[name] for name in conditioner.input_names if name in _CONDITIONS))
+
     def _name(self, given: Any) -> dict[str, Any]:
         if isinstance(given, str):
             return {"text" if self._is_ours else self._find_main(): given}
@@ -130,9 +147,9 @@ class ConditionReader:
 
     def _find_main(self) -> str:
         """The condition that is meant by something without a name."""
-        kinds = {"pixel_values": "image", "input_features": "audio", "input_values": "audio", "condition_vectors": "vector"}
-        if self._model.main_input_name in kinds:
-            return kinds[self._model.main_input_name]
+        kind = _CONDITIONS.get(self._model.main_input_name, "text")
+        if kind not in ("text", "label"):
+            return kind
         if self._is_ours or (self._image_processor is None and self._feature_extractor is None):
             return "text"
         return "image" if self._feature_extractor is None else "audio"
@@ -191,6 +208,10 @@ class ConditionReader:
             return dict(self._tokenizer(text, truncation=options.truncation, return_tensors="pt"))
         finally:
             self._tokenizer.src_lang = before  # The next call may name none.
+
+    def list_languages(self) -> list[str]:
+        """The codes that `src_lang` and `tgt_lang` may have; none where a tokenizer has no languages to choose from."""
+        return sorted(_list_codes(self._tokenizer)) if hasattr(self._tokenizer, "src_lang") else []
 
     def find_language(self, code: str | None) -> int | None:
         """The token of a language's code.

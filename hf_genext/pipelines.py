@@ -153,6 +153,11 @@ class ConditionalGenerationPipeline(Pipeline):
         self._writer = TargetWriter(self.model, self.processor, self.target_tokenizer)
         self._namer = SourceNamer(self.model, self.processor, self.tokenizer)
 
+    @property
+    def reader(self) -> ConditionReader:
+        """What reads conditions, and tells which there are."""
+        return self._reader
+
     def _find_allowed_outputs(self) -> list[str] | None:
         """The outputs that the model's folder, or its repository, says that it may give."""
         name = self.model.name_or_path
