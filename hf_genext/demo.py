@@ -94,14 +94,13 @@ def build_page(pipe: ConditionalGenerationPipeline, *, title: str = "", space: S
     return page
 
 
-def launch_page(page: Any, *, port: int = 7860, share: bool = False, blocks: bool = True) -> str:
-    """Serve a page to this machine.
+def launch_page(page: Any, *, port: int = 7860, share: bool = False) -> str:
+    """Serve a page to this machine, in the background.
 
     Args:
         page: From [`build_page`].
-        port: Where; 0 takes one that is free.
+        port: Where; 0 takes the first from 7860 on that is free.
         share: Whether to ask Gradio's servers for a link that opens it to anybody, which needs the network.
-        blocks: Whether to serve until the process is stopped, or in the background.
 
     Returns:
         The address.
@@ -110,21 +109,21 @@ def launch_page(page: Any, *, port: int = 7860, share: bool = False, blocks: boo
         OSError: if the port is taken.
     """
     gradio = _import_gradio()
-    _, address, _ = page.launch(
+    _, address, public_address = page.launch(
         server_name="127.0.0.1",
         server_port=port or None,
         share=share,
         theme=gradio.themes.Base(**_FONTS),
-        prevent_thread_lock=not blocks,
+        prevent_thread_lock=True,
         footer_links=[],
         run_history=False,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
         enable_monitoring=False,
-        quiet=not blocks,
+        quiet=True,
     )
-    return address
+    return public_address or address.rstrip("/")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -144,7 +143,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _import_gradio()  # Before anything that takes time.
     pipe = pipeline("conditional-generation", model=options.model, device=options.device)
     space = None if options.space is None else StaticEmbeddingModel.from_pretrained(options.space)
-    launch_page(build_page(pipe, space=space), port=options.port, share=options.share == "link")
+    page = build_page(pipe, space=space)
+    print(
+        f"Open {launch_page(page, port=options.port, share=options.share == 'link')} in a browser; Ctrl+C ends it.", flush=True
+    )
+    page.block_thread()
 
 
 def _import_gradio() -> Any:
@@ -204,7 +207,11 @@ def _add_settings(gradio: Any, pipe: ConditionalGenerationPipeline) -> list[Fiel
             Field("num_beams", gradio.Slider(1, 10, value=4, step=1, label="beams of a search"), int),
             Field("seed", gradio.Number(value=0, precision=0, label="seed of samples"), _keep),
             Field("temperature", gradio.Slider(0.1, 2.0, value=1.0, step=0.1, label="temperature of samples"), float),
-            Field("max_new_tokens", gradio.Number(value=None, precision=0, minimum=1, label="tokens at most"), _keep),
+            Field(
+                "max_new_tokens",
+                gradio.Number(value=0, precision=0, label="tokens at most (0: the model's)"),
+                _read_limit,
+            ),
             Field("target_prefix", gradio.Textbox(label="begin the output with"), _read_text),
             Field("return_alignments", gradio.Checkbox(label="show where the model looks (needs matplotlib)"), bool),
         ]
@@ -222,11 +229,8 @@ def _add_settings(gradio: Any, pipe: ConditionalGenerationPipeline) -> list[Fiel
 
 def _ask(pipe: ConditionalGenerationPipeline, fields: list[Field], values: Sequence[Any]) -> list[dict[str, Any]]:
     """What the pipeline answers to what stands in the fields."""
-    given = {
-        field.name: field.read(value)
-        for field, value in zip(fields, values, strict=True)
-        if value is not None and field.read(value) is not None
-    }
+    pairs = ((field, value) for field, value in zip(fields, values, strict=True) if value is not None)
+    given = {field.name: read for field, value in pairs if (read := field.read(value)) is not None}
     known = pipe.reader.list_conditions()
     condition = {name: given.pop(name) for name in known if name in given}
     labels = {name.removeprefix("label."): given.pop(name) for name in list(given) if name.startswith("label.")}
@@ -260,6 +264,10 @@ def _keep(value: Any) -> Any:
     return value
 
 
+def _read_limit(number: int) -> int | None:
+    return number or None
+
+
 def _read_text(text: str) -> str | None:
     return text if text.strip() else None
 
@@ -283,16 +291,25 @@ def _read_vector(text: str, space: StaticEmbeddingModel | None) -> Any:
 
 def _add_texts(gradio: Any, pipe: ConditionalGenerationPipeline) -> tuple[list[Any], Callable[..., Any]]:
     """A table of outputs with their log-probabilities, and on request a picture of what the first of them comes from."""
-    columns = ["output", "log-probability"]
-    table = gradio.Dataframe(headers=columns, datatype=["str", "number"], label="outputs", interactive=False, wrap=True)
-    picture = gradio.Plot(label="where the model looks for each token of the first output", visible=False)
+    table = gradio.Dataframe(
+        headers=["output", "score"],
+        datatype=["str", "number"],
+        label="outputs with their log-probabilities",
+        interactive=False,
+        wrap=True,
+    )
+    picture = gradio.Plot(show_label=False, visible=False)  # A label would stand in the picture.
 
     def show(answers: list[dict[str, Any]]) -> Any:
         rows = [[answer["generated_text"], round(answer["score"], 3)] for answer in answers]
         is_drawn = bool(answers) and "alignment" in answers[0]
-        return rows, gradio.Plot(draw_alignment(answers[0]) if is_drawn else None, visible=is_drawn)
+        return rows, gradio.Plot(_draw(answers[0]) if is_drawn else None, visible=is_drawn)
 
     return [table, picture], show
+
+
+def _draw(answer: dict[str, Any]) -> Any:
+    return draw_alignment(answer, title="where the model looks for the first output")
 
 
 def _add_single(gradio: Any, pipe: ConditionalGenerationPipeline) -> tuple[list[Any], Callable[..., Any]]:

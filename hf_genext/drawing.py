@@ -54,7 +54,7 @@ def draw_alignment(
     picture = axes.imshow(weights, cmap="Blues", vmin=0.0, aspect="auto", interpolation="nearest")
     are_numbers = all(name.isdigit() for name in sources)
     if len(sources) <= _MOST_NAMES and not (are_numbers and len(sources) > 20):
-        axes.set_xticks(range(len(sources)), sources, rotation=0 if max(map(len, sources), default=0) < 3 else 90)
+        axes.set_xticks(range(len(sources)), sources, rotation=0 if max(map(len, sources), default=0) < 5 else 90)
     if len(targets) <= _MOST_NAMES:
         axes.set_yticks(range(len(targets)), targets)
     axes.xaxis.tick_top()

@@ -19,7 +19,7 @@ from composition_specimens import DECODERS
 from PIL import Image
 from scipy.io import wavfile
 from specimens import build_pipeline, build_processor, sharpen
-from test_foreign_models import MODELS
+from test_foreign_models import MODELS, build_nllb
 
 from hf_genext import (
     GenextForConditionalGeneration,
@@ -47,7 +47,17 @@ SETTINGS = {"outputs": 0, "sample": 1, "beams": 2, "seed": 3, "temperature": 4, 
 """Places of the settings behind the conditions."""
 
 _connections: list[str] = []
-sys.addaudithook(lambda event, details: _connections.append(details[1]) if event == "socket.connect" else None)
+"""Hosts that this process connected to, or looked up."""
+
+
+def _watch(event, details):
+    if event == "socket.connect" and isinstance(details[1], tuple):
+        _connections.append(details[1][0])
+    if event == "socket.getaddrinfo":
+        _connections.append(details[0])
+
+
+sys.addaudithook(_watch)
 
 
 @pytest.fixture
@@ -58,14 +68,13 @@ def serve():
 
     def open_page(pipe, **settings):
         pages.append(build_page(pipe, **settings))
-        client = gradio_client.Client(launch_page(pages[-1], port=0, blocks=False), verbose=False)
+        client = gradio_client.Client(launch_page(pages[-1], port=0), verbose=False)
         return lambda *values: client.predict(*values, api_name="/generate")
 
     yield open_page
     for page in pages:
         page.close()
-    hosts = {address[0] for address in _connections if isinstance(address, tuple)}
-    assert hosts == {"127.0.0.1"}
+    assert set(_connections) == {"127.0.0.1"}
 
 
 def settle(*more, **changed):
@@ -185,11 +194,17 @@ def test_nothing(serve):
     assert found == tell(expected) and len({row[0] for row in found}) > 1
 
 
-def test_languages(serve):
-    build, parts, _ = MODELS["t5"]
-    page = build_page(pipeline(TASK, model=sharpen(build()), **parts))
-    labels = [component["props"].get("label") for component in page.config["components"]]
-    assert "put before the text" in labels and "into" not in labels
+def test_languages_and_prefixes(serve):
+    model, tokenizer = build_nllb()
+    pipe = pipeline(TASK, model=model, tokenizer=tokenizer)
+    search = {"num_return_sequences": 2, "num_beams": 4, "max_new_tokens": 5, "return_scores": True}
+    outputs, sample, *others = settle()
+    ask = serve(pipe)
+    found = read_table(ask("a cat", outputs, sample, "fra_Latn", "deu_Latn", *others, ""))
+    assert found == tell(pipe("a cat", src_lang="fra_Latn", tgt_lang="deu_Latn", **search))
+    assert read_table(ask("a cat", outputs, sample, "(none)", "(none)", *others, "vital ")) == tell(
+        pipe("vital a cat", **search)
+    )
 
 
 @pytest.mark.parametrize("kind", ["class", "labels", "regression"])
@@ -288,6 +303,10 @@ def test_a_browser_types_a_word_and_reads_the_answer(browser, command):
     browser.find_element(By.ID, "run").click()
     wait_for(lambda: "has 91 tokens; the model takes 24. Shorten it" in read())
     assert "Traceback" not in read()
+    # What is folded away and not filled in changes nothing.
+    (more,) = [part for part in browser.find_elements(By.TAG_NAME, "button") if part.text.startswith("More")]
+    more.click()
+    wait_for(lambda: "seed of samples" in read())
     box.clear()
     box.send_keys("cat", Keys.ENTER)
     expected = pipe("cat", num_beams=4)[0]["generated_text"]

@@ -277,7 +277,8 @@ def test_prefixes_and_languages():
         pipe("a cat", src_lang="xx_YY")
 
 
-def test_the_languages_of_nllb(tmp_path):
+def build_nllb():
+    """A model of NLLB's architecture with its 200 languages, and a vocabulary of letters."""
     vocab = {token: place for place, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz"])}
     tokenizer = NllbTokenizer(vocab=vocab, merges=[], src_lang="eng_Latn", tgt_lang="fra_Latn")
     ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
@@ -286,6 +287,11 @@ def test_the_languages_of_nllb(tmp_path):
     model = sharpen(M2M100ForConditionalGeneration(config))
     with torch.no_grad():
         model.lm_head.weight[len(vocab) :] = 0  # There are more languages than letters; it shall write letters.
+    return model, tokenizer
+
+
+def test_the_languages_of_nllb(tmp_path):
+    model, tokenizer = build_nllb()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     pipe = pipeline(TASK, model=str(tmp_path), max_new_tokens=8)
