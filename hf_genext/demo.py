@@ -109,20 +109,20 @@ def launch_page(page: Any, *, port: int = 7860, share: bool = False) -> str:
         OSError: if the port is taken.
     """
     gradio = _import_gradio()
-    _, address, public_address = page.launch(
-        server_name="127.0.0.1",
-        server_port=port or None,
-        share=share,
-        theme=gradio.themes.Base(**_FONTS),
-        prevent_thread_lock=True,
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        quiet=True,
-    )
+    settings: dict[str, Any] = {"footer_links": [], "run_history": False, "ssr_mode": False, "pwa": False, "mcp_server": False}
+    try:
+        _, address, public_address = page.launch(
+            server_name="127.0.0.1",
+            server_port=port or None,
+            share=share,
+            theme=gradio.themes.Base(**_FONTS),
+            prevent_thread_lock=True,
+            enable_monitoring=False,
+            quiet=True,
+            **settings,
+        )
+    except OSError as error:
+        raise OSError(f"Port {port} of this machine is taken; choose another, or 0 for one that is free.") from error
     return public_address or address.rstrip("/")
 
 
@@ -140,7 +140,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="link: an address that opens the page to anybody, by Gradio's servers.",
     )
     options = parser.parse_args(arguments)
-    _import_gradio()  # Before anything that takes time.
+    try:
+        _import_gradio()  # Before anything that takes time.
+    except ImportError as error:
+        parser.error(str(error))
     pipe = pipeline("conditional-generation", model=options.model, device=options.device)
     space = None if options.space is None else StaticEmbeddingModel.from_pretrained(options.space)
     page = build_page(pipe, space=space)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -186,6 +187,14 @@ def test_pictures_and_recordings(serve, tmp_path):
     assert read_table(answer) == tell(pipe(str(tmp_path / "a.wav"), **search))
 
 
+def test_a_port_that_is_taken_is_named(serve):
+    serve(build_pipeline())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(OSError, match=f"Port {port} of this machine is taken"):
+            launch_page(build_page(build_pipeline()), port=port)
+
+
 def test_nothing(serve):
     processor = GenextProcessor(target_tokenizer=build_processor().target_tokenizer)
     pipe = compose(GenextNullConditionerConfig(hidden_size=24), processor)
@@ -273,7 +282,7 @@ def command(tmp_path):
         process.wait(timeout=30)
 
 
-def wait_for(condition, seconds=120):
+def wait_for(condition, seconds=240):
     ends = time.monotonic() + seconds
     while time.monotonic() < ends:
         if found := condition():
