@@ -7,7 +7,6 @@ output).
 from __future__ import annotations
 
 import functools
-import json
 import os
 import threading
 import weakref
@@ -17,21 +16,18 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import AutoProcessor, GenerationConfig, Pipeline
+from transformers import GenerationConfig, Pipeline
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.utils import cached_file
 
 from .alignments import SourceNamer, describe_alignments
 from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
+from .pipeline_folders import find_allowed_outputs, reopen_processor, write_allowed_outputs
 from .pipeline_inputs import ConditionReader, Row, TextOptions, parse_truncation
 from .pipeline_outputs import TargetWriter, name_single, read_single
 from .scoring import encode, score_tokens, take_rows
 from .seeding import check_seed
 from .streaming import OutputStream, StreamingObserver, StreamsClosedError
-
-ALLOWED_OUTPUTS_NAME = "allowed_outputs.json"
-"""The file of a model's folder that holds the outputs that it may give."""
 
 _READING = ("truncation", "prefix", "src_lang", "tgt_lang")
 _CONTROL = (
@@ -130,7 +126,7 @@ class ConditionalGenerationPipeline(Pipeline):
         needs_processor = hasattr(self.model.config, "conditioner") or not has_parts
         if self.processor is None and needs_processor and type(self.model.config) in PROCESSOR_MAPPING:
             # Transformers passes over a processor that fails to open; here its error is the answer.
-            self.processor = AutoProcessor.from_pretrained(self.model.name_or_path)
+            self.processor = reopen_processor(self.model.name_or_path)
         if self.processor is None and not has_parts:
             raise ValueError(
                 f"The pipeline has no processor for {self.model.name_or_path or type(self.model).__name__!r}. Pass "
@@ -149,7 +145,9 @@ class ConditionalGenerationPipeline(Pipeline):
             self.feature_extractor = self.processor  # Transformers builds no batches without one.
         if hasattr(self.processor, "require_fit"):
             self.processor.require_fit(self.model.config)
-        self.allowed_outputs = self._find_allowed_outputs() if allowed_outputs is None else list(allowed_outputs)
+        self.allowed_outputs = (
+            find_allowed_outputs(self.model, self.processor) if allowed_outputs is None else list(allowed_outputs)
+        )
         self._writer = TargetWriter(self.model, self.processor, self.target_tokenizer)
         self._namer = SourceNamer(self.model, self.processor, self.tokenizer)
 
@@ -157,26 +155,6 @@ class ConditionalGenerationPipeline(Pipeline):
     def reader(self) -> ConditionReader:
         """What reads conditions, and tells which there are."""
         return self._reader
-
-    def _find_allowed_outputs(self) -> list[str] | None:
-        """The outputs that the model's folder, or its repository, says that it may give."""
-        name = self.model.name_or_path
-        if self._predicts is not None or not name:
-            return None
-        path = cached_file(
-            name,
-            ALLOWED_OUTPUTS_NAME,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            _raise_exceptions_for_gated_repo=False,
-        )
-        if path is None:
-            return None
-        with open(path, encoding="utf-8") as file:
-            outputs = json.load(file)
-        if not isinstance(outputs, list) or not all(isinstance(output, str) for output in outputs):
-            raise ValueError(f"{path!r} must be a list of texts; it is what the model of this folder may give.")
-        return outputs
 
     def _sanitize_parameters(
         self, top_k: int | None = None, **kwargs: Any
@@ -512,8 +490,7 @@ class ConditionalGenerationPipeline(Pipeline):
             if part is not None:
                 part.save_pretrained(save_directory)
         if self.allowed_outputs is not None:
-            with open(os.path.join(save_directory, ALLOWED_OUTPUTS_NAME), "w", encoding="utf-8") as file:
-                json.dump(self.allowed_outputs, file, ensure_ascii=False, indent=0)
+            write_allowed_outputs(save_directory, self.allowed_outputs)
         if pushes:
             self.push_to_hub(hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub_kwargs)
 
