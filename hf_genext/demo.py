@@ -109,7 +109,6 @@ def launch_page(page: Any, *, port: int = 7860, share: bool = False) -> str:
         OSError: if the port is taken.
     """
     gradio = _import_gradio()
-    settings: dict[str, Any] = {"footer_links": [], "run_history": False, "ssr_mode": False, "pwa": False, "mcp_server": False}
     try:
         _, address, public_address = page.launch(
             server_name="127.0.0.1",
@@ -117,9 +116,13 @@ def launch_page(page: Any, *, port: int = 7860, share: bool = False) -> str:
             share=share,
             theme=gradio.themes.Base(**_FONTS),
             prevent_thread_lock=True,
-            enable_monitoring=False,
             quiet=True,
-            **settings,
+            footer_links=[],
+            enable_monitoring=False,
+            mcp_server=False,
+            pwa=False,
+            run_history=False,
+            ssr_mode=False,
         )
     except OSError as error:
         raise OSError(f"Port {port} of this machine is taken; choose another, or 0 for one that is free.") from error
@@ -194,9 +197,7 @@ def _add_conditions(gradio: Any, pipe: ConditionalGenerationPipeline, space: Sta
 
 def _add_settings(gradio: Any, pipe: ConditionalGenerationPipeline) -> list[Field]:
     """Fields for the arguments of a call that the model can take."""
-    is_bare = (
-        not pipe.reader.list_conditions()
-    )  # Without a condition there is nothing to search for; samples are what one wants.
+    is_bare = not pipe.reader.list_conditions()  # Then a search always finds the same, and samples are what one wants.
     fields = [
         Field("num_return_sequences", gradio.Slider(1, 10, value=4 if is_bare else 1, step=1, label="outputs"), int),
         Field("do_sample", gradio.Checkbox(value=is_bare, label="sample, instead of searching for the likeliest"), bool),
@@ -221,9 +222,7 @@ def _add_settings(gradio: Any, pipe: ConditionalGenerationPipeline) -> list[Fiel
         if pipe.reader.list_conditions() == ["text"] and not hasattr(pipe.processor, "read_conditions"):
             fields.append(Field("prefix", gradio.Textbox(label="put before the text"), _read_text))
         if getattr(getattr(pipe.model.config, "conditioner", None), "condition_dropout", 0.0):
-            slider = gradio.Slider(
-                0.0, 5.0, value=1.0, step=0.1, label="guidance", info="above 1 the condition counts for more"
-            )
+            slider = gradio.Slider(0.0, 5.0, value=1.0, step=0.1, label="guidance: above 1 the condition counts for more")
             fields.append(Field("guidance_scale", slider, float))
         if getattr(pipe.model.config, "reversed_start_token_id", None) is not None:
             fields.append(Field("rerank", gradio.Checkbox(label="search in both directions"), bool))
@@ -250,12 +249,11 @@ def _ask(pipe: ConditionalGenerationPipeline, fields: list[Field], values: Seque
 def _choose_arguments(given: dict[str, Any]) -> dict[str, Any]:
     """Those of the arguments that belong to what is done: sampling, or a search with as many beams as outputs at least."""
     arguments = dict(given)
-    beams, samples = arguments.pop("num_beams"), arguments["do_sample"]
-    for name in ("seed", "temperature"):
-        if not samples:
-            arguments.pop(name, None)
-    if not samples:
-        arguments["num_beams"] = max(beams, arguments["num_return_sequences"])
+    if arguments["do_sample"]:
+        arguments["num_beams"] = 1
+    else:
+        arguments["num_beams"] = max(arguments["num_beams"], arguments["num_return_sequences"])
+        arguments = {name: value for name, value in arguments.items() if name not in ("seed", "temperature")}
     if not arguments.get("rerank"):
         arguments.pop("rerank", None)
     if arguments.get("guidance_scale") == 1.0:

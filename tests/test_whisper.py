@@ -71,3 +71,12 @@ def test_the_transcription_is_what_transformers_gives(pipe, recording):
         [{"array": recording, "sampling_rate": 16_000}], [[text, " Never tried, never failed. No matter, try again."]]
     )[0]
     assert scores[0]["score"] == pytest.approx(answer["score"], abs=1e-3) and scores[0]["score"] > scores[1]["score"]
+
+
+def test_the_words_come_from_where_they_were_said(pipe):
+    answer = pipe(str(find_recording()), return_alignments=True)[0]["alignment"]
+    times = np.argmax(answer["weights"], axis=1) * 0.02  # A state is made of 20 ms of sound.
+    *written, end = answer["target_tokens"]
+    assert end == "<|endoftext|>" and read_words(pipe.tokenizer.convert_tokens_to_string(written)) == read_words(BECKETT)
+    assert sorted(times) == times.tolist() and times[-1] < 10
+    assert times[written.index("ĠNo")] - times[written.index("ĠEver")] > 2
