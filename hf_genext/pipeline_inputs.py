@@ -24,6 +24,16 @@ ARGUMENTS = {
 }
 """What a condition is called in a dictionary, and by a processor."""
 
+_CONDITIONS = {
+    "input_ids": "text",
+    "pixel_values": "image",
+    "input_features": "audio",
+    "input_values": "audio",
+    "condition_vectors": "vector",
+    "condition_labels": "label",
+}
+"""What a condition is called in a dictionary, by the input of a model that it becomes."""
+
 
 @dataclass
 class Row:
@@ -110,6 +120,13 @@ class ConditionReader:
             return self._read_with_processor(condition, options)
         return self._read_with_parts(condition, options)
 
+    def list_conditions(self) -> list[str]:
+        """What the model is given: some of text, image, audio, vector and label, or nothing."""
+        conditioner = getattr(getattr(self._model, "encoder", None), "conditioner", None)
+        if conditioner is None:
+            return [self._find_main()]
+        return list(dict.fromkeys(_CONDITIONS[name] for name in conditioner.input_names if name in _CONDITIONS))
+
     def _name(self, given: Any) -> dict[str, Any]:
         if isinstance(given, str):
             return {"text" if self._is_ours else self._find_main(): given}
@@ -130,9 +147,9 @@ class ConditionReader:
 
     def _find_main(self) -> str:
         """The condition that is meant by something without a name."""
-        kinds = {"pixel_values": "image", "input_features": "audio", "input_values": "audio", "condition_vectors": "vector"}
-        if self._model.main_input_name in kinds:
-            return kinds[self._model.main_input_name]
+        kind = _CONDITIONS.get(self._model.main_input_name, "text")
+        if kind not in ("text", "label"):
+            return kind
         if self._is_ours or (self._image_processor is None and self._feature_extractor is None):
             return "text"
         return "image" if self._feature_extractor is None else "audio"
@@ -192,6 +209,10 @@ class ConditionReader:
         finally:
             self._tokenizer.src_lang = before  # The next call may name none.
 
+    def list_languages(self) -> list[str]:
+        """The codes that `src_lang` and `tgt_lang` may have; none where a tokenizer has no languages to choose from."""
+        return sorted(_list_codes(self._tokenizer)) if hasattr(self._tokenizer, "src_lang") else []
+
     def find_language(self, code: str | None) -> int | None:
         """The token of a language's code.
 
@@ -200,15 +221,11 @@ class ConditionReader:
         """
         if code is None:
             return None
-        tokenizer = self._tokenizer
-        token = (
-            tokenizer.get_lang_token(code) if hasattr(tokenizer, "get_lang_token") and code in _list_codes(tokenizer) else code
-        )
-        found = tokenizer.convert_tokens_to_ids(token)
-        if found is None or found == tokenizer.unk_token_id:
-            known = ", ".join(sorted(_list_codes(tokenizer))[:12])
+        tokenizer, codes = self._tokenizer, _list_codes(self._tokenizer)
+        if code not in codes:
+            known = ", ".join(sorted(codes)[:12])
             raise ValueError(f"The tokenizer has no language {code!r}; it has {known or 'none'}, ...")
-        return found
+        return tokenizer.convert_tokens_to_ids(tokenizer.get_lang_token(code) if hasattr(tokenizer, "get_lang_token") else code)
 
     def _check_length(self, text: str, length: int, truncation: bool) -> bool:
         """Whether a text was cut; an error where it had to be, and may not."""
