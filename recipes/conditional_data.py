@@ -68,6 +68,7 @@ class RowReader:
                 target_columns=settings.target_columns or [settings.target_column],
                 output=self.output,
                 spaces=self._open_spaces(),
+                unreadable=settings.unreadable,
                 **how,
             )
         logger.info("%s: %s", " + ".join(files), report)
