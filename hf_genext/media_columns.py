@@ -186,9 +186,10 @@ def list_media(dataset: Dataset, kind: str) -> list[Any]:
 
 def _show(value: Any) -> str:
     """What tells a picture or recording from others: its path, or a hash of what it is; nothing where there is none."""
-    if value is None or isinstance(value, str):
-        is_url = bool(value) and value.startswith("data:")
-        return f"{value.partition(';')[0]} ({_compute_digest(value)})" if is_url else value or ""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return f"{value.partition(';')[0]} ({_compute_digest(value)})" if value.startswith("data:") else value
     if isinstance(value, bytes):
         return f"{len(value):,} bytes ({_compute_digest(value)})" if value else ""
     if isinstance(value, np.ndarray):
@@ -200,7 +201,8 @@ def _show(value: Any) -> str:
 
 
 def _compute_digest(value: Any) -> str:
-    content = value.encode() if isinstance(value, str) else value if isinstance(value, bytes) else np.ascontiguousarray(value)
+    content: Any = value.encode() if isinstance(value, str) else value
+    content = content if isinstance(content, bytes) else np.ascontiguousarray(content)
     return hashlib.blake2b(content, digest_size=8).hexdigest()
 
 

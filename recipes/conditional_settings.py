@@ -28,6 +28,11 @@ class ModelSettings:
             "each, by its name.",
         },
     )
+    image_processor: NameOrFields | None = field(
+        default=None,
+        metadata={"help": "Fields in which it differs from the encoder's own, or a folder or Hub id."},
+    )
+    feature_extractor: NameOrFields | None = field(default=None, metadata={"help": "Likewise, of recordings."})
     bottleneck: NameOrFields | None = field(
         default=None, metadata={"help": "none, pooled, or fields of the bottleneck's configuration."}
     )

@@ -138,12 +138,20 @@ PARTS = {
     ),
     "wav2vec2": (
         Wav2Vec2Config(
-            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, conv_dim=(8, 8),
-            conv_kernel=(10, 3), conv_stride=(5, 2), num_feat_extract_layers=2, num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            conv_dim=(8, 8),
+            conv_kernel=(10, 3),
+            conv_stride=(5, 2),
+            num_feat_extract_layers=2,
+            num_conv_pos_embeddings=4,
+            num_conv_pos_embedding_groups=2,
         ),
         {"feature_extractor": Wav2Vec2FeatureExtractor()},
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("part", list(PARTS))
