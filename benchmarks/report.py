@@ -144,8 +144,13 @@ def _compositions(results: dict[str, Any]) -> str:
         shown = [f"{row['milliseconds_per_step']:.1f} | {row['memory_bytes_per_row'] / 1024:,.0f}" for row in cells]
         lines.append(f"| {length} | {' | '.join(shown)} |")
     if "start" in results:
-        lines += ["", "| a language model's loss, nats a token | |", "|---|---:|"]
-        lines += [f"| {name} | {loss:.4f} |" for name, loss in results["start"].items()]
+        names = list(dict.fromkeys(name for row in results["start"] for name in row["losses"]))
+        lines += ["", f"| nats a token | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+        for row in results["start"]:
+            losses, alone = row["losses"], row["losses"]["alone"]
+            shown = ["" if name not in losses else f"{losses[name]:.4f} ({losses[name] - alone:+.4f})" for name in names[1:]]
+            kind = f"{row['language_model']}, {row['parameters'] / 1e6:.1f}M parameters, {row['tokens']:,} tokens"
+            lines.append(f"| {kind} | {alone:.4f} | {' | '.join(shown)} |")
     return "\n".join([*lines, "", f"{results['hardware']}; medians of {len(results['generation'][0]['rounds'])} rounds."])
 
 
