@@ -5,8 +5,8 @@
 
 1. Generation, and what the cache holds of the memory, for conditions of 8 to 512 tokens: with a pooled memory of 4 slots, and
    with a memory as long as the condition. Else the same new model, 64 tokens for each of 8 rows, rounds that take turns.
-2. The loss on the same tokens of a language model alone and with a fresh memory: by cross-attention, where it can have one, which
-   starts closed, and by a prefix of one state and of several, which the model has never seen. `--num_rounds 0` leaves the first
+2. The loss on the same tokens of language models alone and with a fresh memory: by cross-attention, where they have it, which
+   starts closed, and by a prefix of one state and of several, which they have never seen. `--num_rounds 0` leaves the first
    part as it was measured before. A language model of any kind is trained by recipes/train_language_model.py.
 """
 

@@ -258,7 +258,11 @@ def _list_codes(tokenizer: Any) -> list[str]:
 
 def _require_content(text: Any) -> str:
     if not isinstance(text, str):
-        raise TypeError(f"A condition's text must be a string, got {type(text).__name__} ({text!r:.80}).")
+        shown = " ".join(repr(text).split())
+        raise TypeError(
+            f"A condition's text must be a string, got {type(text).__name__} ({shown:.80}). Where the model reads more, give a "
+            'picture as {"image": ...}, a recording as {"audio": ...}, numbers as {"vector": ...}.'
+        )
     if not text.strip():
         raise ValueError(f"A condition must have some content, got {text!r}.")
     return text

@@ -183,6 +183,8 @@ class GenextTrainer(Seq2SeqTrainer):
         super().__init__(*args, **kwargs)
         if (generation_dataset is None) != (generation_metrics is None):
             raise ValueError("generation_dataset and generation_metrics belong together; give both or neither.")
+        if hasattr(self.processing_class, "require_fit"):
+            self.processing_class.require_fit(self.model.config)
         self.generation_dataset = generation_dataset
         self.generation_metrics = generation_metrics
         self.prediction_metrics = prediction_metrics

@@ -259,9 +259,18 @@ def _build_encoder(
     if kind in MEDIA_KINDS:
         return build_media_config(kind, given)
     if kind == "vector":
-        return hf_genext.GenextVectorConditionerConfig(**{**given, "vector_size": processor.vector_size})
+        return hf_genext.GenextVectorConditionerConfig(**_join(given, "vector_size", processor.vector_size))
     counts = [len(names) for names in processor.label_names.values()]
-    return hf_genext.GenextLabelConditionerConfig(**{**given, "label_counts": counts})
+    return hf_genext.GenextLabelConditionerConfig(**_join(given, "label_counts", counts))
+
+
+def _join(given: dict[str, Any], name: str, found: Any) -> dict[str, Any]:
+    """The fields of an encoder, with what the data say; what the settings say of it must be the same."""
+    if given.get(name, found) != found:
+        raise SettingsError(
+            f"encoder: {name} is {given[name]!r}, but the data have {found!r}. Leave it out, or correct the data."
+        )
+    return {**given, name: found}
 
 
 def _build_head_fields(head: dict[str, Any], train: datasets.Dataset) -> dict[str, Any]:

@@ -157,7 +157,7 @@ RUN = {
     "decoder": DECODER,
     "metrics": ["exact_match"],
     "deciding_metrics": {"exact_match": "higher"},
-    "learning_rate": 0.003,
+    "learning_rate": 0.01,
     "warmup_steps": 20,
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 50,
@@ -181,19 +181,19 @@ def run_command(folder, **settings):
 
 @pytest.mark.slow
 def test_pictures_are_named_by_the_real_command(tmp_path):
-    rows = write_digits(tmp_path, 600)
+    rows = write_digits(tmp_path, 900)
     (tmp_path / "broken.png").write_bytes((tmp_path / "0.png").read_bytes()[:40])
     printed = run_command(
         tmp_path,
-        train_file=write_rows(tmp_path / "rows.jsonl", [*rows[:500], {"picture": "broken.png", "caption": "one"}]),
-        validation_file=write_rows(tmp_path / "held_out.jsonl", rows[500:]),
+        train_file=write_rows(tmp_path / "rows.jsonl", [*rows[:800], {"picture": "broken.png", "caption": "one"}]),
+        validation_file=write_rows(tmp_path / "held_out.jsonl", rows[800:]),
         conditions={"image": "picture"},
-        encoder={"model_type": "vit", **DECODER, "image_size": 8, "patch_size": 2},
-        max_steps=250,
+        encoder={"model_type": "vit", **DECODER, "image_size": 8, "patch_size": 4, "initializer_range": 0.1},
+        max_steps=150,
     )
-    assert "501 rows read, 500 kept; 1 dropped: unreadable picture (rows 501, the first:" in printed
+    assert "801 rows read, 800 kept; 1 dropped: unreadable picture (rows 801, the first:" in printed
     results = json.loads((tmp_path / "model" / "results.json").read_text())
-    assert results["metrics"]["exact_match"] > 60, printed
+    assert results["metrics"]["exact_match"] > 50, printed
     pipe = pipeline("conditional-generation", model=str(tmp_path / "model"))
     names = [rows[index]["caption"] for index in range(40)]
     paths = [str(tmp_path / f"{index}.png") for index in range(40)]
@@ -214,7 +214,7 @@ def test_recordings_are_described_by_the_real_command(tmp_path):
         validation_file=write_rows(tmp_path / "held_out.jsonl", rows[120:]),
         conditions={"audio": "sound"},
         encoder={**WHISPER, "d_model": 32},
-        max_steps=200,
+        max_steps=100,
     )
     results = json.loads((tmp_path / "model" / "results.json").read_text())
     assert results["metrics"]["exact_match"] > 60, printed
