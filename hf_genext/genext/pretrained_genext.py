@@ -136,8 +136,8 @@ class GenextPreTrainedModel(PreTrainedModel):
 
     def _explain_adapter(self, name: Any, cause: str) -> str:
         return (
-            f"The adapter {str(name)!r} cannot be put into this {type(self).__name__}: {cause} If it was made for another base, "
-            "give that folder as base_model_name_or_path in its adapter_config.json, or train an adapter for this one."
+            f"The adapter {str(name)!r} cannot be put into this {type(self).__name__}: {cause} If it was made for another "
+            "base, give that folder as base_model_name_or_path in its adapter_config.json, or train an adapter for this one."
         )
 
 
