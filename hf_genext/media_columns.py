@@ -181,7 +181,7 @@ def _to_array(values: pa.Array) -> np.ndarray:
 
 def list_media(dataset: Dataset, kind: str) -> list[Any]:
     """The pictures or recordings of all rows, none of them opened."""
-    return [take_value(scalar) for scalar in dataset.with_format("arrow")[:][kind]]
+    return [take_value(scalar) for scalar in dataset.select_columns([kind]).with_format("arrow")[:][kind]]
 
 
 def _show(value: Any) -> str:

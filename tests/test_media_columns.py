@@ -30,6 +30,7 @@ from hf_genext import GenextForConditionalGeneration, GenextProcessor, train_tok
 from hf_genext.batching import ConditionalCollator
 from hf_genext.conditions import ConditionColumns, encode_rows, group_conditions, list_conditions, read_rows
 from hf_genext.media import open_picture, open_recording
+from recipes.conditional_data import write_example
 
 DRAW = np.random.default_rng(0)
 PIXELS = DRAW.integers(0, 256, (3, 9, 7, 3), dtype=np.uint8)
@@ -300,6 +301,14 @@ def test_pictures_that_are_the_same_are_one_condition_and_files_that_differ_in_c
     contents = pa.table({"x": [CONTENTS["image"][row] for row in (0, 1, 0)], "y": ["b", "c", "d"]})
     read, _ = read_rows(datasets.Dataset(contents), [ConditionColumns("image", ("x",))], target_columns=["y"])
     assert group_conditions(read)["references"] == [["b", "d"], ["c"]]
+
+
+def test_the_card_names_a_file_for_what_is_none():
+    columns = {"image": "x", "audio": "y"}
+    for value in (b"...", {"bytes": b"...", "path": None}, "data:image/png;base64,AAAA", PIXELS[0]):
+        assert write_example({"image": "x"}, "", {"image": value}) == "{'image': 'picture.png'}"
+    example = write_example(columns, "", {"image": "a/b.png", "audio": {"array": WAVES[0], "sampling_rate": RATE}})
+    assert example == "{'image': 'a/b.png', 'audio': 'recording.wav'}"
 
 
 def test_a_folder_of_pictures_is_read_as_datasets_reads_it(tmp_path):
