@@ -113,12 +113,11 @@ class ConditionReader:
 
     def _name(self, given: Any) -> dict[str, Any]:
         if isinstance(given, str):
-            return {self._find_medium() or "text" if self._is_ours else self._find_main(): given}
+            return {(self._find_medium() or "text") if self._is_ours else self._find_main(): given}
         if hasattr(given, "getbands"):
             return {"image": given}
-        if isinstance(given, (bytes, os.PathLike)) or (
-            isinstance(given, Mapping) and {"path", "bytes"}.issuperset(given) and given
-        ):
+        is_stored = isinstance(given, Mapping) and bool(given) and {"bytes", "path"}.issuperset(given)
+        if is_stored or isinstance(given, (bytes, os.PathLike)):
             return {self._find_medium() or self._find_main(): given}
         if hasattr(given, "shape") and not isinstance(given, Mapping):
             return {self._find_main(): given}
