@@ -122,6 +122,25 @@ def test_an_encoder_of_fields_gets_what_reads_for_it(media, model_type, tmp_path
     assert (type(part), part.to_dict()) == (type(saved), saved.to_dict())
 
 
+def test_several_encoders_of_fields_stand_side_by_side(media, tmp_path):
+    rows = [json.loads(line) for line in Path(media[0]).read_text().splitlines()]
+    rows[1]["picture"] = rows[2]["sound"] = None
+    folder = Path(media[0]).parent
+    settings = ModelSettings(
+        encoder={"image": VIT, "audio": WHISPER, "text": {"hidden_size": 16, "num_attention_heads": 2}}, decoder=DECODER
+    )
+    conditions = {"image": "picture", "audio": "sound", "text": "caption"}
+    data = DataSettings(conditions=conditions, target_column="caption")
+    reader = RowReader(data)
+    read = reader.read(write_rows(folder / "some.jsonl", rows))
+    model, processor = load_model(settings, read)
+    encoded, _ = encode_dataset(read, processor, data, reader, max_source_length=20, max_target_length=9)
+    batch = ConditionalCollator(0)([encoded[index] for index in range(4)])
+    assert batch["pixel_values"].isnan().flatten(1).all(dim=1).tolist() == [False, True, False, False]
+    assert batch["input_features"].isnan().flatten(1).all(dim=1).tolist() == [False, False, True, False]
+    assert torch.isfinite(model(**batch).loss)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
