@@ -79,8 +79,12 @@ def measure_generation(num_rounds: int) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def measure_start(folder: str, texts: list[str]) -> dict[str, Any]:
-    """Nats for each token of a language model: alone, and with a fresh memory by cross-attention and by prefixes."""
+def measure_start(folder: str, texts: list[str]) -> tuple[str, dict[str, Any]]:
+    """Nats for each token of a language model: alone, and with a fresh memory by cross-attention and by prefixes.
+
+    Returns:
+        Its model type, and what was measured.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     rows = [tokenizer(text, truncation=True, max_length=64)["input_ids"] for text in texts]
@@ -90,12 +94,8 @@ def measure_start(folder: str, texts: list[str]) -> dict[str, Any]:
         losses["cross-attention"] = compute_loss_with_memory(folder, rows, cross_attention=True, num_states=1)
     for num_states in PREFIXES:
         losses[f"prefix of {num_states}"] = compute_loss_with_memory(folder, rows, False, num_states)
-    return {
-        "language_model": language_model.config.model_type,
-        "parameters": language_model.num_parameters(),
-        "tokens": sum(map(len, rows)),
-        "losses": losses,
-    }
+    facts = {"parameters": language_model.num_parameters(), "texts": len(rows), "tokens": sum(map(len, rows))}
+    return language_model.config.model_type, {**facts, "losses": losses}
 
 
 def compute_loss_alone(language_model: Any, rows: list[list[int]], end: int) -> float:
@@ -138,7 +138,7 @@ def main() -> None:
         results["generation"] = measure_generation(options.num_rounds)
     if options.language_models and options.texts:
         lines = [line for line in options.texts.read_text(encoding="utf-8").splitlines() if len(line.split()) > 3][:500]
-        results["start"] = [measure_start(folder, lines) for folder in options.language_models]
+        results.setdefault("start", {}).update(measure_start(folder, lines) for folder in options.language_models)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     write_tables()
     print(json.dumps(results, indent=2))

@@ -144,13 +144,13 @@ def _compositions(results: dict[str, Any]) -> str:
         shown = [f"{row['milliseconds_per_step']:.1f} | {row['memory_bytes_per_row'] / 1024:,.0f}" for row in cells]
         lines.append(f"| {length} | {' | '.join(shown)} |")
     if "start" in results:
-        names = list(dict.fromkeys(name for row in results["start"] for name in row["losses"]))
+        names = list(dict.fromkeys(name for row in results["start"].values() for name in row["losses"]))
         lines += ["", f"| nats a token | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
-        for row in results["start"]:
+        for kind, row in results["start"].items():
             losses, alone = row["losses"], row["losses"]["alone"]
             shown = ["" if name not in losses else f"{losses[name]:.4f} ({losses[name] - alone:+.4f})" for name in names[1:]]
-            kind = f"{row['language_model']}, {row['parameters'] / 1e6:.1f}M parameters, {row['tokens']:,} tokens"
-            lines.append(f"| {kind} | {alone:.4f} | {' | '.join(shown)} |")
+            facts = f"{kind}, {row['parameters'] / 1e6:.1f}M parameters, {row['tokens']:,} tokens of {row['texts']} texts"
+            lines.append(f"| {facts} | {alone:.4f} | {' | '.join(shown)} |")
     return "\n".join([*lines, "", f"{results['hardware']}; medians of {len(results['generation'][0]['rounds'])} rounds."])
 
 
