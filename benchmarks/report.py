@@ -148,7 +148,8 @@ def _compositions(results: dict[str, Any]) -> str:
         lines += ["", f"| nats a token | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
         for kind, row in results["start"].items():
             losses, alone = row["losses"], row["losses"]["alone"]
-            shown = ["" if name not in losses else f"{losses[name]:.4f} ({losses[name] - alone:+.4f})" for name in names[1:]]
+            more = {name: round(losses[name] - alone, 4) + 0.0 for name in losses}  # No minus before nothing.
+            shown = [f"{losses[name]:.4f} ({more[name]:+.4f})" if name in losses else "" for name in names[1:]]
             facts = f"{kind}, {row['parameters'] / 1e6:.1f}M parameters, {row['tokens']:,} tokens of {row['texts']} texts"
             lines.append(f"| {facts} | {alone:.4f} | {' | '.join(shown)} |")
     return "\n".join([*lines, "", f"{results['hardware']}; medians of {len(results['generation'][0]['rounds'])} rounds."])
