@@ -69,6 +69,7 @@ def open_picture(source: Any) -> Any:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError("Pictures are opened with Pillow: pip install pillow") from error
+    Image.init()  # Every format from the start: of threads that find them out one by one, some would miss one.
     source = _take_content(source)
     if hasattr(source, "getbands"):
         with _naming("the picture", "none that can be read"):
