@@ -5,6 +5,7 @@ Legend: batch, length (input positions).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -129,9 +130,12 @@ class ConditionReader:
 
     def _name(self, given: Any) -> dict[str, Any]:
         if isinstance(given, str):
-            return {"text" if self._is_ours else self._find_main(): given}
+            return {(self._find_medium() or "text") if self._is_ours else self._find_main(): given}
         if hasattr(given, "getbands"):
             return {"image": given}
+        is_stored = isinstance(given, Mapping) and bool(given) and {"bytes", "path"}.issuperset(given)
+        if is_stored or isinstance(given, (bytes, os.PathLike)):
+            return {self._find_medium() or self._find_main(): given}
         if hasattr(given, "shape") and not isinstance(given, Mapping):
             return {self._find_main(): given}
         unknown = [name for name in given if name not in (*ARGUMENTS, "array")] if isinstance(given, Mapping) else [given]
@@ -144,6 +148,13 @@ class ConditionReader:
                 'pass one column, such as dataset["word"].'
             )
         return {"audio": dict(given)} if "array" in given else dict(given)
+
+    def _find_medium(self) -> str | None:
+        """What a path leads to: a picture or a recording, where our model reads one of them and no text."""
+        kinds = {"image": self._image_processor, "audio": self._feature_extractor}
+        found = [kind for kind, reader in kinds.items() if reader is not None]
+        reads_text = getattr(self._processor, "tokenizer", None) is not None
+        return found[0] if len(found) == 1 and not reads_text else None
 
     def _find_main(self) -> str:
         """The condition that is meant by something without a name."""
@@ -263,7 +274,11 @@ def _list_codes(tokenizer: Any) -> list[str]:
 
 def _require_content(text: Any) -> str:
     if not isinstance(text, str):
-        raise TypeError(f"A condition's text must be a string, got {type(text).__name__} ({text!r:.80}).")
+        shown = " ".join(repr(text).split())
+        raise TypeError(
+            f"A condition's text must be a string, got {type(text).__name__} ({shown:.80}). Where the model reads more, give a "
+            'picture as {"image": ...}, a recording as {"audio": ...}, numbers as {"vector": ...}.'
+        )
     if not text.strip():
         raise ValueError(f"A condition must have some content, got {text!r}.")
     return text

@@ -42,8 +42,8 @@ class ConditionalGenerationPipeline(Pipeline):
 
     A condition is a string, or a dictionary with some of `text`, `image`, `audio` (with its `sampling_rate`), `vector` and
     `label`; several fields of labels are a dictionary themselves. Pictures and recordings may be paths, data URLs, bytes,
-    arrays or opened; recordings are resampled to the model's rate. Where a model takes several conditions, those that are not
-    there, or `None`, are missing, and `{}` has none at all.
+    arrays or opened, and need no name where a model reads nothing else; recordings are resampled to its rate. Where a model
+    takes several conditions, those that are not there, or `None`, are missing, and `{}` has none at all.
 
     Call the pipeline with one condition, a list (a batch), a generator, a `torch` dataset or a column of a `datasets` dataset.
     A single condition and a list give their answers at once, a generator and a dataset give an iterator.

@@ -401,9 +401,9 @@ class GenextProcessor(ProcessorMixin):
             size = sizes[name]
             if size is None or length <= size:
                 continue
-            other = lengths["target_tokenizer" if name == "tokenizer" else "tokenizer"]
+            other = lengths.get("target_tokenizer" if name == "tokenizer" else "tokenizer")
             mend = "Resize the model, or open its own processor."
-            if other <= size:
+            if other is not None and other <= size:
                 mend = "The two tokenizers seem to be mixed up: exchange tokenizer= and target_tokenizer=."
             raise ValueError(f"The {name} has {length:,} tokens, but the model knows {size:,} there. {mend}")
         for part in parts:
