@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -71,10 +70,10 @@ def test_a_flow_inverts_and_its_determinant_is_autograds(size):
     noise, log_determinants = flow.to_noise(values, context)
     assert (noise - values).abs().max() > 0.1
     torch.testing.assert_close(flow.to_values(noise, context), values, atol=1e-8, rtol=0)
-    single = copy.deepcopy(flow).float()
+    single = build_flow(size, spread=0.05).float()
     again = single.to_values(single.to_noise(values.float(), context.float())[0], context.float())
     torch.testing.assert_close(again, values.float(), atol=1e-5, rtol=1e-5)
-    for row in range(40):
+    for row in range(10):
         jacobian = torch.autograd.functional.jacobian(
             lambda one, row=row: flow.to_noise(one[None], context[row : row + 1])[0][0], values[row]
         )
@@ -82,9 +81,9 @@ def test_a_flow_inverts_and_its_determinant_is_autograds(size):
 
 
 def test_a_flow_is_a_density_and_its_samples_follow_it():
-    flow = build_flow(1, spread=0.4)
+    flow = build_flow(1, spread=0.2)
     with torch.no_grad():
-        grid = torch.linspace(-40, 40, 200_001).double()[:, None]
+        grid = torch.linspace(-30, 30, 30_001).double()[:, None]
         context = torch.tensor([[0.5, -1.0]]).double()
         density = flow.log_prob(context.expand(len(grid), -1), grid).exp()
         assert torch.trapezoid(density, grid[:, 0]).item() == pytest.approx(1.0, abs=1e-5)
@@ -93,11 +92,11 @@ def test_a_flow_is_a_density_and_its_samples_follow_it():
             samples = flow.sample(context.expand(2000, -1), torch.Generator().manual_seed(seed))[:, 0].numpy()
             found = kstest(samples, lambda x: np.interp(x, grid[1:, 0].numpy(), cumulated))
             assert found.pvalue > 1e-3, seed
-        plane = build_flow(2, spread=0.3)
-        axis = torch.linspace(-20, 20, 1201).double()
+        plane = build_flow(2)
+        axis = torch.linspace(-15, 15, 401).double()
         points = torch.cartesian_prod(axis, axis)
         density = torch.cat([plane.log_prob(context.expand(len(part), -1), part) for part in points.split(100_000)]).exp()
-        assert torch.trapezoid(torch.trapezoid(density.view(1201, 1201), axis), axis).item() == pytest.approx(1.0, abs=1e-4)
+        assert torch.trapezoid(torch.trapezoid(density.view(401, 401), axis), axis).item() == pytest.approx(1.0, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -148,14 +147,14 @@ def test_both_learn_two_moons_better_than_a_gaussian_and_the_mixture_as_well_as_
     peer = SklearnMixture(8, random_state=0).fit(points).score(held_out)
     scores = {}
     for kind, fields in (("mixture", {}), ("flow", {"num_transforms": 4, "transform_size": 32})):
-        model = fit({"kind": kind, **common, **fields}, train, nothing, 300)
+        model = fit({"kind": kind, **common, **fields}, train, nothing, 200)
         with torch.no_grad():
             scores[kind] = model.log_prob(test, condition_vectors=nothing).mean().item()
     assert scores["mixture"] > peer - 0.1
     assert scores["flow"] > gaussian + 0.8
     # A condition that says on which moon a point lies is worth up to ln 2.
     told = torch.tensor(sides[:, None], dtype=torch.float32)
-    model = fit({"kind": "mixture", **common}, train, told[:1000], 300)
+    model = fit({"kind": "mixture", **common}, train, told[:1000], 200)
     with torch.no_grad():
         assert model.log_prob(test, condition_vectors=told[1000:]).mean().item() > scores["mixture"] + 0.4
 

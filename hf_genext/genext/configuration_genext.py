@@ -162,7 +162,7 @@ class GenextHeadConfig(PreTrainedConfig):
         num_transforms: Of a flow its steps.
         transform_size: Of a flow the width of the networks in its steps.
         num_bins: Of a flow the pieces of its splines.
-        tail_bound: Of a flow where its splines end, on either side of 0, in units of `output_scales`; beyond, the flow is linear.
+        tail_bound: Of a flow where its splines end, on either side of 0, in units of `output_scales`; beyond, it is linear.
         dropout: Dropout before the projection.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
         temperature: What logits are divided by, and the standard deviations of numbers multiplied by, one for all outputs or

@@ -1,4 +1,4 @@
-"""Densities over vectors whose log-probability is exact and that can be sampled: a mixture of Gaussians, and a normalising flow.
+"""Densities over vectors with exact log-probabilities and samples: a mixture of Gaussians, and a normalising flow.
 
 Legend: batch, size (numbers of a vector), components, bins (of a spline), hidden, context (numbers on which a density depends).
 """
@@ -15,7 +15,7 @@ LEAST_WIDTH = 1e-3
 
 
 class GaussianMixture(nn.Module):
-    """A mixture of Gaussians whose weights, means and covariances are given for each row (Bishop 1994, "Mixture density networks").
+    """A mixture of Gaussians, described for each row by itself (Bishop 1994, "Mixture density networks").
 
     The precision of a component is `(I + N)^T diag(scale)^-2 (I + N)` with N below the diagonal, 0 for a diagonal one: each
     number is normal given those before it, with the standard deviation `scale`.
@@ -32,8 +32,6 @@ class GaussianMixture(nn.Module):
         self.size, self.num_components, self.least_scale = size, num_components, least_scale
         below = size * (size - 1) // 2 if covariance == "full" else 0
         self.parts = (num_components, num_components * size, num_components * size, num_components * below)
-        places = torch.tril_indices(size, size, -1) if below else torch.zeros(2, 0, dtype=torch.long)
-        self.register_buffer("places", places[0] * size + places[1], persistent=False)
 
     @property
     def num_parameters(self) -> int:
@@ -52,7 +50,8 @@ class GaussianMixture(nn.Module):
         """The numbers below the diagonal into matrices, (batch, components, size, size)."""
         rows = below.view(len(below), self.num_components, -1)
         flat = rows.new_zeros(*rows.shape[:2], self.size**2)
-        return flat.index_copy(-1, self.places, rows).view(*rows.shape[:2], self.size, self.size)
+        row, column = torch.tril_indices(self.size, self.size, -1, device=below.device)
+        return flat.index_copy(-1, row * self.size + column, rows).view(*rows.shape[:2], self.size, self.size)
 
     def log_prob(self, parameters: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """The log-density in nats: (batch, parameters), (batch, size) -> (batch,)."""
@@ -76,7 +75,9 @@ class GaussianMixture(nn.Module):
         noise = torch.randn(means[:, 0].shape, generator=generator, device=means.device, dtype=means.dtype)
         noise = noise * scales[rows, chosen]
         if lower is not None:
-            noise = torch.linalg.solve_triangular(lower[rows, chosen], noise[..., None], upper=False, unitriangular=True)[..., 0]
+            noise = torch.linalg.solve_triangular(lower[rows, chosen], noise[..., None], upper=False, unitriangular=True)[
+                ..., 0
+            ]
         return means[rows, chosen] + noise
 
 
@@ -142,54 +143,62 @@ class TriangularLinear(nn.Module):
         self.log_diagonal = nn.Parameter(torch.zeros(size))
         self.offset = nn.Parameter(torch.zeros(size))
 
-    def _build(self) -> tuple[torch.Tensor, torch.Tensor]:
-        identity = torch.eye(len(self.offset), device=self.lower.device, dtype=self.lower.dtype)
-        return self.lower.tril(-1) + identity, self.upper.triu(1) + self.log_diagonal.exp().diag_embed()
+    def _build(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The two matrices, the offset and the logarithms of the diagonal, as exact as the values."""
+        lower, upper, log_diagonal, offset = (
+            parameter.to(values.dtype) for parameter in (self.lower, self.upper, self.log_diagonal, self.offset)
+        )
+        identity = torch.eye(len(offset), device=values.device, dtype=values.dtype)
+        return lower.tril(-1) + identity, upper.triu(1) + log_diagonal.exp().diag_embed(), offset, log_diagonal
 
     def forward(self, values: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, size) -> the same, and the log-determinant (batch,)."""
-        lower, upper = self._build()
-        return values @ (lower @ upper).T + self.offset, self.log_diagonal.sum().expand(len(values))
+        lower, upper, offset, log_diagonal = self._build(values)
+        return values @ (lower @ upper).T + offset, log_diagonal.sum().expand(len(values))
 
     def invert(self, values: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """(batch, size) -> the same."""
-        lower, upper = self._build()
-        columns = torch.linalg.solve_triangular(lower, (values - self.offset).T, upper=False, unitriangular=True)
+        lower, upper, offset, _ = self._build(values)
+        columns = torch.linalg.solve_triangular(lower, (values - offset).T, upper=False, unitriangular=True)
         return torch.linalg.solve_triangular(upper, columns, upper=True).T
 
 
 class SplineCoupling(nn.Module):
-    """Bends half of the numbers by splines whose knots depend on the other half and on the context; a single one on that alone."""
+    """Bends half of the numbers by splines whose knots depend on the other half and on the context."""
 
     def __init__(
         self, size: int, context_size: int, hidden_size: int, num_bins: int, tail_bound: float, *, reverse: bool
     ) -> None:
         super().__init__()
         self.num_bins, self.tail_bound = num_bins, tail_bound
-        order = torch.arange(size).flip(0) if reverse else torch.arange(size)
-        self.register_buffer("kept", order[: size // 2], persistent=False)
-        self.register_buffer("bent", order[size // 2 :], persistent=False)
-        self.read = nn.Linear(size // 2 + context_size, hidden_size)
+        half = size // 2
+        self.kept = slice(size - half, size) if reverse else slice(0, half)
+        self.bent = slice(0, size - half) if reverse else slice(half, size)
+        self.read = nn.Linear(half + context_size, hidden_size)
         self.layers = nn.ModuleList([nn.Linear(hidden_size, hidden_size) for _ in range(2)])
-        self.write = nn.Linear(hidden_size, len(self.bent) * (3 * num_bins - 1))
+        self.write = nn.Linear(hidden_size, (size - half) * (3 * num_bins - 1))
 
     def _find_knots(self, kept: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """(batch, kept), (batch, context) -> (batch, bent, 3 * bins - 1)."""
-        hidden = self.read(torch.cat([kept, context], dim=-1))
+        hidden = self.read(torch.cat([kept, context], dim=-1).to(self.read.weight.dtype))
         for layer in self.layers:
             hidden = hidden + layer(nn.functional.silu(hidden))
-        return self.write(nn.functional.silu(hidden)).view(len(kept), len(self.bent), -1)
+        knots = self.write(nn.functional.silu(hidden)).to(kept.dtype)
+        return knots.view(len(kept), -1, 3 * self.num_bins - 1)
+
+    def _join(self, kept: torch.Tensor, bent: torch.Tensor) -> torch.Tensor:
+        return torch.cat([bent, kept] if self.bent.start == 0 else [kept, bent], dim=-1)
 
     def forward(self, values: torch.Tensor, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(batch, size), (batch, context) -> (batch, size), and the log-determinant (batch,)."""
         knots = self._find_knots(values[:, self.kept], context)
         bent, log_slopes = bend(values[:, self.bent], knots, self.tail_bound)
-        return values.index_copy(1, self.bent, bent), log_slopes.sum(dim=-1)
+        return self._join(values[:, self.kept], bent), log_slopes.sum(dim=-1)
 
     def invert(self, values: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """(batch, size), (batch, context) -> (batch, size)."""
         knots = self._find_knots(values[:, self.kept], context)
-        return values.index_copy(1, self.bent, straighten(values[:, self.bent], knots, self.tail_bound))
+        return self._join(values[:, self.kept], straighten(values[:, self.bent], knots, self.tail_bound))
 
 
 def bend(values: torch.Tensor, knots: torch.Tensor, bound: float) -> tuple[torch.Tensor, torch.Tensor]:
