@@ -13,7 +13,7 @@ from sklearn.datasets import make_moons
 from sklearn.mixture import GaussianMixture as SklearnMixture
 from specimens import PREDICTION_LABELS, build_inputs, build_prediction, sharpen
 
-from hf_genext import GenextForPrediction, GenextVectorConditionerConfig
+from hf_genext import GenextForPrediction, GenextProcessor, GenextVectorConditionerConfig, pipeline
 from hf_genext.genext.densities_genext import GaussianMixture, SplineFlow, bend, straighten
 
 INPUTS = build_inputs(with_labels=False)
@@ -176,3 +176,24 @@ def test_what_does_not_fit_is_refused(kind):
         with pytest.raises(StrictDataclassError) as caught:
             build_prediction(kind, **fields)
         assert told in str(caught.value.__cause__ or caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_pipeline_gives_a_point_and_scores_vectors(kind, tmp_path):
+    names = ["height", "width"]
+    conditioner = GenextVectorConditionerConfig(vector_size=3, hidden_size=16)
+    head = {"kind": kind, "output_names": names, "output_scales": [2.0, 0.5]}
+    model = sharpen(GenextForPrediction.from_encoder_pretrained(conditioner, head)).eval()
+    model.save_pretrained(tmp_path)
+    GenextProcessor(vector_size=3).save_pretrained(tmp_path)
+    pipe = pipeline("conditional-generation", model=str(tmp_path))
+    vectors = torch.randn(4, 3)
+    rows = [{"vector": row} for row in vectors.tolist()]
+    with torch.no_grad():
+        points = model(condition_vectors=vectors).logits
+        scores = model.log_prob(torch.tensor([[1.0, 2.0]]).expand(4, -1), condition_vectors=vectors)
+    for answers in (pipe(rows), pipe(rows, batch_size=4)):
+        found = torch.tensor([[answer["value"][name] for name in names] for (answer,) in answers])
+        torch.testing.assert_close(found, points, atol=1e-4, rtol=1e-4)
+    targets = [{"width": 2.0, "height": 1.0}, [1.0, 2.0], [1.0, 2.0], [1.0, 2.0]]
+    torch.testing.assert_close(torch.tensor([answer["score"] for answer in pipe.score(rows, targets)]), scores)
