@@ -152,7 +152,8 @@ def generate_fast(model: PreTrainedModel, *, return_log_probs: bool = False, **g
     if obstacle is not None:
         raise ValueError(f"This cannot be decoded fast, because {obstacle}. Use model.generate.")
 
-    def decode(model: PreTrainedModel, input_ids: torch.LongTensor, **kwargs: Any) -> FastGenerationOutput:
+    # Who generates may be the model inside an engine's; the steps are the engine's.
+    def decode(_: PreTrainedModel, input_ids: torch.LongTensor, **kwargs: Any) -> FastGenerationOutput:
         return _decode(model, input_ids, return_log_probs=return_log_probs, **kwargs)
 
     output = model.generate(**generate_kwargs, custom_generate=decode)

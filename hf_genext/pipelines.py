@@ -22,6 +22,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from .alignments import SourceNamer, describe_alignments
 from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
+from .engines.opening_engines import open_engine
 from .pipeline_folders import find_allowed_outputs, reopen_processor, write_allowed_outputs
 from .pipeline_inputs import ConditionReader, Row, TextOptions, parse_truncation
 from .pipeline_outputs import TargetWriter, name_single, read_single
@@ -54,6 +55,10 @@ class ConditionalGenerationPipeline(Pipeline):
     Args:
         allowed_outputs: The outputs that there may be, for all calls; saved with the pipeline. Left out, those that the folder
             of the model holds, if any.
+        engine: What generates: `"torch"`, or an export of the model beside it (`python -m hf_genext.export`) by `"onnx"` or
+            `"ctranslate2"`. `"auto"`, the default, takes an export that is there and fits, else PyTorch, which also runs what
+            an engine cannot.
+        quantization: `"int8"` for an export that was made so.
 
     Args of a call:
         num_samples: Without any condition: how many to make.
@@ -109,6 +114,7 @@ class ConditionalGenerationPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         allowed_outputs = kwargs.pop("allowed_outputs", None)
+        engine, quantization = kwargs.pop("engine", "auto"), kwargs.pop("quantization", None)
         super().__init__(*args, **kwargs)
         head = getattr(self.model.config, "head", None)
         self._predicts = None if head is None or not hasattr(self.model, "head") else head.kind
@@ -150,6 +156,7 @@ class ConditionalGenerationPipeline(Pipeline):
         )
         self._writer = TargetWriter(self.model, self.processor, self.target_tokenizer)
         self._namer = SourceNamer(self.model, self.processor, self.tokenizer)
+        self.engine_model = open_engine(self.model, engine, quantization)
 
     @property
     def reader(self) -> ConditionReader:
@@ -376,7 +383,7 @@ class ConditionalGenerationPipeline(Pipeline):
             alignment_layer=asked.get("alignment_layer"),
             watch=watch,
         )
-        generated = generate_with_control(self.model, inputs, arguments, control)
+        generated = generate_with_control(self.engine_model, inputs, arguments, control)
         answers: dict[str, Any] = {"sequences": generated.sequences}
         if generated.token_scores is not None:
             answers |= {"token_scores": generated.token_scores, "is_scored": generated.is_scored}

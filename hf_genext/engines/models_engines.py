@@ -1,0 +1,76 @@
+"""What every model of another engine is: the PyTorch model, whose generation runs elsewhere where that can be done."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..fast_decoding import find_obstacle, generate_fast
+
+logger = logging.get_logger(__name__)
+
+_EXTRAS = {"onnxruntime": "onnx", "onnx": "onnx", "onnxscript": "onnx", "ctranslate2": "ctranslate2"}
+
+
+def require_package(name: str) -> Any:
+    """Import a package of an engine.
+
+    Args:
+        name: `"onnxruntime"`, `"onnx"`, `"onnxscript"` or `"ctranslate2"`.
+
+    Raises:
+        ImportError: naming the extra that brings it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"This needs {name}, which cannot be imported here ({error}). Install it: "
+            f'pip install "hf_genext[{_EXTRAS[name.split(".")[0]]}]".'
+        ) from error
+
+
+class EngineModel:
+    """A model that generates by another engine, and by PyTorch what that engine cannot do.
+
+    It has every attribute of the PyTorch model, and is called like it. Scores of given outputs, single forward passes and all
+    else but generation are PyTorch's.
+
+    Args:
+        model: The PyTorch model that was exported.
+    """
+
+    engine: str
+    title: str
+    """The engine's own name, for messages."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.torch_model = model
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "torch_model":  # Not there yet while an object is copied.
+            raise AttributeError(name)
+        return getattr(self.torch_model, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """A forward pass of the PyTorch model."""
+        return self.torch_model(*args, **kwargs)
+
+    @torch.no_grad()
+    def generate(self, **arguments: Any) -> Any:
+        """What the PyTorch model's `generate` gives for the same arguments, by the engine where it can do that."""
+        return self._fall_back(find_obstacle(self, **arguments), arguments)
+
+    def _fall_back(self, reason: str | None, arguments: dict[str, Any]) -> Any:
+        """Let PyTorch generate, and say so once."""
+        logger.warning_once(f"{self.title} cannot run such a call, because {reason}; PyTorch runs it.")
+        if find_obstacle(self.torch_model, **arguments) is None:
+            return generate_fast(self.torch_model, **arguments)
+        return self.torch_model.generate(**arguments)
+
+
+__all__ = ["EngineModel", "require_package"]
