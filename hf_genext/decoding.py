@@ -85,6 +85,7 @@ class _PromptWatcher(LogitsProcessor):
     """Sees what the outputs begin with, which only the model's own `generate` knows: a start token, or several."""
 
     prompts: torch.LongTensor | None = None
+    only_sees_prompts = True
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         self.prompts = input_ids.clone() if self.prompts is None else self.prompts

@@ -16,9 +16,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import pipeline
+from transformers import GenerationConfig, pipeline
 
 from hf_genext.decoding import Control, generate_with_control
+from hf_genext.engines.ctranslate2_exports_engines import write_ctranslate2
+from hf_genext.engines.models_engines import EngineModel
 from hf_genext.engines.onnx_exports_engines import write_onnx
 from hf_genext.engines.opening_engines import (
     ENGINES,
@@ -104,7 +106,7 @@ def export_model(
     return target
 
 
-def measure_agreement(pipe: ConditionalGenerationPipeline, model: Any, samples: Iterable[Any]) -> dict[str, Any]:
+def measure_agreement(pipe: ConditionalGenerationPipeline, model: EngineModel, samples: Iterable[Any]) -> dict[str, Any]:
     """Compare another engine's outputs with those of PyTorch, condition by condition, as the pipeline generates by default.
 
     Args:
@@ -117,16 +119,21 @@ def measure_agreement(pipe: ConditionalGenerationPipeline, model: Any, samples: 
         with the same token, of those of the longer of two outputs.
 
     Raises:
-        ValueError: if there are no samples.
+        ValueError: if there are no samples, or the engine cannot run what the model generates by default.
     """
     count = equal_outputs = equal_tokens = tokens = 0
     for sample in samples:
         inputs = pipe.preprocess(sample)
         del inputs["rows"]
-        rows = []
+        rows, model.obstacle = [], None
         for runner in (pipe.model, model):
             generated = generate_with_control(runner, dict(inputs), pipe._prepare_generate_kwargs({}), Control())
-            rows.append(_strip(generated.sequences[0, 0].tolist(), pipe.model.generation_config.pad_token_id))
+            rows.append(_strip(generated.sequences[0, 0].tolist(), pipe.model.generation_config))
+        if model.obstacle is not None:
+            raise ValueError(
+                f"{model.title} cannot run what this model generates by default, because {model.obstacle}; there is nothing to "
+                "compare. Change its generation_config, or leave samples out."
+            )
         pairs = list(zip(*rows, strict=False))
         equal = sum(first == second for first, second in pairs)
         longest = max(map(len, rows))
@@ -137,18 +144,18 @@ def measure_agreement(pipe: ConditionalGenerationPipeline, model: Any, samples: 
     return {"samples": count, "equal_outputs": equal_outputs / count, "equal_tokens": equal_tokens / tokens}
 
 
-def _strip(ids: list[int], pad_id: int | None) -> list[int]:
+def _strip(ids: list[int], config: GenerationConfig) -> list[int]:
     """Without the start token and the padding at the end."""
-    while len(ids) > 1 and ids[-1] == pad_id:
+    while ids and ids[-1] == config.pad_token_id:
         ids = ids[:-1]
-    return ids[1:]
+    return ids[1:] if ids and ids[0] == config.decoder_start_token_id else ids
 
 
 def _open_pipeline(model: str | os.PathLike[str]) -> ConditionalGenerationPipeline:
     return pipeline("conditional-generation", model=str(model), engine="torch", device="cpu")
 
 
-_WRITERS = {"onnx": write_onnx}
+_WRITERS = {"onnx": write_onnx, "ctranslate2": write_ctranslate2}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

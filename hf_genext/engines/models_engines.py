@@ -42,6 +42,10 @@ class EngineModel:
 
     Args:
         model: The PyTorch model that was exported.
+
+    Attributes:
+        torch_model: That model.
+        obstacle: Why the last call that the engine could not run was PyTorch's, the end of a sentence with "because".
     """
 
     engine: str
@@ -50,6 +54,7 @@ class EngineModel:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.torch_model = model
+        self.obstacle: str | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name == "torch_model":  # Not there yet while an object is copied.
@@ -67,6 +72,7 @@ class EngineModel:
 
     def _fall_back(self, reason: str | None, arguments: dict[str, Any]) -> Any:
         """Let PyTorch generate, and say so once."""
+        self.obstacle = reason
         logger.warning_once(f"{self.title} cannot run such a call, because {reason}; PyTorch runs it.")
         if find_obstacle(self.torch_model, **arguments) is None:
             return generate_fast(self.torch_model, **arguments)

@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import cached_file, logging
 
+from .ctranslate2_engines import open_ctranslate2_model
 from .models_engines import EngineModel, require_package
 from .onnx_engines import OnnxModel
 
@@ -23,15 +24,18 @@ logger = logging.get_logger(__name__)
 
 EXPORT_NAME = "export.json"
 FORMAT_VERSION = 1
-ENGINES = ("onnx",)
+ENGINES = ("onnx", "ctranslate2")
 """The engines, in the order in which `"auto"` asks for them."""
 
 QUANTIZATIONS = (None, "int8")
 
-OPENERS: dict[str, Callable[[PreTrainedModel, Path], EngineModel]] = {"onnx": OnnxModel}
+OPENERS: dict[str, Callable[[PreTrainedModel, Path], EngineModel]] = {
+    "onnx": OnnxModel,
+    "ctranslate2": open_ctranslate2_model,
+}
 """What opens the folder of an export."""
 
-_PACKAGES = {"onnx": "onnxruntime"}
+_PACKAGES = {"onnx": "onnxruntime", "ctranslate2": "ctranslate2"}
 
 
 class UnfitExportError(ValueError):

@@ -1,0 +1,233 @@
+"""Models of texts, and Whisper, in CTranslate2, which writes whole outputs by itself: greedy search and its own beam search.
+
+Its beam search stops when as many outputs are finished as there are beams, so that its outputs may differ from those of
+`generate`, which goes on while better ones are possible; greedy outputs are the same.
+
+Legend: batch (conditions), length (input positions), returned (outputs of each condition), target (output positions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel
+
+from .models_engines import EngineModel, require_package
+
+_KNOWN = {
+    "_from_model_config",
+    "bad_words_ids",
+    "bos_token_id",
+    "cache_implementation",
+    "decoder_start_token_id",
+    "early_stopping",
+    "eos_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "length_penalty",
+    "max_length",
+    "max_new_tokens",
+    "num_beams",
+    "num_return_sequences",
+    "pad_token_id",
+    "temperature",
+    "top_k",
+    "top_p",
+    "transformers_version",
+    "use_cache",
+}
+"""Settings of generation that are given to CTranslate2, or change nothing without sampling."""
+
+
+_KNOWN_OF_WHISPER = {
+    "alignment_heads",
+    "begin_suppress_tokens",
+    "is_multilingual",
+    "lang_to_id",
+    "language",
+    "max_initial_timestamp_index",
+    "no_timestamps_token_id",
+    "prev_sot_token_id",
+    "suppress_tokens",
+    "task",
+    "task_to_id",
+}
+"""What Whisper's settings have besides: what stands in the export, and what makes its prompt."""
+
+
+class CTranslate2Model(EngineModel):
+    """A model of texts in CTranslate2.
+
+    Args:
+        model: The PyTorch model that was exported.
+        folder: The export.
+    """
+
+    engine = "ctranslate2"
+    title = "CTranslate2"
+    _own_settings: Set[str] = frozenset()
+    """Arguments of the model's own `generate` that are settings."""
+
+    def __init__(self, model: PreTrainedModel, folder: Path) -> None:
+        super().__init__(model)
+        self._engine = self._open(require_package("ctranslate2"), str(folder))
+
+    def _open(self, ctranslate2: Any, folder: str) -> Any:
+        return ctranslate2.Translator(folder, device="cpu", inter_threads=1, intra_threads=torch.get_num_threads())
+
+    def find_stepping_obstacle(self) -> str | None:
+        """That it writes whole outputs."""
+        return "CTranslate2 writes whole outputs"
+
+    @torch.no_grad()
+    def generate(self, **arguments: Any) -> Any:
+        """As [`EngineModel.generate`]."""
+        inputs = {name: value for name, value in arguments.items() if torch.is_tensor(value)}
+        processors = list(arguments.get("logits_processor") or [])
+        settings = {name: value for name, value in arguments.items() if name not in inputs and name != "logits_processor"}
+        config, unknown = self.torch_model._prepare_generation_config(settings.pop("generation_config", None), **settings)
+        for name in self._own_settings & unknown.keys():
+            setattr(config, name, unknown.pop(name))
+        obstacle = self._find_obstacle(inputs, config, unknown, processors)
+        if obstacle is not None:
+            return self._fall_back(obstacle, arguments)
+        return self._run(inputs, config, processors)
+
+    def _find_obstacle(
+        self, inputs: Mapping[str, torch.Tensor], config: GenerationConfig, unknown: Mapping[str, Any], processors: list[Any]
+    ) -> str | None:
+        """Why it cannot do what `generate` would."""
+        for name in inputs:
+            if name not in ("input_ids", "attention_mask", "decoder_input_ids"):
+                return f"{name} is given"
+        if "input_ids" not in inputs:
+            return "no text is given"
+        if (given := [name for name, value in unknown.items() if value is not None]) != []:
+            return f"{given[0]} is given"
+        return _find_setting(config) or _find_processor(processors)
+
+    def _run(self, inputs: Mapping[str, torch.Tensor], config: GenerationConfig, processors: list[Any]) -> torch.Tensor:
+        ids, beams = inputs["input_ids"], config.num_beams or 1
+        mask = inputs.get("attention_mask")
+        real = torch.ones_like(ids) if mask is None else mask
+        prompts = inputs.get("decoder_input_ids")
+        if prompts is None:
+            start = config.decoder_start_token_id
+            prompts = torch.full((len(ids), 1), config.bos_token_id if start is None else start)
+        returned = config.num_return_sequences or 1
+        for processor in processors:
+            processor(prompts.repeat_interleave(max(beams, returned), dim=0), None)
+        forced = [] if config.forced_bos_token_id is None or prompts.shape[1] > 1 else [config.forced_bos_token_id]
+        prefixes = [[*row[1:], *forced] for row in prompts.tolist()]
+        room = config.max_new_tokens or (config.max_length or 20) - prompts.shape[1]
+        last = config.forced_eos_token_id
+        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        results = self._engine.translate_batch(
+            [_name(row[keep].tolist()) for row, keep in zip(ids, real.bool(), strict=True)],
+            [_name(prefix) for prefix in prefixes] if prefixes[0] else None,
+            beam_size=beams,
+            num_hypotheses=returned,
+            length_penalty=config.length_penalty if beams > 1 else 1,
+            suppress_sequences=None if not config.bad_words_ids else [_name(words) for words in config.bad_words_ids],
+            end_token=ends,
+            return_end_token=True,
+            max_input_length=0,
+            max_decoding_length=prompts.shape[1] - 1 + room - (last is not None),
+            min_decoding_length=0,
+        )
+        outputs = []
+        for result, prompt in zip(results, prompts.tolist(), strict=True):
+            for tokens in result.hypotheses:
+                written = [prompt[0], *map(int, tokens)]
+                # What is cut ends all the same, where the model's settings say so.
+                is_cut = last is not None and written[-1] not in ends
+                outputs.append(torch.tensor([*written, last] if is_cut else written))
+        pad = ends[0] if config.pad_token_id is None else config.pad_token_id
+        return nn.utils.rnn.pad_sequence(outputs, batch_first=True, padding_value=pad)
+
+
+class CTranslate2Whisper(CTranslate2Model):
+    """Whisper in CTranslate2: recordings of up to 30 seconds, without time stamps."""
+
+    _own_settings = frozenset(("language", "task"))
+
+    def _open(self, ctranslate2: Any, folder: str) -> Any:
+        self._view = ctranslate2.StorageView.from_array
+        return ctranslate2.models.Whisper(folder, device="cpu", inter_threads=1, intra_threads=torch.get_num_threads())
+
+    def _find_obstacle(
+        self, inputs: Mapping[str, torch.Tensor], config: GenerationConfig, unknown: Mapping[str, Any], processors: list[Any]
+    ) -> str | None:
+        for name in inputs:
+            if name not in ("input_features", "attention_mask"):
+                return f"{name} is given"
+        frames = 2 * self.torch_model.config.max_source_positions
+        if inputs["input_features"].shape[-1] != frames:
+            return f"the recording has {inputs['input_features'].shape[-1]:,} frames, not {frames:,}"
+        if processors:
+            return "what it begins with must be known to what watches or constrains it"
+        if (given := [name for name, value in unknown.items() if value is not None]) != []:
+            return f"{given[0]} is given"
+        own = self.torch_model.generation_config
+        for name in ("suppress_tokens", "begin_suppress_tokens"):
+            if getattr(config, name) != getattr(own, name):
+                return f"{name} is not what was exported"
+        return _find_setting(config, _KNOWN_OF_WHISPER)
+
+    def _run(self, inputs: Mapping[str, torch.Tensor], config: GenerationConfig, processors: list[Any]) -> torch.Tensor:
+        features = inputs["input_features"]
+        config.return_timestamps = False
+        prompts = self.torch_model._retrieve_init_tokens(
+            features, len(features), config, self.torch_model.config, features.shape[-1], {}
+        )
+        beams, returned = config.num_beams or 1, config.num_return_sequences or 1
+        room = config.max_new_tokens or (config.max_length or 448) - prompts.shape[1]
+        results = self._engine.generate(
+            self._view(np.ascontiguousarray(features.float().numpy())),
+            prompts.tolist(),
+            beam_size=beams,
+            num_hypotheses=returned,
+            length_penalty=config.length_penalty if beams > 1 else 1,
+            max_length=prompts.shape[1] + room,
+        )
+        # Whisper's own `generate` gives its outputs without prompt and end, too.
+        outputs = [torch.tensor(tokens, dtype=torch.long) for result in results for tokens in result.sequences_ids]
+        return nn.utils.rnn.pad_sequence(outputs, batch_first=True, padding_value=config.pad_token_id)
+
+
+def open_ctranslate2_model(model: PreTrainedModel, folder: Path) -> CTranslate2Model:
+    """Open an export for CTranslate2."""
+    is_whisper = type(model.config).__name__ == "WhisperConfig"
+    return (CTranslate2Whisper if is_whisper else CTranslate2Model)(model, folder)
+
+
+def _find_setting(config: GenerationConfig, more: Set[str] = frozenset()) -> str | None:
+    """The first setting of generation that CTranslate2 is not given."""
+    if config.do_sample:
+        return "samples are drawn by seeds of this package"
+    if (config.num_return_sequences or 1) > (config.num_beams or 1):
+        return "there are fewer beams than outputs to return"
+    neutral = GenerationConfig._get_default_generation_params()
+    for name, value in config.to_diff_dict().items():
+        if name not in _KNOWN and name not in more and value and value != neutral.get(name):
+            return f"{name} is set"
+    return None
+
+
+def _find_processor(processors: list[Any]) -> str | None:
+    for processor in processors:
+        if not getattr(processor, "only_sees_prompts", False):
+            return f"{type(processor).__name__} must see every step"
+    return None
+
+
+def _name(ids: list[int]) -> list[str]:
+    return [str(number) for number in ids]
+
+
+__all__ = ["CTranslate2Model", "CTranslate2Whisper", "open_ctranslate2_model"]
