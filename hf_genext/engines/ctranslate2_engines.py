@@ -1,7 +1,7 @@
 """Models of texts, and Whisper, in CTranslate2, which writes whole outputs by itself: greedy search and its own beam search.
 
-Its beam search stops when as many outputs are finished as there are beams, so that its outputs may differ from those of
-`generate`, which goes on while better ones are possible; greedy outputs are the same.
+Greedy outputs are those of `generate`. Its beam search has other rules of when to stop and of how lengths count, so its outputs
+may be others; it runs where this engine was asked for by name.
 
 Legend: batch (conditions), length (input positions), returned (outputs of each condition), target (output positions).
 """
@@ -93,7 +93,7 @@ class CTranslate2Model(EngineModel):
         config, unknown = self.torch_model._prepare_generation_config(settings.pop("generation_config", None), **settings)
         for name in self._own_settings & unknown.keys():
             setattr(config, name, unknown.pop(name))
-        obstacle = self._find_obstacle(inputs, config, unknown, processors)
+        obstacle = self._find_obstacle(inputs, config, unknown, processors) or self._find_difference(config)
         if obstacle is not None:
             return self._fall_back(obstacle, arguments)
         return self._run(inputs, config, processors)
@@ -110,6 +110,11 @@ class CTranslate2Model(EngineModel):
         if (given := [name for name, value in unknown.items() if value is not None]) != []:
             return f"{given[0]} is given"
         return _find_setting(config) or _find_processor(processors)
+
+    def _find_difference(self, config: GenerationConfig) -> str | None:
+        if self.only_exact and (config.num_beams or 1) > 1:
+            return 'its beam search is not that of PyTorch, and runs only where engine="ctranslate2" is asked for'
+        return None
 
     def _run(self, inputs: Mapping[str, torch.Tensor], config: GenerationConfig, processors: list[Any]) -> torch.Tensor:
         ids, beams = inputs["input_ids"], config.num_beams or 1

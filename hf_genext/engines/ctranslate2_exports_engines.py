@@ -58,13 +58,11 @@ def write_ctranslate2(model: PreTrainedModel, folder: Path, quantization: str | 
     if obstacle is not None:
         raise ValueError(f"CTranslate2 cannot run this {type(model).__name__}, because {obstacle}.")
     converters = require_package("ctranslate2.converters.transformers")
-    model = model if model.dtype == torch.float32 else copy.deepcopy(model).float()
+    # The converters write into the configuration, and the quantisation into the weights.
+    model = copy.deepcopy(model).float()
     if hasattr(model.config, "conditioner"):
         spec = _describe(model)
     else:
-        # The converters write into the configuration.
-        model = copy.copy(model)
-        model.config = copy.deepcopy(model.config)
         for name, value in CONVERTED[type(model.config).__name__].items():
             setattr(model.config, name, value)
         loader = converters._MODEL_LOADERS[type(model.config).__name__]

@@ -45,6 +45,7 @@ class EngineModel:
 
     Attributes:
         torch_model: That model.
+        only_exact: Whether the engine leaves to PyTorch what it would answer otherwise than PyTorch.
         obstacle: Why the last call that the engine could not run was PyTorch's, the end of a sentence with "because".
     """
 
@@ -54,6 +55,7 @@ class EngineModel:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.torch_model = model
+        self.only_exact = False
         self.obstacle: str | None = None
 
     def __getattr__(self, name: str) -> Any:

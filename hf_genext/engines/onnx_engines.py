@@ -111,7 +111,7 @@ class OnnxModel(EngineModel):
         return OnnxStepper(
             self._memory,
             self._decoder,
-            outputs.last_hidden_state.float(),
+            outputs.last_hidden_state.detach().float(),
             outputs.memory_mask,
             num_outputs,
             self.torch_model.config,

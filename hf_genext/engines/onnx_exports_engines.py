@@ -78,9 +78,11 @@ def _quantize(path: Path) -> None:
     graph = onnx.load(str(path))
     for left in path.parent.glob(f"{path.name}*"):
         left.unlink()
-    # Its shapes are known from writing it, which the quantisation would otherwise ask for.
-    onnx.helper.set_model_props(graph, {"onnx.infer": "onnxruntime.quant"})
-    quantization.quantize_dynamic(graph, str(path), op_types_to_quantize=["MatMul"], per_channel=True)
+    # There is nothing to be simplified first, which it would advise.
+    onnx.helper.set_model_props(graph, {"onnx.quant.pre_process": "onnxruntime.quant"})
+    # Unsigned weights, because the products of signed ones overflow on processors without VNNI.
+    kind = quantization.QuantType.QUInt8
+    quantization.quantize_dynamic(graph, str(path), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=kind)
 
 
 def _compare(model: Any, exported: OnnxModel) -> None:

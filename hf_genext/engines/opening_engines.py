@@ -70,8 +70,8 @@ def check_engine(engine: str, quantization: str | None, *, choices: tuple[str, .
 def compute_fingerprint(model: PreTrainedModel) -> str:
     """A digest of all weights: names, shapes, kinds and every number."""
     digest = hashlib.blake2b(digest_size=16)
-    for name, parameter in sorted(model.named_parameters()):
-        tensor = parameter.detach().cpu().contiguous()
+    for name, weight in sorted(model.state_dict().items()):
+        tensor = weight.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -108,7 +108,10 @@ def open_engine(model: PreTrainedModel, engine: str = "auto", quantization: str 
         if _find_facts(model, name_export(candidate, quantization)) is None:
             continue
         try:
-            return _open(model, candidate, quantization)
+            opened = _open(model, candidate, quantization)
+            # Who names no engine expects the answers that PyTorch gives.
+            opened.only_exact = True
+            return opened
         except (UnfitExportError, ImportError) as error:
             logger.warning_once(f"{error} Until then PyTorch runs the model.")
     if quantization is not None:

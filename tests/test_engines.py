@@ -1,0 +1,465 @@
+"""Exported models: the same outputs as PyTorch's, and exports that do not fit are refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from specimens import PHONEMES, WORDS, build_native_model, build_processor, sharpen
+from test_fast_decoding import SETTINGS, build_batch, build_model
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
+    MarianConfig,
+    MarianMTModel,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    pipeline,
+)
+from transformers.utils import logging as transformers_logging
+
+from hf_genext import ConditionalGenerationPipeline, GenextConfig, GenextForConditionalGeneration, train_tokenizer
+from hf_genext.engines.ctranslate2_engines import CTranslate2Model
+from hf_genext.engines.ctranslate2_exports_engines import write_ctranslate2
+from hf_genext.engines.models_engines import EngineModel
+from hf_genext.engines.onnx_engines import OnnxModel
+from hf_genext.engines.onnx_exports_engines import write_onnx
+from hf_genext.export import export_model, main
+from hf_genext.genext.stepping_genext import GenextStepper
+
+pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'hf_genext[onnx]'")
+ctranslate2 = pytest.importorskip("ctranslate2", reason="needs the extra: pip install 'hf_genext[ctranslate2]'")
+
+TASK = "conditional-generation"
+TOKENIZER = train_tokenizer(WORDS + PHONEMES, unit="character", model_max_length=64)
+CALLS = {
+    "greedy": {},
+    "a batch": {"batch_size": 3},
+    "beams": {"num_beams": 3, "num_return_sequences": 2, "batch_size": 3},
+    "scores": {"return_scores": True, "batch_size": 8},
+    "scores of beams": {"return_scores": True, "num_beams": 2},
+    "seeds": {"do_sample": True, "seed": 5, "num_return_sequences": 2, "batch_size": 3},
+    "a prefix": {"target_prefix": "V AY", "return_scores": True, "batch_size": 8},
+    "banned": {"banned_words": ["IH"], "num_beams": 2},
+    "allowed": {"allowed_outputs": PHONEMES, "batch_size": 8, "return_scores": True},
+    "allowed beams": {"allowed_outputs": PHONEMES, "num_beams": 2, "batch_size": 3},
+    "penalties": {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "encoder_no_repeat_ngram_size": 2},
+}
+BY_CTRANSLATE2 = ("greedy", "a batch", "beams", "scores", "scores of beams", "a prefix", "banned")
+
+
+def build_trained_pipeline(*, use_qk_norm: bool) -> ConditionalGenerationPipeline:
+    """A model that has learned how eight words are pronounced."""
+    processor = build_processor()
+    model = build_native_model(processor, tie_word_embeddings=True)
+    config = model.config
+    config.decoder.use_qk_norm = config.conditioner.use_qk_norm = use_qk_norm
+    config.initializer_range = None
+    torch.manual_seed(3)
+    model = GenextForConditionalGeneration(config)
+    batch = processor(text=WORDS, text_target=PHONEMES, padding=True, return_tensors="pt")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
+    for _ in range(140):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.eval().generation_config.max_new_tokens = 9
+    return ConditionalGenerationPipeline(model=model, processor=processor, tokenizer=processor.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("onnx") / "model"
+    build_trained_pipeline(use_qk_norm=True).save_pretrained(folder)
+    for quantization in (None, "int8"):
+        export_model(folder, engine="onnx", quantization=quantization, samples=WORDS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ctranslate2_folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("ctranslate2") / "model"
+    build_trained_pipeline(use_qk_norm=False).save_pretrained(folder)
+    for quantization in (None, "int8"):
+        export_model(folder, engine="ctranslate2", quantization=quantization, samples=WORDS)
+    return folder
+
+
+def open_pipeline(folder: Path, **arguments) -> ConditionalGenerationPipeline:
+    return pipeline(TASK, model=str(folder), **arguments)
+
+
+def test_a_trained_model_answers_the_same_by_every_engine(onnx_folder, ctranslate2_folder):
+    for folder, engine in ((onnx_folder, "onnx"), (ctranslate2_folder, "ctranslate2")):
+        for quantization in (None, "int8"):
+            pipe = open_pipeline(folder, engine=engine, quantization=quantization)
+            assert [answer[0]["generated_text"] for answer in pipe(WORDS, batch_size=3)] == PHONEMES
+            assert pipe.engine_model.engine == engine and pipe.engine_model.obstacle is None
+
+
+def assert_equal_answers(given, wanted):
+    """The same texts, and scores to 1e-4."""
+    assert len(given) == len(wanted)
+    for row, wanted_row in zip(given, wanted, strict=True):
+        assert [answer["generated_text"] for answer in row] == [answer["generated_text"] for answer in wanted_row]
+        for answer, wanted_answer in zip(row, wanted_row, strict=True):
+            assert answer.keys() == wanted_answer.keys()
+            assert answer.get("token_scores", []) == pytest.approx(wanted_answer.get("token_scores", []), abs=1e-4)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_onnx_answers_as_pytorch_does_whatever_is_asked(onnx_folder, call, monkeypatch):
+    wanted = open_pipeline(onnx_folder, engine="torch")(WORDS, **call)
+    pipe = open_pipeline(onnx_folder, engine="onnx")
+
+    def refuse(self, tokens):
+        raise AssertionError("PyTorch took a step")
+
+    monkeypatch.setattr(GenextStepper, "step", refuse)
+    assert_equal_answers(pipe(WORDS, **call), wanted)
+    assert pipe.engine_model.obstacle is None
+    if "allowed_outputs" in call:
+        assert {answer[0]["generated_text"] for answer in pipe(WORDS, **call)} <= set(PHONEMES)
+
+
+def test_onnx_streams(onnx_folder):
+    pipe = open_pipeline(onnx_folder, engine="onnx")
+    texts = [answer["generated_text"] for answer in pipe.stream("violin")]
+    assert texts[:3] == ["V", "V AY", "V AY AH"] and texts[-1] == PHONEMES[1]
+    assert pipe.engine_model.obstacle is None
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_ctranslate2_answers_as_pytorch_does_or_lets_it_answer(ctranslate2_folder, name):
+    wanted = open_pipeline(ctranslate2_folder, engine="torch")(WORDS, **CALLS[name])
+    # By "auto" what might be another answer is left to PyTorch, which is the search with beams.
+    for engine in ("ctranslate2", "auto"):
+        pipe = open_pipeline(ctranslate2_folder, engine=engine)
+        has_beams = "num_beams" in CALLS[name]
+        answers = pipe(WORDS, **CALLS[name])
+        if not has_beams or engine == "auto":
+            assert_equal_answers(answers, wanted)
+        runs_it = name in BY_CTRANSLATE2 and not (has_beams and engine == "auto")
+        assert (pipe.engine_model.obstacle is None) == runs_it
+
+
+def test_beams_of_ctranslate2_are_its_own(ctranslate2_folder):
+    pipe = open_pipeline(ctranslate2_folder, engine="ctranslate2")
+    bare = ctranslate2.Translator(str(ctranslate2_folder / "ctranslate2"))
+    answers = pipe(WORDS, num_beams=4, num_return_sequences=3, batch_size=8)
+    for word, row in zip(WORDS, answers, strict=True):
+        ids = map(str, pipe.tokenizer(word)["input_ids"])
+        result = bare.translate_batch([list(ids)], beam_size=4, num_hypotheses=3, max_decoding_length=9, min_decoding_length=0)
+        texts = [pipe.target_tokenizer.decode(list(map(int, tokens))) for tokens in result[0].hypotheses]
+        assert [answer["generated_text"] for answer in row] == texts
+
+
+FEW_SETTINGS = ("greedy to the end of the room", "least length", "of the source", "beams, long", "beams without an end")
+
+
+def assert_equal_to_generate(model, folder, settings):
+    write_onnx(model, folder, None)
+    exported = OnnxModel(model, folder)
+    batch = build_batch(7)
+    for name in settings:
+        arguments = {**batch, **SETTINGS[name]}
+        assert torch.equal(exported.generate(**arguments), model.generate(**arguments)), name
+        assert exported.obstacle is None, name
+
+
+@pytest.mark.parametrize("bottleneck", ["none", "pooled"])
+def test_onnx_gives_the_tokens_of_generate(tmp_path, bottleneck):
+    assert_equal_to_generate(build_model(bottleneck), tmp_path, FEW_SETTINGS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [{"tie": False}, {"qk_norm": False}, {"bottleneck": "pooled", "seed": 4}], ids=str)
+def test_onnx_gives_the_tokens_of_generate_whatever_the_model(tmp_path, model):
+    assert_equal_to_generate(build_model(**model), tmp_path, SETTINGS)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_pytorch_tanh", "relu"])
+def test_activations_and_scaled_rotary_positions_are_exported(tmp_path, activation):
+    config = build_model().config
+    for part in (config.conditioner, config.decoder):
+        part.hidden_act = activation
+        part.rope_parameters = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
+    model = sharpen(GenextForConditionalGeneration(config))
+    assert_equal_to_generate(model, tmp_path, ["greedy, several ends"])
+
+
+def test_an_encoder_that_is_not_exported_stays_in_pytorch(tmp_path):
+    config = GenextConfig(
+        conditioner={"model_type": "genext_vector_conditioner", "vector_size": 6, "hidden_size": 24, "num_states": 3},
+        decoder={"vocab_size": 37, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+    )
+    model = sharpen(GenextForConditionalGeneration(config))
+    assert write_onnx(model, tmp_path, None) == {"encoder": "torch"}
+    exported = OnnxModel(model, tmp_path)
+    arguments = {"condition_vectors": torch.randn(4, 6), "max_new_tokens": 9, "num_beams": 3}
+    assert torch.equal(exported.generate(**arguments), model.generate(**arguments))
+    assert exported.obstacle is None
+    with pytest.raises(ValueError, match="not a text that is encoded from scratch"):
+        write_ctranslate2(model, tmp_path, None)
+
+
+def test_the_agreement_of_int8_is_measured_and_stored(onnx_folder, ctranslate2_folder):
+    for folder in (onnx_folder / "onnx-int8", ctranslate2_folder / "ctranslate2-int8"):
+        agreement = json.loads((folder / "export.json").read_text(encoding="utf-8"))["agreement"]
+        assert agreement == {"samples": len(WORDS), "equal_outputs": 1.0, "equal_tokens": 1.0}
+    # Random weights have close calls, and int8 gets some of them wrong.
+    processor = build_processor()
+    model = build_native_model(processor, tie_word_embeddings=False)
+    model.generation_config.max_new_tokens = 9
+    folder = onnx_folder.parent / "random"
+    ConditionalGenerationPipeline(model=model, processor=processor, tokenizer=processor.tokenizer).save_pretrained(folder)
+    agreement = json.loads((export_model(folder, quantization="int8", samples=WORDS) / "export.json").read_text())["agreement"]
+    exact, rounded = (
+        [pipe.engine_model.generate(**pipe.processor(text=word, return_tensors="pt"))[0, 1:].tolist() for word in WORDS]
+        for pipe in (open_pipeline(folder, engine="torch"), open_pipeline(folder, engine="onnx", quantization="int8"))
+    )
+    equal = [sum(map(int.__eq__, *pair)) for pair in zip(exact, rounded, strict=True)]
+    longest = [max(map(len, pair)) for pair in zip(exact, rounded, strict=True)]
+    assert agreement["equal_tokens"] == pytest.approx(sum(equal) / sum(longest))
+    assert agreement["equal_outputs"] == pytest.approx(sum(map(int.__eq__, equal, longest)) / len(WORDS))
+    assert 0 < agreement["equal_tokens"] < 1
+
+
+def read_messages(caplog, call):
+    """What is logged by a call."""
+    transformers_logging.enable_propagation()
+    try:
+        with caplog.at_level(logging.WARNING):
+            call()
+    finally:
+        transformers_logging.disable_propagation()
+    return [record.getMessage() for record in caplog.records if record.name.startswith("hf_genext")]
+
+
+def test_what_an_engine_cannot_do_pytorch_does_and_says_so_once(onnx_folder, caplog):
+    call = {"do_sample": True, "num_beams": 2}
+    pipe = open_pipeline(onnx_folder, engine="onnx")
+    torch.manual_seed(2)
+    wanted = open_pipeline(onnx_folder, engine="torch")(WORDS, **call)
+    torch.manual_seed(2)
+    transformers_logging.warning_once.cache_clear()
+    messages = read_messages(caplog, lambda: [pipe("cat", **call) for _ in range(3)])
+    assert messages == ["ONNX Runtime cannot run such a call, because beams are to be sampled; PyTorch runs it."]
+    torch.manual_seed(2)
+    assert pipe(WORDS, **call) == wanted
+
+
+def copy_folder(folder: Path, target: Path) -> Path:
+    shutil.copytree(folder, target)
+    return target
+
+
+def test_an_export_of_other_weights_is_refused_with_the_command_that_mends_it(onnx_folder, tmp_path, caplog):
+    folder = copy_folder(onnx_folder, tmp_path / "model")
+    pipe = open_pipeline(folder, engine="torch")
+    with torch.no_grad():
+        pipe.model.decoder.norm.weight[3] += 1e-3
+    pipe.model.save_pretrained(folder)
+    command = rf"python -m hf_genext.export {folder} --engine onnx --quantization int8"
+    with pytest.raises(ValueError, match=rf"of other weights than the model has.*{command}"):
+        open_pipeline(folder, engine="onnx", quantization="int8")
+    # Nobody asked for an engine: PyTorch serves, and says why.
+    transformers_logging.warning_once.cache_clear()
+    opened = []
+    messages = read_messages(caplog, lambda: opened.append(open_pipeline(folder)))
+    assert len(messages) == 1 and "other weights" in messages[0]
+    assert not isinstance(opened[0].engine_model, EngineModel)
+    main([str(folder), "--engine", "onnx"])
+    assert isinstance(open_pipeline(folder).engine_model, OnnxModel)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format_version": 2}, "has the format 2, and this version knows those up to 1. Install a newer hf_genext"),
+        ({"format_version": None}, "has the format None"),
+        ({"dtype": "bfloat16"}, "is of weights in bfloat16, and the model is opened in float32"),
+        ({"files": 3}, "does not say what an export says"),
+    ],
+)
+def test_exports_that_are_not_understood_are_refused(onnx_folder, tmp_path, change, message):
+    folder = copy_folder(onnx_folder, tmp_path / "model")
+    path = folder / "onnx" / "export.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        open_pipeline(folder, engine="onnx")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"engine": "tensorrt"}, "engine must be one of 'auto', 'torch', 'onnx', 'ctranslate2', got 'tensorrt'"),
+        ({"engine": "onnx", "quantization": "int4"}, "quantization must be None or \"int8\", got 'int4'"),
+        ({"engine": "torch", "quantization": "int8"}, 'is of exported models; take engine="onnx" or "ctranslate2"'),
+        (
+            {"engine": "ctranslate2"},
+            r"no 'ctranslate2' export in .*Write it: python -m hf_genext.export .* --engine ct",
+        ),
+    ],
+)
+def test_what_there_is_not_is_named(onnx_folder, asked, message):
+    with pytest.raises(ValueError, match=message):
+        open_pipeline(onnx_folder, **asked)
+
+
+def test_auto_takes_what_is_there(onnx_folder, ctranslate2_folder, tmp_path):
+    assert isinstance(open_pipeline(onnx_folder).engine_model, OnnxModel)
+    assert isinstance(open_pipeline(ctranslate2_folder).engine_model, CTranslate2Model)
+    folder = copy_folder(onnx_folder, tmp_path / "model")
+    for name in ("onnx", "onnx-int8"):
+        shutil.rmtree(folder / name)
+    pipe = open_pipeline(folder)
+    assert pipe.engine_model is pipe.model
+    with pytest.raises(ValueError, match="There is no int8 export of this model that can be used"):
+        open_pipeline(folder, quantization="int8")
+
+
+def test_a_missing_package_is_named_with_its_extra(onnx_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r'needs onnxruntime.*pip install "hf_genext\[onnx\]"'):
+        open_pipeline(onnx_folder, engine="onnx")
+    pipe = open_pipeline(onnx_folder)
+    assert pipe.engine_model is pipe.model
+
+
+def test_a_model_goes_to_another_folder_with_its_export(onnx_folder, tmp_path):
+    pipe = open_pipeline(onnx_folder, engine="torch", allowed_outputs=PHONEMES[:4])
+    out = tmp_path / "served"
+    assert export_model(pipe, out) == out / "onnx"
+    served = open_pipeline(out)
+    assert isinstance(served.engine_model, OnnxModel) and served.allowed_outputs == PHONEMES[:4]
+    assert served(WORDS) == pipe(WORDS)
+    facts = json.loads((out / "onnx" / "export.json").read_text(encoding="utf-8"))
+    assert facts["agreement"] is None and set(facts["versions"]) >= {"hf_genext", "torch", "onnxruntime"}
+    assert sorted(path.name for path in out.iterdir() if path.name.startswith(".")) == []
+    unsaved = ConditionalGenerationPipeline(
+        model=build_native_model(pipe.processor, tie_word_embeddings=False), processor=pipe.processor
+    )
+    with pytest.raises(ValueError, match="is in no folder here, which the export could go into; give out="):
+        export_model(unsaved)
+
+
+def test_an_export_that_fails_leaves_the_one_that_was_there(onnx_folder, tmp_path):
+    folder = copy_folder(onnx_folder, tmp_path / "model")
+    with pytest.raises(ValueError, match="no samples"):
+        export_model(folder, samples=[])
+    with pytest.raises(ValueError, match="must have some content"):
+        export_model(folder, samples=["cat", ""])
+    assert isinstance(open_pipeline(folder, engine="onnx").engine_model, OnnxModel)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in onnx_folder.iterdir())
+
+
+@pytest.mark.slow
+def test_the_command_writes_an_export(onnx_folder, tmp_path):
+    samples = tmp_path / "samples.txt"
+    samples.write_text("\n".join([*WORDS[:3], ""]), encoding="utf-8")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "hf_genext.export", str(onnx_folder), str(out), "--quantization", "int8"]
+    done = subprocess.run([*command, "--samples", str(samples)], capture_output=True, text=True, check=True, env=os.environ)
+    assert done.stdout.splitlines() == [
+        str(out / "onnx-int8"),
+        '{"samples": 3, "equal_outputs": 1.0, "equal_tokens": 1.0}',
+    ]
+
+
+def test_models_that_ctranslate2_cannot_run_exactly_are_refused(onnx_folder, tmp_path):
+    with pytest.raises(ValueError, match=r'normalises the queries.*use_qk_norm with 2 heads.*engine="onnx"'):
+        export_model(onnx_folder, engine="ctranslate2")
+    assert not (onnx_folder / "ctranslate2").exists()
+
+
+BART = {
+    "vocab_size": len(TOKENIZER) + 1,
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "decoder_ffn_dim": 32,
+    "max_position_embeddings": 64,
+    "decoder_start_token_id": TOKENIZER.eos_token_id,
+    "bos_token_id": TOKENIZER.bos_token_id,
+    "eos_token_id": TOKENIZER.eos_token_id,
+    "pad_token_id": TOKENIZER.pad_token_id,
+}
+T5 = {
+    "vocab_size": len(TOKENIZER),
+    "d_model": 16,
+    "d_kv": 8,
+    "d_ff": 32,
+    "num_layers": 2,
+    "num_heads": 2,
+    "decoder_start_token_id": TOKENIZER.pad_token_id,
+    "eos_token_id": TOKENIZER.eos_token_id,
+    "pad_token_id": TOKENIZER.pad_token_id,
+}
+
+
+def build_marian():
+    last = {"pad_token_id": len(TOKENIZER), "decoder_start_token_id": len(TOKENIZER)}
+    model = sharpen(MarianMTModel(MarianConfig(**{**BART, **last})))
+    with torch.no_grad():
+        model.model.shared.weight[-1] = 0.0
+    return model
+
+
+FOREIGN = {
+    "bart": lambda: sharpen(BartForConditionalGeneration(BartConfig(**BART))),
+    "m2m100": lambda: sharpen(M2M100ForConditionalGeneration(M2M100Config(**BART))),
+    "marian": build_marian,
+    "mbart": lambda: sharpen(MBartForConditionalGeneration(MBartConfig(**BART))),
+    "t5": lambda: sharpen(T5ForConditionalGeneration(T5Config(**T5))),
+    "t5-gated": lambda: sharpen(
+        T5ForConditionalGeneration(T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_ctranslate2_runs_other_peoples_models(tmp_path, name):
+    model = FOREIGN[name]()
+    model.generation_config.max_new_tokens = 9
+    tokenizer: PreTrainedTokenizerFast = TOKENIZER
+    ConditionalGenerationPipeline(model=model, tokenizer=tokenizer).save_pretrained(tmp_path)
+    pipe = open_pipeline(tmp_path, engine="torch")
+    # The forced end is what BART and Marian come with.
+    call = {"forced_eos_token_id": TOKENIZER.eos_token_id} if name in ("bart", "marian") else {}
+    export_model(pipe, tmp_path, engine="ctranslate2")
+    fast = open_pipeline(tmp_path, engine="ctranslate2")
+    for more in ({}, {"batch_size": 8}, {"return_scores": True, "forced_bos_token_id": 9}):
+        assert_equal_answers(fast(WORDS, **call, **more), pipe(WORDS, **call, **more))
+    assert fast.engine_model.obstacle is None
+    assert "normalize_before" not in pipe.model.config.to_dict() or name in ("bart", "mbart")
+
+
+@pytest.mark.slow
+def test_whisper_transcribes_the_same_by_ctranslate2(tmp_path):
+    from whisper_tiny import BECKETT, build_whisper, find_recording
+
+    recording = {"audio": str(find_recording())}
+    model, processor = build_whisper()
+    pipe = ConditionalGenerationPipeline(model=model, processor=processor)
+    export_model(pipe, tmp_path, engine="ctranslate2")
+    fast = open_pipeline(tmp_path, engine="ctranslate2")
+    answers = fast([recording, recording], batch_size=2)
+    assert answers == [pipe(recording)] * 2
+    assert answers[0][0]["generated_text"].strip() == BECKETT
+    assert fast.engine_model.obstacle is None
