@@ -20,7 +20,6 @@ from transformers import GenerationConfig, PreTrainedModel
 from .models_engines import EngineModel, require_package
 
 _KNOWN = {
-    "_from_model_config",
     "bad_words_ids",
     "bos_token_id",
     "cache_implementation",
@@ -76,6 +75,7 @@ class CTranslate2Model(EngineModel):
     def __init__(self, model: PreTrainedModel, folder: Path) -> None:
         super().__init__(model)
         self._engine = self._open(require_package("ctranslate2"), str(folder))
+        self._settled: tuple[str, GenerationConfig, dict[str, Any]] | None = None
 
     def _open(self, ctranslate2: Any, folder: str) -> Any:
         return ctranslate2.Translator(folder, device="cpu", inter_threads=1, intra_threads=torch.get_num_threads())
@@ -90,13 +90,23 @@ class CTranslate2Model(EngineModel):
         inputs = {name: value for name, value in arguments.items() if torch.is_tensor(value)}
         processors = list(arguments.get("logits_processor") or [])
         settings = {name: value for name, value in arguments.items() if name not in inputs and name != "logits_processor"}
-        config, unknown = self.torch_model._prepare_generation_config(settings.pop("generation_config", None), **settings)
-        for name in self._own_settings & unknown.keys():
-            setattr(config, name, unknown.pop(name))
+        config, unknown = self._settle(settings)
         obstacle = self._find_obstacle(inputs, config, unknown, processors) or self._find_difference(config)
         if obstacle is not None:
             return self._fall_back(obstacle, arguments)
         return self._run(inputs, config, processors)
+
+    def _settle(self, settings: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
+        """The configuration of a call, and what is none; worked out once for calls like the one before."""
+        key = repr((settings, vars(self.torch_model.generation_config)))
+        settled = self._settled
+        if settled is None or settled[0] != key:
+            others = {name: value for name, value in settings.items() if name != "generation_config"}
+            config, unknown = self.torch_model._prepare_generation_config(settings.get("generation_config"), **others)
+            for name in self._own_settings & unknown.keys():
+                setattr(config, name, unknown.pop(name))
+            settled = self._settled = (key, config, unknown)
+        return settled[1:]
 
     def _find_obstacle(
         self, inputs: Mapping[str, torch.Tensor], config: GenerationConfig, unknown: Mapping[str, Any], processors: list[Any]
@@ -218,8 +228,8 @@ def _find_setting(config: GenerationConfig, more: Set[str] = frozenset()) -> str
     if (config.num_return_sequences or 1) > (config.num_beams or 1):
         return "there are fewer beams than outputs to return"
     neutral = GenerationConfig._get_default_generation_params()
-    for name, value in config.to_diff_dict().items():
-        if name not in _KNOWN and name not in more and value and value != neutral.get(name):
+    for name, value in vars(config).items():
+        if value and name[0] != "_" and name not in _KNOWN and name not in more and value != neutral.get(name):
             return f"{name} is set"
     return None
 

@@ -20,7 +20,7 @@ from ..fast_decoding import find_obstacle, generate_fast
 from ..genext.outputs_genext import GenextEncoderOutput
 from .models_engines import EngineModel, require_package
 
-_FIRST_CAPACITY = 32
+_FIRST_CAPACITY = 16
 
 
 class OnnxModel(EngineModel):
@@ -157,6 +157,7 @@ class OnnxStepper:
         self._tokens = torch.zeros(memory.shape[0], num_outputs, dtype=torch.long)
         self._position = torch.zeros((), dtype=torch.long)
         self._cache = torch.empty(self._shape)
+        self._spare: torch.Tensor | None = None
         self._bias = torch.empty(0)
         self._is_bound = False
 
@@ -182,7 +183,12 @@ class OnnxStepper:
             memories: Which memories are kept, (new batch,), where some are dropped; else each row stays with its memory.
         """
         outputs = self._cache.shape[2]
-        self._cache = self._cache.flatten(1, 2).index_select(1, rows).unflatten(1, (-1, outputs))
+        seen = self._cache[..., : self.length, :].flatten(1, 2).index_select(1, rows).unflatten(1, (-1, outputs))
+        shape = (*seen.shape[:4], *self._cache.shape[4:])
+        # Two caches take turns, so that what is behind the last position need not be copied; it must only be numbers.
+        spare = self._spare if self._spare is not None and self._spare.shape == shape else torch.zeros(shape)
+        spare[..., : self.length, :] = seen
+        self._cache, self._spare = spare, self._cache
         if memories is not None:
             self._memories = [part.index_select(0, memories) for part in self._memories]
             self._memory_bias = self._memory_bias.index_select(0, memories)
