@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from composition_specimens import build_bert
 from specimens import PHONEMES, WORDS, build_native_model, build_processor, sharpen
 from test_fast_decoding import SETTINGS, build_batch, build_model
 from transformers import (
@@ -30,7 +31,13 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from hf_genext import ConditionalGenerationPipeline, GenextConfig, GenextForConditionalGeneration, train_tokenizer
+from hf_genext import (
+    ConditionalGenerationPipeline,
+    GenextConfig,
+    GenextDecoderConfig,
+    GenextForConditionalGeneration,
+    train_tokenizer,
+)
 from hf_genext.engines.ctranslate2_engines import CTranslate2Model
 from hf_genext.engines.ctranslate2_exports_engines import write_ctranslate2
 from hf_genext.engines.models_engines import EngineModel
@@ -166,6 +173,26 @@ def test_beams_of_ctranslate2_are_its_own(ctranslate2_folder):
         assert [answer["generated_text"] for answer in row] == texts
 
 
+def test_guidance_and_both_directions_go_by_onnx(tmp_path, monkeypatch):
+    processor = build_processor()
+    text, decoder = (
+        build_bert(),
+        GenextDecoderConfig(vocab_size=len(processor.target_tokenizer), hidden_size=32, num_attention_heads=2),
+    )
+    text.vocab_size = len(processor.tokenizer)
+    model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(text, decoder, condition_dropout=0.1)
+    sharpen(model).config.reversed_start_token_id = processor.target_tokenizer.unk_token_id
+    model.generation_config.max_new_tokens = 6
+    pipe = pipeline(TASK, model=model, processor=processor)
+    export_model(pipe, tmp_path)
+    fast = open_pipeline(tmp_path)
+    calls = ({"guidance_scale": 3.0, "num_beams": 2}, {"rerank": True, "num_beams": 3, "batch_size": 8})
+    wanted = [pipe(WORDS, **call) for call in calls]
+    monkeypatch.setattr(GenextStepper, "step", None)
+    assert [fast(WORDS, **call) for call in calls] == wanted
+    assert fast.engine_model.obstacle is None
+
+
 FEW_SETTINGS = ("greedy to the end of the room", "least length", "of the source", "beams, long", "beams without an end")
 
 
@@ -279,7 +306,7 @@ def test_an_export_of_other_weights_is_refused_with_the_command_that_mends_it(on
     transformers_logging.warning_once.cache_clear()
     opened = []
     messages = read_messages(caplog, lambda: opened.append(open_pipeline(folder)))
-    assert len(messages) == 1 and "other weights" in messages[0]
+    assert len(messages) == 1 and "PyTorch runs this model" in messages[0] and "other weights" in messages[0]
     assert not isinstance(opened[0].engine_model, EngineModel)
     main([str(folder), "--engine", "onnx"])
     assert isinstance(open_pipeline(folder).engine_model, OnnxModel)
@@ -377,6 +404,24 @@ def test_the_command_writes_an_export(onnx_folder, tmp_path):
         str(out / "onnx-int8"),
         '{"samples": 3, "equal_outputs": 1.0, "equal_tokens": 1.0}',
     ]
+
+
+@pytest.mark.slow
+def test_an_export_is_found_in_a_repository(onnx_folder, tmp_path):
+    repository = tmp_path / "hub" / "models--me--g2p"
+    revision = "a" * 40
+    copy_folder(onnx_folder, repository / "snapshots" / revision)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(revision)
+    code = (
+        "import hf_genext\nfrom transformers import AutoProcessor, pipeline\n"
+        f"processor = AutoProcessor.from_pretrained({str(onnx_folder)!r})\n"
+        f"pipe = pipeline({TASK!r}, model='me/g2p', processor=processor)\n"
+        "print(type(pipe.engine_model).__name__, pipe('violin')[0]['generated_text'], sep=': ')"
+    )
+    home = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=home)
+    assert done.stdout.strip() == f"OnnxModel: {PHONEMES[1]}"
 
 
 def test_models_that_ctranslate2_cannot_run_exactly_are_refused(onnx_folder, tmp_path):

@@ -113,7 +113,7 @@ def open_engine(model: PreTrainedModel, engine: str = "auto", quantization: str 
             opened.only_exact = True
             return opened
         except (UnfitExportError, ImportError) as error:
-            logger.warning_once(f"{error} Until then PyTorch runs the model.")
+            logger.warning_once(f"PyTorch runs this model, though it was exported. {error}")
     if quantization is not None:
         commands = " or ".join(write_command(model, candidate, quantization) for candidate in ENGINES)
         raise ValueError(f"There is no {quantization} export of this model that can be used. Write one: {commands}.")
