@@ -107,7 +107,7 @@ def export_model(
 
 
 def measure_agreement(pipe: ConditionalGenerationPipeline, model: EngineModel, samples: Iterable[Any]) -> dict[str, Any]:
-    """Compare another engine's outputs with those of PyTorch, condition by condition, as the pipeline generates by default.
+    """Compare another engine's outputs with those of PyTorch, condition by condition, as the model generates by default.
 
     Args:
         pipe: The pipeline with the PyTorch model.

@@ -319,6 +319,7 @@ def test_an_export_of_other_weights_is_refused_with_the_command_that_mends_it(on
         ({"format_version": None}, "has the format None"),
         ({"dtype": "bfloat16"}, "is of weights in bfloat16, and the model is opened in float32"),
         ({"files": 3}, "does not say what an export says"),
+        ({"files": ["../../model.onnx"]}, "does not say what an export says"),
     ],
 )
 def test_exports_that_are_not_understood_are_refused(onnx_folder, tmp_path, change, message):

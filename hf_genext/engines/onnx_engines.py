@@ -146,7 +146,6 @@ class OnnxStepper:
         self._session = session
         decoder = config.decoder
         heads = decoder.num_attention_heads
-        self._shape = (2 * decoder.num_hidden_layers, memory.shape[0], num_outputs, heads, 0, decoder.hidden_size // heads)
         self._vocab = decoder.vocab_size
         self._memories = [
             torch.from_numpy(array) for array in memory_session.run(None, {"memory": memory.contiguous().numpy()})
@@ -156,7 +155,10 @@ class OnnxStepper:
             self._memory_bias.masked_fill_(memory_mask[:, None, None] == 0, torch.finfo(torch.float32).min)
         self._tokens = torch.zeros(memory.shape[0], num_outputs, dtype=torch.long)
         self._position = torch.zeros((), dtype=torch.long)
-        self._cache = torch.empty(self._shape)
+        # Keys and values of each layer, (2 * layers, batch, outputs, heads, capacity, head).
+        self._cache = torch.empty(
+            2 * decoder.num_hidden_layers, memory.shape[0], num_outputs, heads, 0, decoder.hidden_size // heads
+        )
         self._spare: torch.Tensor | None = None
         self._bias = torch.empty(0)
         self._is_bound = False

@@ -159,7 +159,8 @@ def _find_facts(model: PreTrainedModel, name: str) -> tuple[Path, Mapping[str, A
     if path is None:
         return None
     facts = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(facts, dict) or not isinstance(facts.get("files", []), list):
+    files = facts.get("files") if isinstance(facts, dict) else None
+    if not isinstance(files, list) or not all(isinstance(file, str) and Path(file).name == file for file in files):
         raise UnfitExportError(f"{str(path)!r} does not say what an export says; write the export again.")
     return path, facts
 
