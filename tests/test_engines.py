@@ -57,6 +57,7 @@ CALLS = {
     "beams": {"num_beams": 3, "num_return_sequences": 2, "batch_size": 3},
     "scores": {"return_scores": True, "batch_size": 8},
     "scores of beams": {"return_scores": True, "num_beams": 2},
+    "alignments": {"return_alignments": True, "batch_size": 3},
     "seeds": {"do_sample": True, "seed": 5, "num_return_sequences": 2, "batch_size": 3},
     "a prefix": {"target_prefix": "V AY", "return_scores": True, "batch_size": 8},
     "banned": {"banned_words": ["IH"], "num_beams": 2},
@@ -64,7 +65,7 @@ CALLS = {
     "allowed beams": {"allowed_outputs": PHONEMES, "num_beams": 2, "batch_size": 3},
     "penalties": {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "encoder_no_repeat_ngram_size": 2},
 }
-BY_CTRANSLATE2 = ("greedy", "a batch", "beams", "scores", "scores of beams", "a prefix", "banned")
+BY_CTRANSLATE2 = ("greedy", "a batch", "beams", "scores", "scores of beams", "alignments", "a prefix", "banned")
 
 
 def build_trained_pipeline(*, use_qk_norm: bool) -> ConditionalGenerationPipeline:
@@ -124,6 +125,7 @@ def assert_equal_answers(given, wanted):
         for answer, wanted_answer in zip(row, wanted_row, strict=True):
             assert answer.keys() == wanted_answer.keys()
             assert answer.get("token_scores", []) == pytest.approx(wanted_answer.get("token_scores", []), abs=1e-4)
+            assert answer.get("alignment") == wanted_answer.get("alignment")
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
