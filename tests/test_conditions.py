@@ -264,9 +264,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
     write_jsonl(folder / "rows.jsonl", make_rows())
     torch.manual_seed(0)
-    GPT2LMHeadModel(
-        GPT2Config(vocab_size=300, n_embd=32, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2, resid_pdrop=0.0)
-    ).save_pretrained(folder / "gpt2")
+    sizes = {"vocab_size": 300, "n_embd": 32, "n_layer": 1, "n_head": 2}
+    # As far from uniform as a trained one, for its output layer stays as it is under an adapter.
+    config = GPT2Config(**sizes, bos_token_id=1, eos_token_id=2, resid_pdrop=0.0, initializer_range=0.3)
+    GPT2LMHeadModel(config).save_pretrained(folder / "gpt2")
     tokenizer = train_tokenizer(["big small thing act"], unit="subword", vocab_size=300)
     tokenizer.save_pretrained(folder / "gpt2")
     vectors = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
