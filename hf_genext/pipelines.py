@@ -10,27 +10,39 @@ import functools
 import json
 import os
 import threading
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 from transformers import AutoProcessor, GenerationConfig, Pipeline
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import cached_file
 
 from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
-from .pipeline_inputs import ConditionReader, Row, TextOptions, parse_truncation
+from .fast_decoding import find_obstacle, get_setting
+from .length_batches import MAX_ROWS_PER_BATCH, MAX_TOKENS_PER_BATCH, LengthSorted, RowPadding, count_outputs
+from .pipeline_inputs import (
+    ConditionReader,
+    Row,
+    TextOptions,
+    is_many,
+    iterate_inputs,
+    list_columns,
+    pair_with_seeds,
+    parse_truncation,
+)
 from .pipeline_outputs import TargetWriter, name_single, read_single
 from .scoring import encode, score_tokens, take_rows
 from .seeding import check_seed
-from .streaming import OutputStream, StreamingObserver, StreamsClosedError
+from .streaming import OutputChannel, OutputStream, StreamingObserver, StreamsClosedError
 
 ALLOWED_OUTPUTS_NAME = "allowed_outputs.json"
 """The file of a model's folder that holds the outputs that it may give."""
+
+_AUTOMATIC = 0
+"""The batch size of many inputs for which nobody chose one, and that give the same in batches of like length."""
 
 _READING = ("truncation", "prefix", "src_lang", "tgt_lang")
 _CONTROL = ("rerank", "return_scores", "guidance_scale", "allowed_outputs", "banned_words", "target_prefix")
@@ -57,7 +69,9 @@ class ConditionalGenerationPipeline(Pipeline):
 
     Args of a call:
         num_samples: Without any condition: how many to make.
-        batch_size: How many inputs run at once.
+        batch_size: How many inputs run at once, in the order in which they come. Left out, models that are decoded fast take
+            many inputs in batches of like length, read ahead by some thousands at most, and all others one by one. Sampling
+            without a seed is one by one, too.
         seed: Of sampling: a number, or one for each input. A row draws the same alone, in any batch and on any rank, but where
             float32 rounds to a tie. One number for many inputs means the pair of it and the input's place.
         return_scores: Whether answers have `score`, the log-probability of the output in nats, and `token_scores`, that of each
@@ -200,24 +214,71 @@ class ConditionalGenerationPipeline(Pipeline):
                     "num_samples= is for rows without any condition; leave the inputs out, or give as many of them."
                 )
             inputs = [{} for _ in range(num_samples)]
-        inputs = _list_columns(inputs)
+        inputs = list_columns(inputs)
         if seed is not None:
             inputs = self._give_seeds(inputs, seed)
         if isinstance(inputs, list) and not inputs:
             return []
+        if is_many(inputs):
+            kwargs["batch_size"] = self._choose_batch_size(is_seeded=seed is not None, **kwargs)
         return super().__call__(inputs, **kwargs)
+
+    def _choose_batch_size(
+        self, *, is_seeded: bool = False, batch_size: int | None = None, num_workers: int | None = None, **kwargs: Any
+    ) -> int | None:
+        """The batch size that was chosen, or the automatic one where it changes no answer."""
+        if batch_size is None:
+            batch_size = self._batch_size
+        if batch_size is not None:
+            if batch_size < 1:
+                raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
+            return batch_size
+        if not self.model.can_generate():
+            return None
+        arguments = self._list_arguments({**self._forward_params, **self._sanitize_parameters(**kwargs)[1]})
+        if find_obstacle(self.model, **arguments) is not None:
+            return None
+        return _AUTOMATIC if is_seeded or not get_setting(self.model, arguments, "do_sample") else None
+
+    def _list_arguments(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Of what is asked of the model, what `generate` takes."""
+        return self._prepare_generate_kwargs({name: value for name, value in asked.items() if name not in _CONTROL})
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Any:
+        """The answers of many inputs one after the other, as Transformers gives them, or by batches of like length."""
+        parameters = (preprocess_params, forward_params, postprocess_params)
+        answers: Any = super().get_iterator(inputs, num_workers, batch_size or 1, *parameters)
+        if batch_size == _AUTOMATIC:
+            outputs = count_outputs(self.model, self._list_arguments(forward_params))
+            answers.loader = LengthSorted(
+                answers.loader.loader,
+                functools.partial(self.forward, **forward_params),
+                RowPadding(self.model),
+                max_rows=max(1, MAX_ROWS_PER_BATCH // outputs),
+                max_tokens=MAX_TOKENS_PER_BATCH // outputs,
+                is_eager=isinstance(inputs, list),
+            )
+        return answers
 
     def _give_seeds(self, inputs: Any, seed: int | Sequence[int]) -> Any:
         if self._predicts is not None:
             raise ValueError(f"{type(self.model).__name__} predicts a single output, so it takes no seed.")
-        if not _is_many(inputs):
+        if not is_many(inputs):
             if not isinstance(seed, int):
                 raise ValueError(f"One input takes one seed, got {seed!r:.60}.")
             return Row(inputs, seed=(check_seed(seed), 0))
         seeds = check_seed(seed) if isinstance(seed, int) else [check_seed(one) for one in seed]
         if isinstance(seeds, list) and hasattr(inputs, "__len__") and len(inputs) != len(seeds):
             raise ValueError(f"There are {len(inputs):,} inputs, but {len(seeds):,} seeds; give one for each, or one for all.")
-        rows = _pair_with_seeds(_iterate(inputs), seeds)
+        rows = pair_with_seeds(iterate_inputs(inputs), seeds)
         return list(rows) if isinstance(inputs, list) else rows
 
     def score(
@@ -244,10 +305,10 @@ class ConditionalGenerationPipeline(Pipeline):
             >>> pipe.score(["cat"], ["K AE T"])  # doctest: +SKIP
             [{'score': -0.21, 'token_scores': [-0.05, -0.1, -0.04, -0.02]}]
         """
-        inputs = _list_columns(inputs)
+        inputs = list_columns(inputs)
         if not isinstance(inputs, list):
             return self.score([inputs], [targets], batch_size=batch_size, truncation=truncation, **kwargs)[0]
-        targets = _list_columns(targets)
+        targets = list_columns(targets)
         if not isinstance(targets, list) or len(targets) != len(inputs):
             told = f"{len(targets):,}" if isinstance(targets, list) else f"the single one {targets!r:.40}"
             raise ValueError(f"Give a target for each of the {len(inputs):,} inputs; got {told}.")
@@ -261,7 +322,8 @@ class ConditionalGenerationPipeline(Pipeline):
             raise TypeError(f"score takes no {unknown[0]!r}; it takes batch_size, {', '.join(_READING)}.")
         if not rows:
             return []
-        answers = super().__call__(rows, batch_size=batch_size, truncation=truncation, **kwargs)
+        size = self._choose_batch_size(is_seeded=True, batch_size=batch_size)
+        answers = super().__call__(rows, batch_size=size, truncation=truncation, **kwargs)
         return [answer if several else answer[0] for answer, several in zip(answers, has_several, strict=True)]
 
     def stream(self, inputs: Any, *, batch_size: int | None = None, **kwargs: Any) -> OutputStream | list[OutputStream]:
@@ -276,7 +338,7 @@ class ConditionalGenerationPipeline(Pipeline):
             An iterator over growing answers `{"generated_text", "is_final"}`, for a list one of its own for each input. The
             last answer is what a call gives, with `is_final` true.
         """
-        inputs = _list_columns(inputs)
+        inputs = list_columns(inputs)
         if self._predicts is not None:
             raise ValueError(
                 f"{type(self.model).__name__} predicts a single output, which is there at once: call the pipeline."
@@ -293,7 +355,7 @@ class ConditionalGenerationPipeline(Pipeline):
         key = kwargs.get("output_key") or "generated_text"
         streams = [OutputStream() for _ in inputs]
         for row, stream in zip(seeded, streams, strict=True):
-            row.channel = _Channel(stream, key)
+            row.channel = OutputChannel(stream, key)
         channels = [row.channel for row in seeded]
 
         def run() -> None:
@@ -489,53 +551,6 @@ class ConditionalGenerationPipeline(Pipeline):
                 json.dump(self.allowed_outputs, file, ensure_ascii=False, indent=0)
         if pushes:
             self.push_to_hub(hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub_kwargs)
-
-
-class _Channel:
-    """Where the text of a row goes while it grows."""
-
-    def __init__(self, stream: OutputStream, key: str) -> None:
-        self._put, self._key = stream.put, key
-        # The stream itself must be free to go when nobody reads it.
-        self._is_closed = weakref.ref(stream)
-
-    def __call__(self, text: str) -> bool:
-        stream = self._is_closed()
-        if stream is None or stream.is_closed:
-            return False
-        if text:
-            self._put({self._key: text, "is_final": False})
-        return True
-
-    def finish(self, answer: dict[str, Any] | BaseException | None) -> None:
-        self._put(answer)
-        if isinstance(answer, dict):
-            self._put(None)
-
-
-def _is_many(inputs: Any) -> bool:
-    return isinstance(inputs, (list, Dataset, Iterator))
-
-
-def _iterate(inputs: Any) -> Iterator[Any]:
-    if isinstance(inputs, Dataset) and hasattr(inputs, "__len__"):
-        return (inputs[place] for place in range(len(inputs)))
-    return iter(inputs)
-
-
-def _pair_with_seeds(inputs: Iterator[Any], seeds: int | list[int]) -> Iterator[Row]:
-    """Inputs with their seeds: one for each, or one for all with each input's place."""
-    for place, condition in enumerate(inputs):
-        if isinstance(seeds, list) and place >= len(seeds):
-            raise ValueError(f"There are more inputs than the {len(seeds):,} seeds; give one for each, or one for all.")
-        yield Row(condition, seed=(seeds, place) if isinstance(seeds, int) else (seeds[place], 0))
-
-
-def _list_columns(inputs: Any) -> Any:
-    """A tuple, or a column of a `datasets` dataset, as a list; all else as it is."""
-    if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, list)):
-        return list(inputs)
-    return inputs
 
 
 def _cut_scores(scores: torch.Tensor, is_scored: torch.Tensor) -> list[list[float]]:
