@@ -73,6 +73,40 @@ class LengthSorted(IterableDataset):
         return answers
 
 
+def run_each(
+    rows: Sequence[Mapping[str, Any]],
+    forward: Callable[[dict[str, Any]], Mapping[str, Any]],
+    pad: Callable[[list[Mapping[str, Any]]], Mapping[str, Any]],
+    *,
+    max_rows: int,
+    max_tokens: int = MAX_TOKENS_PER_BATCH,
+) -> list[Mapping[str, Any] | Exception]:
+    """What a model gives for each of some rows, or why it gives nothing: a row that fails leaves the others alone.
+
+    Args:
+        rows: As [`LengthSorted`] takes them, as all that follows.
+        forward: Runs the model on a batch.
+        pad: Makes a batch of several rows.
+        max_rows: Of a batch.
+        max_tokens: Rows of a batch times the positions of its longest.
+    """
+    answers: list[Mapping[str, Any] | Exception] = [{}] * len(rows)
+    waiting = plan_batches(rows, max_tokens=max_tokens, max_rows=max_rows)[::-1]
+    while waiting:
+        batch = waiting.pop()
+        try:
+            outputs = forward(dict(pad([rows[index] for index in batch])))
+        except Exception as error:
+            if len(batch) == 1:
+                answers[batch[0]] = error
+            else:
+                waiting += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
+            continue
+        for place, index in enumerate(batch):
+            answers[index] = {name: _take(value, place) for name, value in outputs.items()}
+    return answers
+
+
 def read_windows(
     rows: Iterable[Mapping[str, Any]], first: int = MAX_ROWS_OF_WINDOW
 ) -> Iterator[tuple[list[Mapping[str, Any]], Exception | None]]:
@@ -245,4 +279,13 @@ def _take(value: Any, place: int) -> Any:
     return value[place : place + 1] if torch.is_tensor(value) else value[place]
 
 
-__all__ = ["LengthSorted", "RowPadding", "batch_by_length", "count_outputs", "generate_many", "plan_batches", "read_windows"]
+__all__ = [
+    "LengthSorted",
+    "RowPadding",
+    "batch_by_length",
+    "count_outputs",
+    "generate_many",
+    "plan_batches",
+    "read_windows",
+    "run_each",
+]

@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from transformers.utils import cached_file
 from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
 from .fast_decoding import find_obstacle, get_setting
-from .length_batches import MAX_ROWS_PER_BATCH, MAX_TOKENS_PER_BATCH, LengthSorted, RowPadding, count_outputs
+from .length_batches import MAX_ROWS_PER_BATCH, MAX_TOKENS_PER_BATCH, LengthSorted, RowPadding, count_outputs, run_each
 from .pipeline_inputs import (
     ConditionReader,
     Row,
@@ -223,6 +223,43 @@ class ConditionalGenerationPipeline(Pipeline):
             kwargs["batch_size"] = self._choose_batch_size(is_seeded=seed is not None, **kwargs)
         return super().__call__(inputs, **kwargs)
 
+    def answer_each(self, inputs: Sequence[Any], *, batch_size: int | None = None, **kwargs: Any) -> list[Any]:
+        """What a call gives for a list, with the error of each input that fails in the place of its answer.
+
+        Args:
+            inputs: Conditions, or [`Row`]s that have their seeds with them.
+            batch_size: The most inputs that run at once; chosen as a call chooses it if left out.
+            kwargs: As a call takes them, but for `seed`.
+        """
+        preprocess, forward, postprocess = (
+            {**defaults, **given}
+            for defaults, given in zip(
+                (self._preprocess_params, self._forward_params, self._postprocess_params),
+                self._sanitize_parameters(**kwargs),
+                strict=True,
+            )
+        )
+        is_seeded = all(isinstance(given, Row) and given.seed is not None for given in inputs)
+        size = self._choose_batch_size(is_seeded=is_seeded, batch_size=batch_size, **kwargs)
+        limits = {"max_rows": 1 if size is None else size}
+        if size == _AUTOMATIC:
+            limits = self._limit_batches(forward)
+        answers: list[Any] = [self._try(self.preprocess, given, preprocess) for given in inputs]
+        read = [place for place, answer in enumerate(answers) if not isinstance(answer, Exception)]
+        run = functools.partial(self.forward, **forward)
+        outputs = run_each([answers[place] for place in read], run, RowPadding(self.model), **limits)
+        for place, output in zip(read, outputs, strict=True):
+            is_error = isinstance(output, Exception)
+            answers[place] = output if is_error else self._try(self.postprocess, output, postprocess)
+        return answers
+
+    @staticmethod
+    def _try(step: Callable[..., Any], given: Any, parameters: dict[str, Any]) -> Any:
+        try:
+            return step(given, **parameters)
+        except Exception as error:
+            return error
+
     def _choose_batch_size(
         self, *, is_seeded: bool = False, batch_size: int | None = None, num_workers: int | None = None, **kwargs: Any
     ) -> int | None:
@@ -257,16 +294,14 @@ class ConditionalGenerationPipeline(Pipeline):
         parameters = (preprocess_params, forward_params, postprocess_params)
         answers: Any = super().get_iterator(inputs, num_workers, batch_size or 1, *parameters)
         if batch_size == _AUTOMATIC:
-            outputs = count_outputs(self.model, self._list_arguments(forward_params))
-            answers.loader = LengthSorted(
-                answers.loader.loader,
-                functools.partial(self.forward, **forward_params),
-                RowPadding(self.model),
-                max_rows=max(1, MAX_ROWS_PER_BATCH // outputs),
-                max_tokens=MAX_TOKENS_PER_BATCH // outputs,
-                is_eager=isinstance(inputs, list),
-            )
+            forward, limits = functools.partial(self.forward, **forward_params), self._limit_batches(forward_params)
+            rows, is_eager = answers.loader.loader, isinstance(inputs, list)
+            answers.loader = LengthSorted(rows, forward, RowPadding(self.model), is_eager=is_eager, **limits)
         return answers
+
+    def _limit_batches(self, forward_params: dict[str, Any]) -> dict[str, int]:
+        outputs = count_outputs(self.model, self._list_arguments(forward_params))
+        return {"max_rows": max(1, MAX_ROWS_PER_BATCH // outputs), "max_tokens": MAX_TOKENS_PER_BATCH // outputs}
 
     def _give_seeds(self, inputs: Any, seed: int | Sequence[int]) -> Any:
         if self._predicts is not None:
