@@ -39,6 +39,7 @@ from hf_genext.row_shards import (
     put_in_place,
 )
 from hf_genext.row_sources import ReadRow, RowSource, hash_file
+from hf_genext.seeding import check_seed
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -115,34 +116,41 @@ def run_batch_job(pipe: ConditionalGenerationPipeline, job: BatchJob, ranks: Par
         OSError: if it cannot be written; what was written stays.
     """
     is_main = ranks is None or ranks.is_main_process
-    with hold_folder(job.folder) if is_main and _may_begin(job) else contextlib.nullcontext():
-        if is_main and not _is_joined(job):
-            _write_plan(pipe, job)
-        _wait(ranks)
-        if not _is_joined(job):
-            _answer_shards(pipe, job, ranks)
-        _wait(ranks)
-        return _finish(job) if is_main else None
+    if is_main:
+        _require_possible(job)
+    with hold_folder(job.folder) if is_main else contextlib.nullcontext():
+        try:
+            if is_main and not _is_joined(job):
+                _write_plan(pipe, job)
+            _wait(ranks)
+            if not _is_joined(job):
+                _answer_shards(pipe, job, ranks)
+            _wait(ranks)
+            return _finish(job) if is_main else None
+        except Exception:
+            if is_main and not list_shards(job.folder):
+                shutil.rmtree(job.folder, ignore_errors=True)  # Nothing is done that another try could go on with.
+            raise
 
 
-def _may_begin(job: BatchJob) -> bool:
-    """True, unless there is something in the way.
+def _require_possible(job: BatchJob) -> None:
+    """Raise if there is something in the way.
 
     Raises:
-        ValueError: for a kind of file that is not written, or a number of rows that cannot be.
+        ValueError: for a kind of file that is not written, or numbers that cannot be.
         FileExistsError: if the output is there already.
     """
     if job.output.suffix not in KINDS_WRITTEN:
         raise ValueError(f"The output {str(job.output)!r} must end in {' or '.join(KINDS_WRITTEN)}.")
     if job.rows_per_shard < 1:
         raise ValueError(f"rows_per_shard must be 1 or more, got {job.rows_per_shard}.")
+    if job.seed is not None:
+        check_seed(job.seed)
     if job.output.exists() and not _is_joined(job):
         raise FileExistsError(
             f"The output {str(job.output)!r} is there already. Delete it, or give another; a job that was interrupted goes on "
             f"by its shards in {str(job.folder)!r}."
         )
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    return True
 
 
 def _wait(ranks: PartialState | None) -> None:
@@ -224,7 +232,9 @@ def _describe_model(pipe: Any) -> Any:
     folder = Path(pipe.model.name_or_path)
     if not folder.is_dir():
         return {"name": str(folder), "revision": getattr(pipe.model.config, "_commit_hash", None)}
-    return {path.name: hash_file(path) for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors", ".txt")}
+    paths = sorted([*folder.glob("*"), *folder.glob("target_tokenizer/*")])
+    kinds = (".json", ".jinja", ".model", ".safetensors", ".txt")
+    return {str(path.relative_to(folder)): hash_file(path) for path in paths if path.is_file() and path.suffix in kinds}
 
 
 def _read_plan(job: BatchJob) -> dict[str, Any]:
@@ -371,6 +381,8 @@ def _finish(job: BatchJob) -> JobReport:
     """Join the shards, and delete them."""
     if not _is_joined(job):
         shards = list_shards(job.folder)
+        if not shards:
+            raise ValueError(f"There are no rows in {job.source.name}.")
         if shards != list(range(len(shards))):
             raise RuntimeError(f"Shards are missing in {str(job.folder)!r}; run the same command again.")
         unfinished = job.folder / f"{job.output.name}.unfinished"

@@ -135,7 +135,8 @@ def generate_fast(model: PreTrainedModel, *, return_log_probs: bool = False, **g
 
     Rows that are finished are dropped from the batch, unnoticed by those logits processors of Transformers that treat every
     row alike. With any other processor all rows stay, unless it has a method `select_rows(rows)`, which is told which of the
-    rows of the last call go on, (new rows,). Sampling keeps all rows, so that the random numbers are those of `generate`.
+    rows of the last call go on, (new rows,). Sampling keeps all rows, so that the random numbers are those of `generate`,
+    unless a processor draws: one that has `chooses_tokens` leaves a single token of each row.
 
     Args:
         model: A model for which [`find_obstacle`] finds none.
@@ -247,7 +248,10 @@ class _RowSearch(_Search):
         rows, width = input_ids.shape[0], config.max_length
         pad = config._pad_token_tensor
         self.pad = 0 if pad is None else int(pad)
-        self.samples = bool(config.do_sample)
+        chooses = any(getattr(processor, "chooses_tokens", False) for processor in self.processors)
+        self.samples = bool(config.do_sample) and not chooses
+        # Rows of one memory stay together.
+        self.can_drop = self.can_drop and (config.num_return_sequences or 1) == 1
         self.ids = input_ids.new_full((rows, width), self.pad)
         self.ids[:, : self.given] = input_ids
         self.log_probs = torch.zeros(rows, width - self.given, device=input_ids.device)

@@ -23,6 +23,7 @@ from specimens import WORDS, build_config, build_native_model, build_processor, 
 from transformers import pipeline
 
 from hf_genext import GenextForPrediction, GenextHeadConfig, row_shards
+from hf_genext.checkpoints import hold_folder
 from hf_genext.row_sources import open_source
 from recipes.generate import main
 
@@ -221,11 +222,15 @@ def test_what_cannot_be_is_said_before_the_work(folder, tmp_path):
         (["--rows_per_shard", "0"], "rows_per_shard must be 1 or more"),
         (["--keep_columns", "wort"], "keep_columns names 'wort', which the input lacks"),
         (["--batch_size", "0"], "batch_size must be 1 or more, got 0"),
+        (["--seed", "-1"], r"A seed is a whole number of 0 to 2\*\*63 - 1, got -1"),
     ]
     for words, message in cases:
         with pytest.raises(ValueError, match=message):
             run(folder, source, tmp_path / "out.parquet", *words)
-        assert not (tmp_path / "out.parquet").exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    (tmp_path / "empty.tsv").write_text("word\n")
+    with pytest.raises(ValueError, match=r"There are no rows in .*empty\.tsv"):
+        run(folder, tmp_path / "empty.tsv", tmp_path / "out.parquet")
     with pytest.raises(ValueError, match=r"must end in \.parquet or \.jsonl"):
         run(folder, source, tmp_path / "out.csv")
     (tmp_path / "out.parquet").write_bytes(b"mine")
@@ -423,13 +428,10 @@ def test_two_ranks_share_the_work(folder, tmp_path):
 
 
 def test_two_jobs_cannot_write_one_output(folder, tmp_path):
-    source = write_words(tmp_path / "in.parquet", make_words(4000))
-    process = start(folder, source, tmp_path / "out.parquet", "--rows_per_shard", 5)
-    try:
-        while not row_shards.list_shards(tmp_path / "out.parquet.shards") and process.poll() is None:
-            time.sleep(0.01)
-        with pytest.raises(RuntimeError, match=f"in use by process {process.pid}"):
-            run(folder, source, tmp_path / "out.parquet", "--rows_per_shard", 5)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+    source = write_words(tmp_path / "in.parquet", WORDS)
+    with (
+        hold_folder(tmp_path / "out.parquet.shards"),
+        pytest.raises(RuntimeError, match=f"in use by process {os.getpid()}"),
+    ):
+        run(folder, source, tmp_path / "out.parquet")
+    assert run(folder, source, tmp_path / "out.parquet").rows == len(WORDS)

@@ -15,7 +15,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 from hf_genext import length_batches
 from hf_genext.length_batches import RowPadding, batch_by_length, generate_many, plan_batches
 
-MANY = [*WORDS, "vat", "ta", "act", "clinic", "vivat", "on", "lav", "cat"] * 3
+MANY = [*WORDS, "vat", "ta", "act", "clinic", "vivat", "on", "lav", "cat"] * 2
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +188,32 @@ def test_only_ids_with_a_mask_are_padded():
     assert batch["rows"] == ["a", "b"]
     unmasked = [{"input_ids": torch.ones(1, length, dtype=torch.long)} for length in (3, 5, 3)]
     assert sorted(map(sorted, plan_batches(unmasked, max_tokens=100, max_rows=100))) == [[0, 2], [1]]
+
+
+def test_rows_that_fail_leave_the_others_alone():
+    rows = [{"input_ids": torch.full((1, 1 + number % 3), number)} for number in range(40)]
+    sizes = []
+
+    def double(batch):
+        sizes.append(len(batch["input_ids"]))
+        for bad in (7, 20, 21):
+            if bool((batch["input_ids"] == bad).any()):
+                raise ArithmeticError(f"{bad} is bad")
+        return {
+            "doubled": 2 * batch["input_ids"][:, :1],
+            "names": [str(number) for number in batch["input_ids"][:, 0].tolist()],
+        }
+
+    answers = length_batches.run_each(rows, double, RowPadding(build_bart()), max_rows=16)
+    for number, answer in enumerate(answers):
+        if number in (7, 20, 21):
+            assert isinstance(answer, ArithmeticError)
+            assert str(answer) == f"{number} is bad"
+        else:
+            assert answer["doubled"].tolist() == [[2 * number]]
+            assert answer["names"] == str(number)
+    # A row that fails is found by halves, not by running each of its batch alone.
+    assert len(sizes) < 40
 
 
 def test_batches_keep_their_rows():
