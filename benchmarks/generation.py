@@ -142,7 +142,7 @@ def measure_model(folder: str, words: list[str], options: argparse.Namespace) ->
     ways = list_pipelines(pipe)
     given = words[: options.num_inputs]
     part = given[: max(1, round(options.peer_share * len(given)))]
-    listed = measure(ways, {name: part if name == "plain" else given for name in ways}, options.num_rounds)
+    listed = measure(ways, {name: part if name == "plain" else given for name in ways}, options.num_list_rounds)
     print(folder, "list", listed["ratio"], listed["equal"], flush=True)
     return {
         "hidden_size": config.hidden_size,
@@ -165,6 +165,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", required=True, help="Folders of trained g2p models.")
     parser.add_argument("--num_rounds", type=int, default=5)
+    parser.add_argument("--num_list_rounds", type=int, default=3)
     parser.add_argument("--num_words", type=int, default=40, help="Words of a round at batch 1; eight times as many at 32.")
     parser.add_argument("--num_inputs", type=int, default=10_000, help="Inputs of the list.")
     parser.add_argument("--peer_share", type=float, default=0.02, help="The share of the list that the plain pipeline answers.")
@@ -174,12 +175,10 @@ def main() -> None:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     words = read_words(Path("out/g2p-data"))
-    results = {
-        "hardware": describe_device(1),
-        "versions": describe_versions(),
-        "models": [measure_model(folder, words, options) for folder in options.models],
-    }
-    options.results.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    results: dict[str, Any] = {"hardware": describe_device(1), "versions": describe_versions(), "models": []}
+    for folder in options.models:
+        results["models"].append(measure_model(folder, words, options))
+        options.results.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     if options.results == RESULTS:
         write_tables()
 
