@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
 
     from hf_genext.pipelines import ConditionalGenerationPipeline
 
-logger = logging.getLogger(__name__)
 
 PLAN_NAME = "job.json"
 JOINED_NAME = "joined.json"

@@ -15,7 +15,6 @@ answer, and `error`. After a kill the same command goes on; no row is lost, and 
 
 from __future__ import annotations
 
-import logging
 import sys
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -38,8 +37,6 @@ from hf_genext.conditions import ConditionColumns, parse_condition_columns
 from hf_genext.row_sources import open_source
 from recipes.arguments import SettingsError, parse_settings
 from recipes.running import count_threads, describe_missing_model, resolve_name, run_main, set_up_logging
-
-logger = logging.getLogger("recipes")
 
 
 @dataclass
