@@ -396,24 +396,25 @@ def test_a_killed_job_goes_on(folder, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_kills_at_random_moments_lose_and_double_nothing(folder, tmp_path, ranks):
-    words = make_words(1000)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("ranks", "kills"), [(1, 10), (2, 3)])
+def test_kills_at_random_moments_lose_and_double_nothing(folder, tmp_path, ranks, kills):
+    words = make_words(1000 if ranks == 1 else 500)
     source = write_words(tmp_path / "in.jsonl", words)
     settings = ["--rows_per_shard", 10, "--num_beams", 2]
     run(folder, source, tmp_path / "whole.jsonl", *settings)
     output, shards = tmp_path / "killed.jsonl", tmp_path / "killed.jsonl.shards"
     generator, killed = random.Random(ranks), 0
-    for _ in range(10):
+    for _ in range(kills):
         process = start(folder, source, output, *settings, ranks=ranks)
         at_least = len(row_shards.list_shards(shards)) + generator.randint(0, 15)
-        killed += kill_when(process, shards, min(at_least, 100), generator.uniform(0, 0.3))
+        killed += kill_when(process, shards, min(at_least, len(words) // 10), generator.uniform(0, 0.3))
         if output.exists():
             break
     process = start(folder, source, output, *settings, ranks=ranks)
-    told, _ = process.communicate(timeout=300)
+    told, _ = process.communicate(timeout=600)
     assert output.exists(), told
-    assert killed >= 4
+    assert killed >= min(kills, 4)
     assert read(output) == read(tmp_path / "whole.jsonl")
 
 
