@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 LOWER := .venv-lower
+DEMO := .venv-demo
 
-.PHONY: install demo test test-slow test-lower lint bench cards clean
+.PHONY: install demo test test-slow test-lower test-demo lint bench cards clean
 
 install: $(STAMP)
 
@@ -28,7 +29,8 @@ lint: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -m "not slow"
 
-test-slow: $(STAMP) test-lower
+test-slow: $(STAMP) test-lower test-demo
+	-$(BIN)/python -m pip install --quiet --no-deps -r requirements-slow.txt
 	$(BIN)/python -m pytest -q -m slow
 
 # The fast tests once more, with the oldest versions that pyproject.toml allows.
@@ -41,6 +43,16 @@ $(LOWER)/installed: pyproject.toml constraints-lower.txt requirements-data.txt
 	$(LOWER)/bin/python -m pip install --quiet --no-deps -r requirements-data.txt
 	touch $@
 
+# The page to try a model, with Gradio, which takes an older Pillow, and in a browser: `apt-get install chromium chromium-driver`.
+test-demo: $(DEMO)/installed
+	$(DEMO)/bin/python -m pytest -q -m slow tests/test_demo.py
+
+$(DEMO)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DEMO)
+	grep -v '^pillow==' constraints.txt > $(DEMO)/constraints.txt
+	$(DEMO)/bin/python -m pip install --quiet -c $(DEMO)/constraints.txt -e '.[demo,recipes]' pytest pytest-timeout selenium
+	touch $@
+
 bench: $(STAMP)
 	$(BIN)/python benchmarks/training.py
 
@@ -48,4 +60,4 @@ cards: $(STAMP)
 	$(BIN)/python recipes/render_cards.py
 
 clean:
-	rm -rf $(VENV) $(LOWER) out build *.egg-info
+	rm -rf $(VENV) $(LOWER) $(DEMO) out build *.egg-info

@@ -1,17 +1,19 @@
 """What compositions cost: generation from memories of fixed length, and the loss of a language model that gets a memory.
 
     python benchmarks/compositions.py
-    python benchmarks/compositions.py --language_model out/language_model --texts TEXT     # the second part needs both
+    python benchmarks/compositions.py --language_models out/gpt2 out/llama --texts TEXT     # the second part needs both
 
 1. Generation, and what the cache holds of the memory, for conditions of 8 to 512 tokens: with a pooled memory of 4 slots, and
    with a memory as long as the condition. Else the same new model, 64 tokens for each of 8 rows, rounds that take turns.
-2. The loss on the same tokens of a language model alone and with a fresh memory: by cross-attention, which starts closed, and
-   by a prefix, which the model has never seen.
+2. The loss on the same tokens of language models alone and with a fresh memory: by cross-attention, where they have it, which
+   starts closed, and by a prefix of one state and of several, which they have never seen. `--num_rounds 0` leaves the first
+   part as it was measured before. A language model of any kind is trained by recipes/train_language_model.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import statistics
@@ -34,6 +36,8 @@ from hf_genext.devices import describe_device
 RESULTS = ROOT / "benchmarks" / "results" / "compositions.json"
 LENGTHS = (8, 32, 128, 512)
 ROWS, NEW_TOKENS = 8, 64
+PREFIXES = (1, 8)
+VECTOR_SIZE = 64
 
 
 def build_model(bottleneck: dict[str, Any]) -> GenextForConditionalGeneration:
@@ -75,57 +79,66 @@ def measure_generation(num_rounds: int) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def measure_start(folder: str, texts: list[str]) -> dict[str, float]:
-    """Nats for each token of a language model: alone, and with a fresh memory by cross-attention and by a prefix."""
+def measure_start(folder: str, texts: list[str]) -> tuple[str, dict[str, Any]]:
+    """Nats for each token of a language model: alone, and with a fresh memory by cross-attention and by prefixes.
+
+    Returns:
+        Its model type, and what was measured.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     rows = [tokenizer(text, truncation=True, max_length=64)["input_ids"] for text in texts]
     language_model = AutoModelForCausalLM.from_pretrained(folder).eval()
-    start = language_model.config.bos_token_id if language_model.config.bos_token_id is not None else tokenizer.eos_token_id
-    vectors = torch.randn(len(rows), 64, generator=torch.Generator().manual_seed(0))
+    losses = {"alone": compute_loss_alone(language_model, rows, tokenizer.eos_token_id)}
+    if "encoder_hidden_states" in inspect.signature(language_model.forward).parameters:
+        losses["cross-attention"] = compute_loss_with_memory(folder, rows, cross_attention=True, num_states=1)
+    for num_states in PREFIXES:
+        losses[f"prefix of {num_states}"] = compute_loss_with_memory(folder, rows, False, num_states)
+    facts = {"parameters": language_model.num_parameters(), "texts": len(rows), "tokens": sum(map(len, rows))}
+    return language_model.config.model_type, {**facts, "losses": losses}
 
-    def compute_alone() -> float:
-        total = count = 0.0
-        for row in rows:
-            ids = torch.tensor([[start, *row]])
-            log_probs = language_model(input_ids=ids).logits[0, :-1].log_softmax(dim=-1)
-            total -= float(log_probs.gather(1, ids[0, 1:, None]).sum())
-            count += len(row)
-        return total / count
 
-    def compute_with_memory(cross_attention: bool) -> float:
-        torch.manual_seed(0)
-        model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(
-            encoder={"model_type": "genext_vector_conditioner", "vector_size": 64},
-            decoder=folder,
-            cross_attention=cross_attention,
-        ).eval()
-        total = count = 0.0
-        for row, vector in zip(rows, vectors, strict=True):
-            total += float(model(condition_vectors=vector[None], labels=torch.tensor([row])).loss) * len(row)
-            count += len(row)
-        return total / count
+def compute_loss_alone(language_model: Any, rows: list[list[int]], end: int) -> float:
+    """The mean over all tokens, each text behind the start token."""
+    start = end if language_model.config.bos_token_id is None else language_model.config.bos_token_id
+    total = 0.0
+    for row in rows:
+        ids = torch.tensor([[start, *row]])
+        log_probs = language_model(input_ids=ids).logits[0, :-1].log_softmax(dim=-1)
+        total -= float(log_probs.gather(1, ids[0, 1:, None]).sum())
+    return total / sum(map(len, rows))
 
-    return {
-        "alone": compute_alone(),
-        "cross-attention": compute_with_memory(True),
-        "prefix of one state": compute_with_memory(False),
-    }
+
+def compute_loss_with_memory(folder: str, rows: list[list[int]], cross_attention: bool, num_states: int) -> float:
+    """The same of the model with a memory of random vectors, which nothing was trained to write or read."""
+    torch.manual_seed(0)
+    model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(
+        encoder={"model_type": "genext_vector_conditioner", "vector_size": VECTOR_SIZE, "num_states": num_states},
+        decoder=folder,
+        cross_attention=cross_attention,
+    ).eval()
+    vectors = torch.randn(len(rows), VECTOR_SIZE, generator=torch.Generator().manual_seed(0))
+    total = 0.0
+    for row, vector in zip(rows, vectors, strict=True):
+        total += float(model(condition_vectors=vector[None], labels=torch.tensor([row])).loss) * len(row)
+    return total / sum(map(len, rows))
 
 
 def main() -> None:
     """Measure, and store the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num_rounds", type=int, default=5)
-    parser.add_argument("--language_model", help="A folder of a causal language model.")
-    parser.add_argument("--texts", type=Path, help="Texts that it is scored on, a line each; the first 500 are taken.")
+    parser.add_argument("--language_models", nargs="*", default=[], help="Folders of causal language models.")
+    parser.add_argument("--texts", type=Path, help="Texts that they are scored on, a line each; the first 500 are taken.")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
-    results |= {"hardware": describe_device(1), "generation": measure_generation(options.num_rounds)}
-    if options.language_model and options.texts:
+    results["hardware"] = describe_device(1)
+    if options.num_rounds:
+        results["generation"] = measure_generation(options.num_rounds)
+    if options.language_models and options.texts:
         lines = [line for line in options.texts.read_text(encoding="utf-8").splitlines() if len(line.split()) > 3][:500]
-        results["start"] = measure_start(options.language_model, lines)
+        results.setdefault("start", {}).update(measure_start(folder, lines) for folder in options.language_models)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     write_tables()
     print(json.dumps(results, indent=2))

@@ -144,8 +144,14 @@ def _compositions(results: dict[str, Any]) -> str:
         shown = [f"{row['milliseconds_per_step']:.1f} | {row['memory_bytes_per_row'] / 1024:,.0f}" for row in cells]
         lines.append(f"| {length} | {' | '.join(shown)} |")
     if "start" in results:
-        lines += ["", "| a language model's loss, nats a token | |", "|---|---:|"]
-        lines += [f"| {name} | {loss:.4f} |" for name, loss in results["start"].items()]
+        names = list(dict.fromkeys(name for row in results["start"].values() for name in row["losses"]))
+        lines += ["", f"| nats a token | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
+        for kind, row in results["start"].items():
+            losses, alone = row["losses"], row["losses"]["alone"]
+            more = {name: round(losses[name] - alone, 4) + 0.0 for name in losses}  # No minus before nothing.
+            shown = [f"{losses[name]:.4f} ({more[name]:+.4f})" if name in losses else "" for name in names[1:]]
+            facts = f"{kind}, {row['parameters'] / 1e6:.1f}M parameters, {row['tokens']:,} tokens of {row['texts']} texts"
+            lines.append(f"| {facts} | {alone:.4f} | {' | '.join(shown)} |")
     return "\n".join([*lines, "", f"{results['hardware']}; medians of {len(results['generation'][0]['rounds'])} rounds."])
 
 

@@ -1,6 +1,7 @@
 """hf_genext: conditional encoder-decoders and vector spaces behind Transformers' own doors.
 
-Importing the package registers its classes with the Auto classes and with `pipeline()`.
+Importing the package registers its classes with the Auto classes and with `pipeline()`, which is Transformers' own and can be
+imported from here too, so that one import does both.
 """
 
 from __future__ import annotations
@@ -8,8 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from transformers import pipeline
+
 from hf_genext import auto
 from hf_genext.adapters import build_lora_config
+from hf_genext.drawing import draw_alignment
 from hf_genext.genext.configuration_conditioners_genext import (
     GenextFusionConditionerConfig,
     GenextLabelConditionerConfig,
@@ -53,6 +57,7 @@ auto.register()
 __all__ = [
     "build_lora_config",
     "ConditionalGenerationPipeline",
+    "draw_alignment",
     "GenextBottleneckConfig",
     "GenextConfig",
     "GenextDecoderConfig",
@@ -69,6 +74,7 @@ __all__ = [
     "GenextTrainer",
     "GenextTrainingArguments",
     "GenextVectorConditionerConfig",
+    "pipeline",
     "StaticEmbeddingConfig",
     "StaticEmbeddingForPreTraining",
     "StaticEmbeddingModel",

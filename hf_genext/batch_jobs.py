@@ -144,6 +144,8 @@ def _require_possible(job: BatchJob) -> None:
         raise ValueError(f"rows_per_shard must be 1 or more, got {job.rows_per_shard}.")
     if job.seed is not None:
         check_seed(job.seed)
+    if job.arguments.get("return_alignments") and job.output.suffix != ".jsonl":
+        raise ValueError("Alignments have no columns: with return_alignments write JSON lines, --output NAME.jsonl.")
     if job.output.exists() and not _is_joined(job):
         raise FileExistsError(
             f"The output {str(job.output)!r} is there already. Delete it, or give another; a job that was interrupted goes on "

@@ -69,7 +69,7 @@ class EncodedRows(Dataset):
             anything else as an array, (rows, ...).
         labels: For each row the target tokens; or single outputs, an array (rows,) or (rows, outputs).
         media: What gives pictures and recordings of a row when they are asked for, by the names of the model's inputs: a
-            [`hf_genext.conditions.MediaReader`].
+            [`hf_genext.media_columns.MediaReader`].
 
     Raises:
         ValueError: if the numbers of rows differ.

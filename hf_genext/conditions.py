@@ -1,9 +1,9 @@
-"""Rows with conditions of any kind: which columns hold them, reading, encoding, and opening pictures and recordings.
+"""Rows with conditions of any kind: which columns hold them, reading, and encoding.
 
 A condition is written as `pipeline("conditional-generation")` takes it: a dictionary with some of `text`, `vector`, `label`,
 `image` and `audio`.
 
-Legend: rows, size (numbers of a vector), fields (of labels), outputs (of a single output), channels, height, width, samples.
+Legend: rows, size (numbers of a vector), fields (of labels), outputs (of a single output).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -30,7 +30,7 @@ from hf_genext.data import (
     require_columns,
     to_strings,
 )
-from hf_genext.media import open_condition
+from hf_genext.media_columns import MEDIA_KINDS, MediaReader, find_unreadable, list_media, read_media_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,9 +44,6 @@ CONDITION_KINDS = ("text", "vector", "label", "image", "audio")
 OUTPUT_KINDS = ("text", "class", "labels", "regression")
 """What a row's target can be: a text, or a single output as a [`GenextHeadConfig`] names it."""
 
-_MEDIA_INPUTS = {"image": {"pixel_values"}, "audio": {"input_features", "input_values"}}
-"""The inputs of a model that pictures and recordings give."""
-
 _ENCODING_CHUNK = 10_000
 _SHOWN_NUMBERS = 16
 
@@ -59,14 +56,17 @@ class ConditionColumns:
         kind: One of [`CONDITION_KINDS`].
         columns: Its columns: one, but for labels, of which each field has its own.
         space: For a vector, the folder of a `StaticEmbeddingModel` in which the column's word is looked up.
+        sampling_rate: For audio, the samples a second of a column that holds nothing but samples.
 
     Raises:
-        ValueError: for another kind, several columns of anything but labels, or a space of anything but a vector.
+        ValueError: for another kind, several columns of anything but labels, a space of anything but a vector, or a rate of
+            anything but audio.
     """
 
     kind: str
     columns: tuple[str, ...]
     space: str | None = None
+    sampling_rate: int | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in CONDITION_KINDS:
@@ -77,13 +77,15 @@ class ConditionColumns:
             )
         if self.space is not None and self.kind != "vector":
             raise ValueError(f"A space gives vectors, so it goes with the condition 'vector', not {self.kind!r}.")
+        if self.sampling_rate is not None and self.kind != "audio":
+            raise ValueError(f"A sampling_rate is of recordings, so it goes with the condition 'audio', not {self.kind!r}.")
 
 
 def parse_condition_columns(settings: Mapping[str, Any]) -> list[ConditionColumns]:
     """Conditions as a settings file writes them.
 
     Args:
-        settings: For each condition a column, a list of columns, or a dictionary with `column` and `space`.
+        settings: For each condition a column, a list of columns, or a dictionary with `column` and `space` or `sampling_rate`.
 
     Returns:
         The conditions, in their order.
@@ -93,20 +95,20 @@ def parse_condition_columns(settings: Mapping[str, Any]) -> list[ConditionColumn
 
     Example:
         >>> parse_condition_columns({"vector": {"column": "word", "space": "out/glove"}, "label": ["pos", "domain"]})[1]
-        ConditionColumns(kind='label', columns=('pos', 'domain'), space=None)
+        ConditionColumns(kind='label', columns=('pos', 'domain'), space=None, sampling_rate=None)
     """
     conditions = []
     for kind, given in settings.items():
         fields = given if isinstance(given, Mapping) else {"column": given}
-        unknown = [name for name in fields if name not in ("column", "space")]
+        unknown = [name for name in fields if name not in ("column", "space", "sampling_rate")]
         if unknown or fields.get("column") is None:
             raise ValueError(
-                f"The condition {kind!r} needs a column, and may have a space; got {given!r:.80}. Write for example "
-                "{vector: {column: word, space: out/glove}}."
+                f"The condition {kind!r} needs a column, and may have a space or a sampling_rate; got {given!r:.80}. Write for "
+                "example {vector: {column: word, space: out/glove}}."
             )
         column = fields["column"]
         columns = tuple(map(str, column)) if isinstance(column, (list, tuple)) else (str(column),)
-        conditions.append(ConditionColumns(kind, columns, fields.get("space")))
+        conditions.append(ConditionColumns(kind, columns, fields.get("space"), fields.get("sampling_rate")))
     return conditions
 
 
@@ -123,25 +125,28 @@ def read_rows(
     split: str | None = None,
     config_name: str | None = None,
     spaces: Mapping[str, Any] | None = None,
+    unreadable: Literal["error", "drop"] = "error",
 ) -> tuple[Dataset, DataReport]:
-    """Read rows of conditions and targets.
+    """Read rows of conditions and targets. Pictures and recordings are opened once, to see that they can be, and not kept.
 
     Args:
         source: As [`hf_genext.data.read_pairs`] takes it.
         conditions: What the rows are conditioned on; of several, any may be missing in a row (null, or nothing but white
-            space). Vectors are lists of numbers, in text files numbers apart by white space. Paths of pictures and recordings
-            are relative to the file that names them, else to the working folder.
+            space). Vectors are lists of numbers, in text files numbers apart by white space. Pictures and recordings stand in a
+            column as [`hf_genext.media_columns.read_media_column`] takes them.
         target_columns: Column of the target; of a regression one for each number.
         output: One of [`OUTPUT_KINDS`]. Labels are a list, in text files names apart by white space.
         column_names: As [`hf_genext.data.read_pairs`] takes it, as the two that follow.
         split: Split of a `datasets` source.
         config_name: Configuration of a `datasets` source.
         spaces: For each folder that a condition names the space: a mapping of words to vectors (size,).
+        unreadable: What to do with a row whose picture or recording cannot be opened.
 
     Returns:
-        A dataset with `source` (what tells conditions apart, for people and for splits), a column for each condition, and
-        `target`; and the report on what was left out: rows without any condition, without a target, or whose word the space
-        lacks where it is the one condition.
+        A dataset with `source` (what tells conditions apart, for people and for splits), a column for each condition, `target`,
+        and with pictures or recordings `row` (its number in the file, from 1); and the report on what was left out: rows
+        without any condition, without a target, whose word the space lacks where it is the one condition, or whose picture or
+        recording cannot be opened.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -178,18 +183,48 @@ def read_rows(
         _drop(report, keep, ~present, "no condition")
     target, is_given = _read_target(table, name, target_columns, output)
     _drop(report, keep, ~is_given, f"empty {target_columns[0]}")
+    _drop_unreadable(report, keep, conditions, columns, folder, rule=unreadable)
     report.kept = int(keep.sum())
     if report.kept == 0:
         raise ValueError(f"No row of {name} has both sides: {report}.")
     labels = [" | ".join(parts) for parts in zip(*shown, strict=True)] if shown else [""] * table.num_rows
-    rows = pa.table({"source": pa.array(labels, pa.large_string()), **columns, "target": target})
+    numbers = {} if set(columns).isdisjoint(MEDIA_KINDS) else {"row": np.arange(1, table.num_rows + 1)}
+    rows = pa.table({"source": pa.array(labels, pa.large_string()), **columns, "target": target, **numbers})
     return datasets.Dataset(rows.filter(keep).combine_chunks()), report
 
 
-def _drop(report: DataReport, keep: np.ndarray, unwanted: np.ndarray, reason: str) -> None:
+def _drop(report: DataReport, keep: np.ndarray, unwanted: np.ndarray, reason: str, cause: object = "") -> None:
     rows = np.flatnonzero(unwanted & keep)
-    report.note(reason, rows, kept=False)
+    report.note(reason, rows, kept=False, cause=str(cause))
     keep[rows] = False
+
+
+def _drop_unreadable(
+    report: DataReport,
+    keep: np.ndarray,
+    conditions: Sequence[ConditionColumns],
+    columns: Mapping[str, Any],
+    folder: Path,
+    *,
+    rule: str,
+) -> None:
+    """Drop or refuse rows whose pictures or recordings cannot be opened."""
+    if rule not in ("error", "drop"):
+        raise ValueError(f"unreadable must be 'error' or 'drop', got {rule!r}.")
+    for condition in conditions:
+        if condition.kind not in MEDIA_KINDS:
+            continue
+        found = find_unreadable(columns[condition.kind], condition.kind, np.flatnonzero(keep).tolist(), folder)
+        if not found:
+            continue
+        row, cause = next(iter(found.items()))
+        if rule == "error":
+            kind = FileNotFoundError if isinstance(cause, FileNotFoundError) else ValueError
+            more = f" So it is with {len(found):,} rows in all." if len(found) > 1 else ""
+            raise kind(f'Row {row + 1}: {cause} Mend it, or set unreadable to "drop".{more}') from cause
+        unwanted = np.zeros(len(keep), dtype=bool)
+        unwanted[list(found)] = True
+        _drop(report, keep, unwanted, f"unreadable {condition.columns[0]}", cause)
 
 
 def _read_condition(
@@ -200,6 +235,9 @@ def _read_condition(
 
     if condition.kind == "vector":
         return _read_vectors(table, name, condition, space)
+    if condition.kind in MEDIA_KINDS:
+        place = f"Column {condition.columns[0]!r} of {name}"
+        return read_media_column(table[condition.columns[0]], condition.kind, place, folder, condition.sampling_rate)
     texts = [_list_texts(table, column, name) for column in condition.columns]
     if condition.kind == "label":
         rows = [
@@ -208,22 +246,12 @@ def _read_condition(
         ]
         fields = pa.struct([(column, pa.string()) for column in condition.columns])
         return pa.array(rows, fields), [", ".join(label or "" for label in labels) for labels in zip(*texts, strict=True)]
-    values = texts[0]
-    if condition.kind in ("image", "audio"):
-        values = [None if path is None else _find_file(path, folder) for path in values]
-    return pa.array(values, pa.large_string()), [text or "" for text in texts[0]]
+    return pa.array(texts[0], pa.large_string()), [text or "" for text in texts[0]]
 
 
 def _list_texts(table: pa.Table, column: str, name: str) -> list[str | None]:
     values = to_strings(table, column, name).to_pylist()
     return [None if value is None or not value.strip() else value for value in values]
-
-
-def _find_file(path: str, folder: Path) -> str:
-    for candidate in (folder / path, Path(path)):
-        if candidate.is_file():
-            return str(candidate)
-    raise FileNotFoundError(f"There is no file {path!r} (looked in {str(folder)!r} and {os.getcwd()!r}).")
 
 
 def _read_vectors(table: pa.Table, name: str, condition: ConditionColumns, space: Any) -> tuple[pa.Array, list[str]]:
@@ -316,7 +344,7 @@ def list_kinds(dataset: Dataset) -> list[str]:
 def list_conditions(dataset: Dataset) -> list[dict[str, Any]]:
     """The condition of each row, as the pipeline takes it; what is missing is left out."""
     kinds = list_kinds(dataset)
-    columns = [dataset[kind] for kind in kinds]
+    columns = [list_media(dataset, kind) if kind in MEDIA_KINDS else dataset[kind] for kind in kinds]
     return [
         {kind: value for kind, value in zip(kinds, values, strict=True) if value is not None}
         for values in zip(*columns, strict=True)
@@ -333,7 +361,8 @@ def group_conditions(dataset: Dataset) -> dict[str, list[Any]]:
         `source` (the distinct conditions), `name` (what tells them apart, for people), and `references` (their targets).
     """
     conditions, names, targets = list_conditions(dataset), list(dataset["source"]), list(dataset["target"])
-    groups = group_by_key(names, str.casefold).values()
+    # Two texts may differ in capitals alone, two files may not.
+    groups = group_by_key(names, str.casefold if "text" in dataset.column_names else str).values()
     return {
         "source": [conditions[rows[0]] for rows in groups],
         "name": [names[rows[0]] for rows in groups],
@@ -436,8 +465,7 @@ def encode_rows(
         for name, values in parts.items()
     }
     wanted = [labels[place] for place in places]
-    files = [kind for kind in kinds if kind in ("image", "audio")]
-    media = MediaReader({kind: [dataset[kind][int(place)] for place in places] for kind in files}, processor) if files else None
+    media = None if set(kinds).isdisjoint(MEDIA_KINDS) else MediaReader(dataset.select(places), processor)
     return EncodedRows(conditions, wanted if output == "text" else np.array(wanted), media), report
 
 
@@ -473,48 +501,10 @@ def _number_outputs(
     return [[int(name in target) for name in names] for target in map(set, targets)]
 
 
-# Pictures and recordings
-
-
-class MediaReader:
-    """Opens the pictures and recordings of rows when they are asked for.
-
-    Args:
-        paths: For each of `image` and `audio` the file of each row, or `None` where it is missing.
-        processor: What turns them into numbers.
-    """
-
-    def __init__(self, paths: Mapping[str, Sequence[str | None]], processor: GenextProcessor) -> None:
-        self._paths, self._processor = paths, processor
-
-    def list_files(self, names: Collection[str]) -> Iterator[bytes]:
-        """Each row's files that give some inputs: what is in them, and empty where one is missing."""
-        for kind, paths in self._paths.items():
-            if not _MEDIA_INPUTS[kind].isdisjoint(names):
-                yield kind.encode()
-                for path in paths:
-                    yield b"" if path is None else hashlib.sha256(Path(path).read_bytes()).digest()
-
-    def __call__(self, index: int, without: Collection[str] = ()) -> dict[str, np.ndarray]:
-        """What is there of a row: `pixel_values` (channels, height, width), or what the feature extractor gives.
-
-        Args:
-            index: The row.
-            without: Inputs that are not wanted; their files are not opened.
-        """
-        paths = {kind: paths[index] for kind, paths in self._paths.items() if _MEDIA_INPUTS[kind].isdisjoint(without)}
-        opened = open_condition({kind: path for kind, path in paths.items() if path is not None})
-        if not opened:
-            return {}
-        batch = self._processor.read_conditions([opened], return_tensors="np")
-        return {name: np.asarray(values)[0] for name, values in batch.items()}
-
-
 __all__ = [
     "CONDITION_KINDS",
     "OUTPUT_KINDS",
     "ConditionColumns",
-    "MediaReader",
     "encode_rows",
     "find_label_names",
     "find_output_names",

@@ -40,6 +40,7 @@ class DataReport:
         dropped: For each reason the number of rows that were left out.
         changed: For each reason the number of rows that were kept with a change.
         examples: For each reason the first row numbers, counted from 1.
+        causes: For a reason what was wrong with the first row, where that differs from row to row.
     """
 
     read: int = 0
@@ -47,10 +48,12 @@ class DataReport:
     dropped: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[int]] = field(default_factory=dict)
+    causes: dict[str, str] = field(default_factory=dict)
 
-    def note(self, reason: str, rows: Sequence[int] | np.ndarray, *, kept: bool) -> None:
+    def note(self, reason: str, rows: Sequence[int] | np.ndarray, *, kept: bool, cause: str = "") -> None:
         """Count rows, numbered from 0, under a reason."""
         if len(rows):
+            self.causes.setdefault(reason, cause)
             (self.changed if kept else self.dropped)[reason] += len(rows)
             shown = self.examples.setdefault(reason, [])
             shown.extend(int(row) + 1 for row in rows[: _EXAMPLES_KEPT - len(shown)])
@@ -61,7 +64,8 @@ class DataReport:
         for word, counts in (("dropped", self.dropped), ("changed", self.changed)):
             for reason, count in counts.items():
                 rows = ", ".join(map(str, self.examples[reason])) + (", ..." if count > len(self.examples[reason]) else "")
-                parts.append(f"{count:,} {word}: {reason} (rows {rows})")
+                cause = f", the first: {self.causes[reason]}" if self.causes.get(reason) else ""
+                parts.append(f"{count:,} {word}: {reason} (rows {rows}{cause})")
         return "; ".join(parts)
 
 

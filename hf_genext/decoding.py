@@ -1,4 +1,4 @@
-"""Generation with everything that can be asked of it: seeds, allowed outputs, guidance, scores, both directions, streams.
+"""Generation with everything that can be asked of it: seeds, allowed outputs, guidance, scores, alignments, streams, ...
 
 Legend: batch, returned (outputs of each condition), rows (batch * returned, or all beams), target (output positions).
 """
@@ -6,17 +6,18 @@ Legend: batch, returned (outputs of each condition), rows (batch * returned, or 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from .agreement import generate_by_agreement
+from .alignments import align_tokens, find_real_slots
 from .constraints import AllowedOutputs, OutputTrie
 from .fast_decoding import find_obstacle, generate_fast
 from .guidance import GuidedScores, double_memory
-from .scoring import label_generated, score_tokens
+from .scoring import encode, label_generated, score_tokens
 from .seeding import KeyedSampling, make_keys
 
 
@@ -31,6 +32,8 @@ class Control:
         guidance_scale: How far away from what the model writes without its condition.
         target_prefix: Target tokens, without the start token, with which every output begins.
         return_scores: Whether the tokens get their log-probabilities.
+        return_alignments: Whether it is told where the model looked for each token.
+        alignment_layer: In which of its layers; see [`align_tokens`].
         watch: Makes, of the number of a row's beams, what sees each step last.
     """
 
@@ -40,6 +43,8 @@ class Control:
     guidance_scale: float | None = None
     target_prefix: list[int] = field(default_factory=list)
     return_scores: bool = False
+    return_alignments: bool = False
+    alignment_layer: int | None = None
     watch: Callable[[int], LogitsProcessor] | None = None
 
 
@@ -51,23 +56,28 @@ class Generated:
         sequences: Ids, (batch, returned, target); from the start token on, but where scores or allowed outputs were asked for.
         token_scores: For each output the log-probability of each token behind the prompt, the end token included, in nats: a
             tensor (batch, returned, target) that is 0 elsewhere.
-        is_scored: Where there is such a token, likewise.
+        is_scored: Where there is such a token, likewise; beside alignments, too.
+        alignments: For each such token where the model looked, (batch, returned, target, slots).
+        is_real: Which slots are no padding, (batch, slots).
         is_search: Whether the outputs of a condition are those of beams, so that none comes twice.
     """
 
     sequences: torch.LongTensor
     token_scores: torch.FloatTensor | None = None
     is_scored: torch.BoolTensor | None = None
+    alignments: torch.FloatTensor | None = None
+    is_real: torch.BoolTensor | None = None
     is_search: bool = False
 
     def cut(self, length: int) -> Generated:
         """Without so many tokens at the start of each output."""
-        scores, is_scored = self.token_scores, self.is_scored
-        return Generated(
-            self.sequences[..., length:],
-            None if scores is None else scores[..., length - 1 :],
-            None if is_scored is None else is_scored[..., length - 1 :],
-            self.is_search,
+        scores, is_scored, alignments = self.token_scores, self.is_scored, self.alignments
+        return replace(
+            self,
+            sequences=self.sequences[..., length:],
+            token_scores=None if scores is None else scores[..., length - 1 :],
+            is_scored=None if is_scored is None else is_scored[..., length - 1 :],
+            alignments=None if alignments is None else alignments[..., length - 1 :, :],
         )
 
 
@@ -124,7 +134,9 @@ def generate_with_control(
     if control.rerank:
         _refuse_beside_rerank(control)
         sequences = generate_by_agreement(model, **inputs, **arguments)
-        return _score(model, inputs, sequences.view(batch_size, -1, sequences.shape[-1]), 1, control, model.generation_config)
+        return _look_back(
+            model, inputs, sequences.view(batch_size, -1, sequences.shape[-1]), 1, control, model.generation_config
+        )
     config = _resolve(model, arguments)
     num_beams, num_returned = config.num_beams or 1, config.num_return_sequences or 1
     is_guided = control.guidance_scale is not None and control.guidance_scale != 1.0
@@ -135,7 +147,8 @@ def generate_with_control(
         encoded["decoder_input_ids"] = torch.tensor([prompt] * (batch_size * (1 + is_guided)), device=model.device)
     # Each sees the scores after those before it.
     watcher = _PromptWatcher()
-    processors: list[LogitsProcessor] = [watcher] if control.return_scores or control.allowed is not None else []
+    looks_back = control.return_scores or control.return_alignments
+    processors: list[LogitsProcessor] = [watcher] if looks_back or control.allowed is not None else []
     if is_guided:
         processors.append(GuidedScores(float(control.guidance_scale or 0.0)))
     if control.allowed is not None:
@@ -163,13 +176,13 @@ def generate_with_control(
     sequences = generate_fast(model, **encoded, **arguments) if is_fast else model.generate(**encoded, **arguments)
     sequences = sequences if torch.is_tensor(sequences) else sequences["sequences"]
     sequences = watcher.complete(sequences[: batch_size * num_returned], batch_size, max(num_beams, num_returned))
-    generated = _score(model, inputs, sequences.view(batch_size, num_returned, -1), watcher.length, control, config)
+    generated = _look_back(model, inputs, sequences.view(batch_size, num_returned, -1), watcher.length, control, config)
     generated.is_search = num_beams > 1
     # What is not shown is not always a special token, so it is taken away where it is known.
     return generated.cut(watcher.length - len(control.target_prefix)) if watcher.prompts is not None else generated
 
 
-def _score(
+def _look_back(
     model: PreTrainedModel,
     inputs: dict[str, torch.Tensor],
     sequences: torch.LongTensor,
@@ -177,14 +190,22 @@ def _score(
     control: Control,
     config: GenerationConfig,
 ) -> Generated:
-    if not control.return_scores:
+    """What is asked about outputs that were found: how likely each token is, and where the model looked for it."""
+    if not (control.return_scores or control.return_alignments):
         return Generated(sequences)
     rows = sequences.flatten(0, 1)
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     labels = label_generated(rows, prompt_length, [end for end in ends if end is not None], config.pad_token_id)
-    scores = score_tokens(model, inputs, rows[:, :-1], labels)
+    encoded = encode(model, inputs)
     shape = (*sequences.shape[:2], -1)
-    return Generated(sequences, scores.view(shape), (labels != -100).view(shape))
+    generated = Generated(sequences, is_scored=(labels != -100).view(shape))
+    if control.return_scores:
+        generated.token_scores = score_tokens(model, encoded, rows[:, :-1], labels).view(shape)
+    if control.return_alignments:
+        alignments = align_tokens(model, encoded, rows[:, :-1], control.alignment_layer)
+        generated.alignments = alignments.view(*sequences.shape[:2], *alignments.shape[1:])
+        generated.is_real = find_real_slots(model, encoded)
+    return generated
 
 
 def _refuse_beside_rerank(control: Control) -> None:

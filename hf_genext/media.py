@@ -1,4 +1,6 @@
-"""Pictures and recordings, opened from what people have: paths, data URLs, bytes, arrays.
+"""Pictures and recordings, opened from what people have: paths, data URLs, bytes, arrays, what `datasets` stores.
+
+Training and inference open them here, so that a model is asked what it learned from.
 
 Legend: samples (of a recording), channels, height, width.
 """
@@ -21,7 +23,7 @@ _DATA_URL = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w=.+-]+)*;base64,")
 
 
 def open_condition(condition: Mapping[str, Any], sampling_rate: int | None = None) -> dict[str, Any]:
-    """A condition with its picture and its recording opened; what is open already, and all else, stays as it is.
+    """A condition with its picture and its recording opened; all else stays as it is.
 
     Args:
         condition: Named parts. `image` may be a path, a data URL, bytes, an array or a picture, `audio` likewise, or a
@@ -31,7 +33,7 @@ def open_condition(condition: Mapping[str, Any], sampling_rate: int | None = Non
 
     Raises:
         FileNotFoundError: for a file that is not there.
-        ValueError: for one that cannot be read.
+        ValueError: for what cannot be read.
     """
     opened = dict(condition)
     if opened.get("image") is not None:
@@ -46,47 +48,70 @@ def open_condition(condition: Mapping[str, Any], sampling_rate: int | None = Non
     return opened
 
 
+def get_sampling_rate(processor: Any) -> int | None:
+    """The samples a second that a processor takes recordings at; `None` if it takes none, or any."""
+    return getattr(getattr(processor, "feature_extractor", None), "sampling_rate", None)
+
+
 def open_picture(source: Any) -> Any:
-    """A picture in RGB, upright, from a path, a data URL or bytes; arrays and pictures are given back.
+    """A picture in RGB, upright, from anything that holds one.
+
+    Args:
+        source: A path, a data URL, bytes, a dictionary with `bytes` or `path`, a picture of Pillow, or an array of grey, RGB or
+            RGBA (height, width), (height, width, channels) or (channels, height, width): whole numbers up to 255, or truth
+            values. An array of fractions stays one, (height, width, 3), for the image processor to read as it does.
 
     Raises:
         FileNotFoundError: for a file that is not there.
         ValueError: for what is no picture.
     """
-    if isinstance(source, Mapping):
-        source = source.get("bytes") or source.get("path")
-    if not isinstance(source, (str, bytes, os.PathLike)):
-        return source
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError("Pictures are opened with Pillow: pip install pillow") from error
+    Image.init()  # Every format from the start: of threads that find them out one by one, some would miss one.
+    source = _take_content(source)
+    if hasattr(source, "getbands"):
+        with _naming("the picture", "none that can be read"):
+            return ImageOps.exif_transpose(source).convert("RGB")
+    if not isinstance(source, (str, bytes, os.PathLike)):
+        pixels = _read_pixels(source)
+        return Image.fromarray(pixels).convert("RGB") if pixels.dtype == np.uint8 else pixels
     file, name = _find(source, "picture")
     with _naming(name, "no picture that can be read"), Image.open(file) as picture:
         return ImageOps.exif_transpose(picture).convert("RGB")
 
 
-def open_recording(source: Any, sampling_rate: int | None = None) -> tuple[Any, int | None]:
+def open_recording(source: Any, sampling_rate: int | None = None) -> tuple[np.ndarray, int | None]:
     """A recording's samples between -1 and 1, (samples,), the mean of all channels, and how many there are a second.
 
     WAV files are read by SciPy, all others by soundfile.
+
+    Args:
+        source: A path, a data URL, bytes, a dictionary with `bytes` or `path`, or with `array` and `sampling_rate`, or an array
+            (samples,), or with an axis for the channels, which is the shorter one. Whole numbers of 8, 16 and 32 bits are
+            samples as WAV files have them.
+        sampling_rate: Samples a second of an array.
 
     Raises:
         FileNotFoundError: for a file that is not there.
         ValueError: for what is no recording, or one whose reader is not installed.
     """
-    if isinstance(source, Mapping):
-        if source.get("array") is None:
-            return open_recording(source.get("bytes") or source.get("path"))
-        return np.asarray(source["array"], dtype=np.float32), source.get("sampling_rate", sampling_rate)
+    if isinstance(source, Mapping) and source.get("array") is not None:
+        source, sampling_rate = source["array"], source.get("sampling_rate") or sampling_rate
+    source = _take_content(source)
     if not isinstance(source, (str, bytes, os.PathLike)):
-        return source, sampling_rate
+        samples = np.asarray(source)
+        if samples.dtype.kind not in "iuf" or samples.ndim not in (1, 2):
+            raise ValueError(
+                f"A recording as an array must have the shape (samples,) or (samples, channels), got {samples.dtype} of the "
+                f"shape {samples.shape}."
+            )
+        channels = 0 if samples.ndim == 2 and samples.shape[0] < samples.shape[1] else 1
+        return _read_samples(samples, channels, "The recording"), None if sampling_rate is None else int(sampling_rate)
     file, name = _find(source, "recording")
-    is_wave = _is_wave(file)
-    if not is_wave:
-        return _read_sound(file, name)
-    with _naming(name, "no recording in WAV that can be read"):
-        return _read_wave(file)
+    samples, rate = _read_wave(file, name) if _is_wave(file) else _read_sound(file, name)
+    return _read_samples(samples, 1, name), rate
 
 
 def resample(waves: np.ndarray, sampling_rate: int, wanted: int) -> np.ndarray:
@@ -106,6 +131,36 @@ def resample(waves: np.ndarray, sampling_rate: int, wanted: int) -> np.ndarray:
         ) from error
     divisor = math.gcd(sampling_rate, wanted)
     return resample_poly(np.asarray(waves, dtype=np.float32), wanted // divisor, sampling_rate // divisor).astype(np.float32)
+
+
+def _take_content(source: Any) -> Any:
+    """What holds a picture or a recording; of a dictionary as `datasets` stores them what is in it."""
+    if isinstance(source, Mapping):
+        content = source.get("bytes") or source.get("path")
+        if content is None:
+            raise ValueError(f"Pictures and recordings in a dictionary need bytes or path, got {sorted(map(str, source))}.")
+        source = content
+    return bytes(source) if isinstance(source, (bytearray, memoryview)) else source
+
+
+def _read_pixels(source: Any) -> np.ndarray:
+    """An array as pixels: (height, width) or (height, width, 3 or 4) of whole numbers, (height, width, 3) of fractions."""
+    pixels = np.asarray(source)
+    if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[0] in (1, 3, 4):
+        pixels = np.moveaxis(pixels, 0, -1)
+    if pixels.dtype.kind not in "biuf" or not pixels.size or pixels.shape[2:] not in ((), (1,), (3,), (4,)) or pixels.ndim < 2:
+        raise ValueError(
+            "A picture as an array must have the shape (height, width), (height, width, channels) or (channels, height, width) "
+            f"with 1, 3 or 4 channels, got {pixels.dtype} of the shape {pixels.shape}."
+        )
+    pixels = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
+    if pixels.dtype.kind == "f":
+        return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., :3]
+    if pixels.dtype.kind == "b":
+        pixels = pixels * np.uint8(255)
+    if pixels.min() < 0 or pixels.max() > 255:
+        raise ValueError(f"Whole numbers of a picture must be 0 to 255, got {pixels.min()} to {pixels.max()}.")
+    return np.ascontiguousarray(pixels, dtype=np.uint8)
 
 
 def _find(source: str | bytes | os.PathLike[str], what: str) -> tuple[Any, str]:
@@ -134,19 +189,14 @@ def _is_wave(file: Any) -> bool:
     return start in (b"RIFF", b"RIFX")
 
 
-def _read_wave(file: Any) -> tuple[np.ndarray, int]:
+def _read_wave(file: Any, name: str) -> tuple[np.ndarray, int]:
     try:
         from scipy.io import wavfile
     except ImportError as error:
         raise ImportError('WAV recordings are opened with SciPy: pip install "hf_genext[recipes]"') from error
-    rate, samples = wavfile.read(file)
-    if samples.dtype == np.uint8:
-        waves = (samples.astype(np.float32) - 128.0) / 128.0
-    elif np.issubdtype(samples.dtype, np.integer):
-        waves = samples.astype(np.float32) / float(2 ** (8 * samples.dtype.itemsize - 1))
-    else:
-        waves = samples.astype(np.float32)
-    return waves.mean(axis=1) if waves.ndim == 2 else waves, int(rate)
+    with _naming(name, "no recording in WAV that can be read"):
+        rate, samples = wavfile.read(file)
+    return samples, int(rate)
 
 
 def _read_sound(file: Any, name: str) -> tuple[np.ndarray, int]:
@@ -159,7 +209,23 @@ def _read_sound(file: Any, name: str) -> tuple[np.ndarray, int]:
         ) from error
     with _naming(name, "no recording that can be read"):
         samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    return samples.mean(axis=1), int(rate)
+    return samples, int(rate)
+
+
+def _read_samples(samples: np.ndarray, channels: int, name: str) -> np.ndarray:
+    """Samples of any kind as fractions, (samples,), the mean over an axis of channels."""
+    if samples.dtype == np.uint8:
+        waves = (samples.astype(np.float32) - 128.0) / 128.0
+    elif samples.dtype in (np.int8, np.int16, np.int32):
+        waves = samples.astype(np.float32) / float(2 ** (8 * samples.dtype.itemsize - 1))
+    else:
+        waves = samples.astype(np.float32)
+    waves = waves.mean(axis=channels) if waves.ndim == 2 else waves
+    if not waves.size:
+        raise ValueError(f"{name} holds no samples.")
+    if not np.isfinite(waves).all():
+        raise ValueError(f"{name} holds samples that are no finite numbers.")
+    return waves
 
 
 @contextmanager
@@ -173,4 +239,4 @@ def _naming(name: str, what_is_wrong: str) -> Iterator[None]:
         raise ValueError(f"{name} is {what_is_wrong}: {error}") from error
 
 
-__all__ = ["open_condition", "open_picture", "open_recording", "resample"]
+__all__ = ["get_sampling_rate", "open_condition", "open_picture", "open_recording", "resample"]

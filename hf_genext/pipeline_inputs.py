@@ -5,6 +5,7 @@ Legend: batch, length (input positions).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,16 @@ ARGUMENTS = {
     "sampling_rate": "sampling_rate",
 }
 """What a condition is called in a dictionary, and by a processor."""
+
+_CONDITIONS = {
+    "input_ids": "text",
+    "pixel_values": "image",
+    "input_features": "audio",
+    "input_values": "audio",
+    "condition_vectors": "vector",
+    "condition_labels": "label",
+}
+"""What a condition is called in a dictionary, by the input of a model that it becomes."""
 
 
 @dataclass
@@ -111,11 +122,21 @@ class ConditionReader:
             return self._read_with_processor(condition, options)
         return self._read_with_parts(condition, options)
 
+    def list_conditions(self) -> list[str]:
+        """What the model is given: some of text, image, audio, vector and label, or nothing."""
+        conditioner = getattr(getattr(self._model, "encoder", None), "conditioner", None)
+        if conditioner is None:
+            return [self._find_main()]
+        return list(dict.fromkeys(_CONDITIONS[name] for name in conditioner.input_names if name in _CONDITIONS))
+
     def _name(self, given: Any) -> dict[str, Any]:
         if isinstance(given, str):
-            return {"text" if self._is_ours else self._find_main(): given}
+            return {(self._find_medium() or "text") if self._is_ours else self._find_main(): given}
         if hasattr(given, "getbands"):
             return {"image": given}
+        is_stored = isinstance(given, Mapping) and bool(given) and {"bytes", "path"}.issuperset(given)
+        if is_stored or isinstance(given, (bytes, os.PathLike)):
+            return {self._find_medium() or self._find_main(): given}
         if hasattr(given, "shape") and not isinstance(given, Mapping):
             return {self._find_main(): given}
         unknown = [name for name in given if name not in (*ARGUMENTS, "array")] if isinstance(given, Mapping) else [given]
@@ -129,11 +150,18 @@ class ConditionReader:
             )
         return {"audio": dict(given)} if "array" in given else dict(given)
 
+    def _find_medium(self) -> str | None:
+        """What a path leads to: a picture or a recording, where our model reads one of them and no text."""
+        kinds = {"image": self._image_processor, "audio": self._feature_extractor}
+        found = [kind for kind, reader in kinds.items() if reader is not None]
+        reads_text = getattr(self._processor, "tokenizer", None) is not None
+        return found[0] if len(found) == 1 and not reads_text else None
+
     def _find_main(self) -> str:
         """The condition that is meant by something without a name."""
-        kinds = {"pixel_values": "image", "input_features": "audio", "input_values": "audio", "condition_vectors": "vector"}
-        if self._model.main_input_name in kinds:
-            return kinds[self._model.main_input_name]
+        kind = _CONDITIONS.get(self._model.main_input_name, "text")
+        if kind not in ("text", "label"):
+            return kind
         if self._is_ours or (self._image_processor is None and self._feature_extractor is None):
             return "text"
         return "image" if self._feature_extractor is None else "audio"
@@ -193,6 +221,10 @@ class ConditionReader:
         finally:
             self._tokenizer.src_lang = before  # The next call may name none.
 
+    def list_languages(self) -> list[str]:
+        """The codes that `src_lang` and `tgt_lang` may have; none where a tokenizer has no languages to choose from."""
+        return sorted(_list_codes(self._tokenizer)) if hasattr(self._tokenizer, "src_lang") else []
+
     def find_language(self, code: str | None) -> int | None:
         """The token of a language's code.
 
@@ -201,15 +233,11 @@ class ConditionReader:
         """
         if code is None:
             return None
-        tokenizer = self._tokenizer
-        token = (
-            tokenizer.get_lang_token(code) if hasattr(tokenizer, "get_lang_token") and code in _list_codes(tokenizer) else code
-        )
-        found = tokenizer.convert_tokens_to_ids(token)
-        if found is None or found == tokenizer.unk_token_id:
-            known = ", ".join(sorted(_list_codes(tokenizer))[:12])
+        tokenizer, codes = self._tokenizer, _list_codes(self._tokenizer)
+        if code not in codes:
+            known = ", ".join(sorted(codes)[:12])
             raise ValueError(f"The tokenizer has no language {code!r}; it has {known or 'none'}, ...")
-        return found
+        return tokenizer.convert_tokens_to_ids(tokenizer.get_lang_token(code) if hasattr(tokenizer, "get_lang_token") else code)
 
     def _check_length(self, text: str, length: int, truncation: bool) -> bool:
         """Whether a text was cut; an error where it had to be, and may not."""
@@ -274,7 +302,11 @@ def _list_codes(tokenizer: Any) -> list[str]:
 
 def _require_content(text: Any) -> str:
     if not isinstance(text, str):
-        raise TypeError(f"A condition's text must be a string, got {type(text).__name__} ({text!r:.80}).")
+        shown = " ".join(repr(text).split())
+        raise TypeError(
+            f"A condition's text must be a string, got {type(text).__name__} ({shown:.80}). Where the model reads more, give a "
+            'picture as {"image": ...}, a recording as {"audio": ...}, numbers as {"vector": ...}.'
+        )
     if not text.strip():
         raise ValueError(f"A condition must have some content, got {text!r}.")
     return text

@@ -127,7 +127,7 @@ class TargetWriter:
 def read_single(head: Any, target: Any) -> torch.Tensor:
     """A single output as the model's head takes it."""
     names = head.output_names or [str(index) for index in range(head.num_outputs)]
-    if head.kind == "regression":
+    if head.kind in ("regression", "mixture", "flow"):
         values = [target[name] for name in names] if isinstance(target, dict) else target
         return torch.tensor(values, dtype=torch.float32).reshape(-1)
     for name in [target] if head.kind == "class" else target:
@@ -147,10 +147,10 @@ def name_single(head: Any, logits: torch.Tensor, scale: torch.Tensor | None, top
     if head.kind == "labels":
         probabilities = dict(zip(names, logits.sigmoid().tolist(), strict=True))
         return [{"labels": [name for name, score in probabilities.items() if score >= 0.5], "scores": probabilities}]
-    values, widths = logits.tolist(), scale[0].tolist() if scale is not None else []
-    if len(values) == 1:
-        return [{"value": values[0], "uncertainty": widths[0]}]
-    return [{"value": dict(zip(names, values, strict=True)), "uncertainty": dict(zip(names, widths, strict=True))}]
+    told = {"value": logits} if scale is None else {"value": logits, "uncertainty": scale[0]}
+    if len(names) == 1:
+        return [{key: numbers.item() for key, numbers in told.items()}]
+    return [{key: dict(zip(names, numbers.tolist(), strict=True)) for key, numbers in told.items()}]
 
 
 __all__ = ["TargetWriter", "name_single", "read_single"]

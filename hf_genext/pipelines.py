@@ -7,7 +7,6 @@ output).
 from __future__ import annotations
 
 import functools
-import json
 import os
 import threading
 from collections.abc import Sequence
@@ -15,12 +14,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoProcessor, GenerationConfig
+from transformers import GenerationConfig
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
-from transformers.utils import cached_file
 
+from .alignments import SourceNamer, describe_alignments
 from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
+from .pipeline_folders import find_allowed_outputs, reopen_processor, write_allowed_outputs
 from .pipeline_inputs import (
     ConditionReader,
     Row,
@@ -37,11 +37,11 @@ from .seeding import check_seed
 from .sorted_pipelines import LengthSortedPipeline
 from .streaming import OutputChannel, OutputStream, StreamingObserver, StreamsClosedError
 
-ALLOWED_OUTPUTS_NAME = "allowed_outputs.json"
-"""The file of a model's folder that holds the outputs that it may give."""
-
 _READING = ("truncation", "prefix", "src_lang", "tgt_lang")
-_CONTROL = ("rerank", "return_scores", "guidance_scale", "allowed_outputs", "banned_words", "target_prefix")
+_CONTROL = (
+    *("rerank", "return_scores", "guidance_scale", "allowed_outputs", "banned_words", "target_prefix"),
+    *("return_alignments", "alignment_layer"),
+)
 _ANSWER = ("clean_up_tokenization_spaces", "output_key")
 
 
@@ -50,8 +50,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
 
     A condition is a string, or a dictionary with some of `text`, `image`, `audio` (with its `sampling_rate`), `vector` and
     `label`; several fields of labels are a dictionary themselves. Pictures and recordings may be paths, data URLs, bytes,
-    arrays or opened; recordings are resampled to the model's rate. Where a model takes several conditions, those that are not
-    there, or `None`, are missing, and `{}` has none at all.
+    arrays or opened, and need no name where a model reads nothing else; recordings are resampled to its rate. Where a model
+    takes several conditions, those that are not there, or `None`, are missing, and `{}` has none at all.
 
     Call the pipeline with one condition, a list (a batch), a generator, a `torch` dataset or a column of a `datasets` dataset.
     A single condition and a list give their answers at once, a generator and a dataset give an iterator.
@@ -73,6 +73,11 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         return_scores: Whether answers have `score`, the log-probability of the output in nats, and `token_scores`, that of each
             token with the one that ends it: the model's own, without temperature, penalties and constraints. Beside
             `target_prefix` they are those of what follows it.
+        return_alignments: Whether answers have `alignment`, where the model looked for each token of the output, the one that
+            ends it included: a dictionary with `target_tokens`, `source_tokens` (numbers where the memory has no tokens), and
+            `weights`, for each target token a list with a number for each source token. Of models with cross-attention;
+            `hf_genext.draw_alignment` makes a picture of it.
+        alignment_layer: In which of the decoder's layers, the mean of its heads; the last but one if left out.
         allowed_outputs: Outputs to choose from: texts, as many as there are. A search stays inside them.
         banned_words: Words that no output may have, as the tokenizer writes them at the start and behind a space.
         target_prefix: Text with which every output begins.
@@ -93,8 +98,7 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
     a single output `{"label", "score"}` for each class, `{"labels", "scores"}` or `{"value", "uncertainty"}`.
 
     Example:
-        >>> import hf_genext
-        >>> from transformers import pipeline
+        >>> from hf_genext import pipeline
         >>> g2p = pipeline("conditional-generation", model="out/g2p")  # doctest: +SKIP
         >>> g2p("generative")  # doctest: +SKIP
         [{'generated_text': 'JH EH N ER AH T IH V'}]
@@ -133,7 +137,7 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         needs_processor = hasattr(self.model.config, "conditioner") or not has_parts
         if self.processor is None and needs_processor and type(self.model.config) in PROCESSOR_MAPPING:
             # Transformers passes over a processor that fails to open; here its error is the answer.
-            self.processor = AutoProcessor.from_pretrained(self.model.name_or_path)
+            self.processor = reopen_processor(self.model.name_or_path)
         if self.processor is None and not has_parts:
             raise ValueError(
                 f"The pipeline has no processor for {self.model.name_or_path or type(self.model).__name__!r}. Pass "
@@ -152,28 +156,16 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
             self.feature_extractor = self.processor  # Transformers builds no batches without one.
         if hasattr(self.processor, "require_fit"):
             self.processor.require_fit(self.model.config)
-        self.allowed_outputs = self._find_allowed_outputs() if allowed_outputs is None else list(allowed_outputs)
-        self._writer = TargetWriter(self.model, self.processor, self.target_tokenizer)
-
-    def _find_allowed_outputs(self) -> list[str] | None:
-        """The outputs that the model's folder, or its repository, says that it may give."""
-        name = self.model.name_or_path
-        if self._predicts is not None or not name:
-            return None
-        path = cached_file(
-            name,
-            ALLOWED_OUTPUTS_NAME,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            _raise_exceptions_for_gated_repo=False,
+        self.allowed_outputs = (
+            find_allowed_outputs(self.model, self.processor) if allowed_outputs is None else list(allowed_outputs)
         )
-        if path is None:
-            return None
-        with open(path, encoding="utf-8") as file:
-            outputs = json.load(file)
-        if not isinstance(outputs, list) or not all(isinstance(output, str) for output in outputs):
-            raise ValueError(f"{path!r} must be a list of texts; it is what the model of this folder may give.")
-        return outputs
+        self._writer = TargetWriter(self.model, self.processor, self.target_tokenizer)
+        self._namer = SourceNamer(self.model, self.processor, self.tokenizer)
+
+    @property
+    def reader(self) -> ConditionReader:
+        """What reads conditions, and tells which there are."""
+        return self._reader
 
     def _sanitize_parameters(
         self, top_k: int | None = None, **kwargs: Any
@@ -194,6 +186,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         answer = {name: kwargs.pop(name) for name in _ANSWER if kwargs.get(name) is not None}
         if "tgt_lang" in reading:
             kwargs.setdefault("forced_bos_token_id", self._reader.find_language(reading["tgt_lang"]))
+        if kwargs.get("alignment_layer") is not None and not kwargs.get("return_alignments"):
+            raise ValueError("alignment_layer= says which alignments to give; ask for them with return_alignments=True.")
         return reading, {name: value for name, value in kwargs.items() if value is not None or name not in _CONTROL}, answer
 
     def __call__(
@@ -392,12 +386,18 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
             guidance_scale=asked.get("guidance_scale"),
             target_prefix=[] if prefix is None else self._writer.write(prefix)[:-1],
             return_scores=bool(asked.get("return_scores")),
+            return_alignments=bool(asked.get("return_alignments")),
+            alignment_layer=asked.get("alignment_layer"),
             watch=watch,
         )
         generated = generate_with_control(self.model, inputs, arguments, control)
         answers: dict[str, Any] = {"sequences": generated.sequences}
         if generated.token_scores is not None:
             answers |= {"token_scores": generated.token_scores, "is_scored": generated.is_scored}
+        if generated.alignments is not None:
+            names = self._namer.name(inputs, generated.alignments.shape[-1])
+            found = (generated.sequences, generated.is_scored, generated.alignments, generated.is_real)
+            answers["alignments"] = describe_alignments(*found, names, self.target_tokenizer)
         if trie is not None:
             answers["is_allowed"] = torch.tensor(
                 [self._writer.find_allowed(trie, row, distinct=generated.is_search) for row in generated.sequences.tolist()]
@@ -466,6 +466,11 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
                 answers, _cut_scores(model_outputs["token_scores"][0], model_outputs["is_scored"][0]), strict=True
             ):
                 answer |= {"score": sum(found), "token_scores": found}
+        if "alignments" in model_outputs:
+            # As `scored`, a row of a batch or the list that holds a single one.
+            found = model_outputs["alignments"]
+            for answer, alignment in zip(answers, found if isinstance(found, tuple) else found[0], strict=True):
+                answer["alignment"] = alignment
         if "is_allowed" in model_outputs:
             # Beams that found no output of their own, because there are fewer than beams.
             answers = [
@@ -499,8 +504,7 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
             if part is not None:
                 part.save_pretrained(save_directory)
         if self.allowed_outputs is not None:
-            with open(os.path.join(save_directory, ALLOWED_OUTPUTS_NAME), "w", encoding="utf-8") as file:
-                json.dump(self.allowed_outputs, file, ensure_ascii=False, indent=0)
+            write_allowed_outputs(save_directory, self.allowed_outputs)
         if pushes:
             self.push_to_hub(hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub_kwargs)
 

@@ -161,11 +161,12 @@ def build_answer_schema(pipe: Any, arguments: Mapping[str, Any], *, has_several:
         head = pipe.model.config.head
         names = list(head.output_names or map(str, range(head.num_outputs)))
         numbers = pa.struct([(name, number) for name in names])
+        point = number if len(names) == 1 else numbers
         types = {
             "class": {"label": text, "score": number},
             "labels": {"labels": pa.list_(text), "scores": numbers},
-            "regression": dict.fromkeys(("value", "uncertainty"), number if len(names) == 1 else numbers),
-        }[head.kind]
+            "regression": {"value": point, "uncertainty": point},
+        }.get(head.kind, {"value": point})
     if has_several:
         types = {name: pa.list_(kind) for name, kind in types.items()}
     if arguments.get("truncation"):

@@ -34,7 +34,7 @@ from hf_genext.batching import ConditionalCollator, TokenBudgetBatchSampler
 from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete, require_complete
 from hf_genext.devices import has_compiler, has_fast_bfloat16
 from hf_genext.genext.conditioners_genext import GenextFusionConditioner
-from hf_genext.media import open_condition
+from hf_genext.media import get_sampling_rate, open_condition
 from hf_genext.optimizers import Muon, build_muon_groups, build_rate_groups
 from hf_genext.publishing import complete_folder
 from hf_genext.time_budget import TimeBudget, TimeBudgetCallback, build_budgeted_schedule
@@ -183,6 +183,8 @@ class GenextTrainer(Seq2SeqTrainer):
         super().__init__(*args, **kwargs)
         if (generation_dataset is None) != (generation_metrics is None):
             raise ValueError("generation_dataset and generation_metrics belong together; give both or neither.")
+        if hasattr(self.processing_class, "require_fit"):
+            self.processing_class.require_fit(self.model.config)
         self.generation_dataset = generation_dataset
         self.generation_metrics = generation_metrics
         self.prediction_metrics = prediction_metrics
@@ -532,7 +534,8 @@ class GenextTrainer(Seq2SeqTrainer):
         return [text for _, text in sorted(answers)]
 
     def _read_conditions(self, conditions: list[str | Mapping[str, Any]]) -> dict[str, Any]:
-        opened = [row if isinstance(row, str) else open_condition(row) for row in conditions]
+        rate = get_sampling_rate(self.processing_class)
+        opened = [row if isinstance(row, str) else open_condition(row, rate) for row in conditions]
         reads_text = any(_get_text(row) for row in opened)
         padding = {"padding": True, "truncation": True} if reads_text else {}
         inputs = self.processing_class.read_conditions(opened, **padding, return_tensors="pt").to(self.args.device)

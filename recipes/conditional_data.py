@@ -14,6 +14,7 @@ import hf_genext
 from hf_genext.batching import EncodedPairs, EncodedRows
 from hf_genext.conditions import ConditionColumns, encode_rows, group_conditions, list_kinds, parse_condition_columns, read_rows
 from hf_genext.data import DataReport, encode_pairs, group_references, read_pairs, split_by_source
+from hf_genext.media_columns import MEDIA_KINDS
 from hf_genext.metrics import build_metrics
 from hf_genext.prediction_metrics import build_prediction_metrics, list_prediction_metrics
 from recipes.arguments import SettingsError
@@ -68,6 +69,7 @@ class RowReader:
                 target_columns=settings.target_columns or [settings.target_column],
                 output=self.output,
                 spaces=self._open_spaces(),
+                unreadable=settings.unreadable,
                 **how,
             )
         logger.info("%s: %s", " + ".join(files), report)
@@ -166,11 +168,14 @@ def write_example(conditions: dict[str, Any] | None, example: str, fallback: Any
             return f'{{"vector": AutoModel.from_pretrained({condition.space!r})[{example!r}]}}'
         return repr({condition.kind: example})
     rows = fallback if isinstance(fallback, dict) else {}
-    return repr({kind: _shorten(value) for kind, value in rows.items()})
+    return repr({kind: _shorten(kind, value) for kind, value in rows.items()})
 
 
-def _shorten(value: Any) -> Any:
-    """Numbers with four digits; labels without those that are missing."""
+def _shorten(kind: str, value: Any) -> Any:
+    """Numbers with four digits; labels that are there; a picture or recording that is no file by a name that one could have."""
+    if kind in MEDIA_KINDS:
+        is_path = isinstance(value, str) and not value.startswith("data:")
+        return value if is_path else {"image": "picture.png", "audio": "recording.wav"}[kind]
     if isinstance(value, dict):
         return {name: label for name, label in value.items() if label is not None}
     return [float(f"{number:.4g}") for number in value] if isinstance(value, list) else value

@@ -11,21 +11,14 @@ from typing import Any
 
 import datasets
 import numpy as np
-from transformers import (
-    CONFIG_MAPPING,
-    AutoFeatureExtractor,
-    AutoImageProcessor,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 import hf_genext
 from hf_genext.conditions import find_label_names, find_output_names, list_kinds
 from hf_genext.genext.tokenization_genext import REVERSED
+from hf_genext.media_columns import MEDIA_KINDS
 from recipes.arguments import SettingsError
+from recipes.conditional_parts import build_media_config, build_media_reader, build_text_config, build_tokenizer
 from recipes.conditional_settings import ModelSettings, list_strings
 from recipes.running import describe_missing_model, resolve_name
 
@@ -102,26 +95,6 @@ def _is_pretrained_decoder(decoder: Any) -> bool:
 # The processor
 
 
-def open_part(opener: Any, name: str, setting: str) -> Any:
-    """A tokenizer or the like of a pretrained part, by its name.
-
-    Raises:
-        SettingsError: if there is no such folder or Hub id.
-    """
-    try:
-        return opener.from_pretrained(name)
-    except OSError as error:
-        raise SettingsError(f"{setting}: {describe_missing_model(name, error)}") from error
-
-
-def _open_tokenizer(name: str, setting: str, limit: int) -> PreTrainedTokenizerBase:
-    tokenizer = open_part(AutoTokenizer, name, setting)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
-    return tokenizer
-
-
 def build_processor(settings: ModelSettings, train: datasets.Dataset) -> hf_genext.GenextProcessor:
     """The processor of a new model: pretrained parts bring theirs, vocabularies and names of labels come from the rows."""
     kinds = list_kinds(train) if "source" in train.column_names else []
@@ -130,40 +103,21 @@ def build_processor(settings: ModelSettings, train: datasets.Dataset) -> hf_gene
     arguments: dict[str, Any] = {}
     if is_plain or "text" in kinds:
         texts: Iterable[str] = train["source"] if is_plain else (text for text in train["text"] if text is not None)
-        encoder = encoders["text"]
-        arguments["tokenizer"] = (
-            _open_tokenizer(encoder, "encoder", settings.max_source_length)
-            if isinstance(encoder, str)
-            else hf_genext.train_tokenizer(
-                texts,
-                unit=settings.source_unit,
-                lowercase=settings.lowercase_source,
-                vocab_size=settings.vocab_size,
-                model_max_length=settings.max_source_length,
-            )
-        )
-    for kind, opener, part in (
-        ("image", AutoImageProcessor, "image_processor"),
-        ("audio", AutoFeatureExtractor, "feature_extractor"),
-    ):
+        arguments["tokenizer"] = build_tokenizer(encoders["text"], texts, settings, "source")
+    for kind, setting in (("image", "image_processor"), ("audio", "feature_extractor")):
+        given = getattr(settings, setting)
         if kind in kinds:
-            arguments[part] = open_part(opener, encoders[kind], "encoder")
+            arguments[setting] = build_media_reader(kind, encoders[kind], given)
+        elif given is not None:
+            raise SettingsError(f"{setting} is for conditions of kind {kind}, and there are none; leave it out.")
     if "vector" in kinds:
         arguments["vector_size"] = next(len(vector) for vector in train["vector"] if vector is not None)
     if "label" in kinds:
         arguments["label_names"] = find_label_names(train)
     if settings.head is None:
-        arguments["target_tokenizer"] = (
-            _open_tokenizer(settings.decoder, "decoder", settings.max_target_length)
-            if isinstance(settings.decoder, str)
-            else hf_genext.train_tokenizer(
-                train["target"],
-                unit=settings.target_unit,
-                lowercase=settings.lowercase_target,
-                vocab_size=settings.vocab_size,
-                model_max_length=settings.max_target_length,
-                extra_special_tokens=[REVERSED] if settings.both_directions else [],
-            )
+        tokens = [REVERSED] if settings.both_directions else []
+        arguments["target_tokenizer"] = build_tokenizer(
+            settings.decoder, train["target"], settings, "target", extra_special_tokens=tokens
         )
     return hf_genext.GenextProcessor(**arguments)
 
@@ -185,9 +139,6 @@ def _get_encoders(settings: ModelSettings, kinds: list[str]) -> dict[str, Any]:
             )
         given = {kinds[0]: given}
     encoders = {kind: given.get(kind) or {} for kind in kinds}
-    for kind in ("image", "audio"):
-        if kind in encoders and not isinstance(encoders[kind], str):
-            raise SettingsError(f"A condition of kind {kind} needs a pretrained encoder: a folder or a Hub id, got none.")
     for kind in ("vector", "label"):
         if isinstance(encoders.get(kind), str):
             raise SettingsError(
@@ -272,9 +223,8 @@ def _compose(
     tokenizer = processor.target_tokenizer
     decoder: Any = settings.decoder
     is_native = not _is_pretrained_decoder(decoder)
-    has_pretrained = any(isinstance(part, str) for part in _list_parts(encoder, decoder))
     if not isinstance(decoder, str):
-        decoder = _build_text_config(decoder, _NATIVE_DECODER, tokenizer, settings.max_target_length)
+        decoder = build_text_config(decoder, _NATIVE_DECODER, tokenizer, settings.max_target_length)
     model = hf_genext.GenextForConditionalGeneration.from_encoder_decoder_pretrained(
         encoder,
         decoder,
@@ -282,8 +232,8 @@ def _compose(
         **({} if is_native else {"cross_attention": settings.cross_attention}),
         reversed_start_token_id=tokenizer.convert_tokens_to_ids(REVERSED) if settings.both_directions else None,
         tie_word_embeddings=settings.tie_word_embeddings,
-        # "sdpa" is what pretrained parts choose by themselves, where they can.
-        attn_implementation=None if has_pretrained and settings.attn_implementation == "sdpa" else settings.attn_implementation,
+        # "sdpa" is what parts choose by themselves, where they can; ResNet's kind cannot.
+        attn_implementation=None if settings.attn_implementation == "sdpa" else settings.attn_implementation,
     )
     if isinstance(decoder, str):
         model.generation_config.max_new_tokens = settings.max_target_length
@@ -299,42 +249,28 @@ def _compose(
     return model
 
 
-def _list_parts(encoder: Any, decoder: Any) -> list[Any]:
-    """The encoder of each condition, and the decoder."""
-    return [*(encoder.values() if isinstance(encoder, dict) else [encoder]), decoder]
-
-
 def _build_encoder(
     kind: str, given: str | dict[str, Any], settings: ModelSettings, processor: hf_genext.GenextProcessor
 ) -> str | PreTrainedConfig:
     if isinstance(given, str):
         return given
     if kind == "text":
-        return _build_text_config(given, _NATIVE_TEXT, processor.tokenizer, settings.max_source_length)
+        return build_text_config(given, _NATIVE_TEXT, processor.tokenizer, settings.max_source_length)
+    if kind in MEDIA_KINDS:
+        return build_media_config(kind, given)
     if kind == "vector":
-        return hf_genext.GenextVectorConditionerConfig(**{**given, "vector_size": processor.vector_size})
+        return hf_genext.GenextVectorConditionerConfig(**_join(given, "vector_size", processor.vector_size))
     counts = [len(names) for names in processor.label_names.values()]
-    return hf_genext.GenextLabelConditionerConfig(**{**given, "label_counts": counts})
+    return hf_genext.GenextLabelConditionerConfig(**_join(given, "label_counts", counts))
 
 
-def _build_text_config(
-    given: dict[str, Any] | None, native: str, tokenizer: PreTrainedTokenizerBase, limit: int
-) -> PreTrainedConfig:
-    """The configuration of a part that reads or writes tokens, with what its tokenizer says."""
-    fields = dict(given or {})
-    model_type = fields.pop("model_type", native)
-    if model_type not in CONFIG_MAPPING:
-        raise SettingsError(f"There is no model_type {model_type!r} in Transformers (of a part with the fields {given}).")
-    own = {
-        "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    config_class = CONFIG_MAPPING[model_type]
-    takes_limit = model_type == native or "max_position_embeddings" not in getattr(config_class, "attribute_map", {})
-    limits = {"max_position_embeddings": limit} if takes_limit and hasattr(config_class(), "max_position_embeddings") else {}
-    return config_class(**{**limits, **fields, **own})
+def _join(given: dict[str, Any], name: str, found: Any) -> dict[str, Any]:
+    """The fields of an encoder, with what the data say; what the settings say of it must be the same."""
+    if given.get(name, found) != found:
+        raise SettingsError(
+            f"encoder: {name} is {given[name]!r}, but the data have {found!r}. Leave it out, or correct the data."
+        )
+    return {**given, name: found}
 
 
 def _build_head_fields(head: dict[str, Any], train: datasets.Dataset) -> dict[str, Any]:

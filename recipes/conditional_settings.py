@@ -28,6 +28,11 @@ class ModelSettings:
             "each, by its name.",
         },
     )
+    image_processor: NameOrFields | None = field(
+        default=None,
+        metadata={"help": "Fields in which it differs from the encoder's own, or a folder or Hub id."},
+    )
+    feature_extractor: NameOrFields | None = field(default=None, metadata={"help": "Likewise, of recordings."})
     bottleneck: NameOrFields | None = field(
         default=None, metadata={"help": "none, pooled, or fields of the bottleneck's configuration."}
     )
@@ -88,7 +93,7 @@ class DataSettings:
         default=None,
         metadata={
             "help": "Columns of the conditions, where there is more than a text: {text | vector | label | image | audio: "
-            "column, list of columns, or {column:, space: folder of word vectors}}."
+            "column, list of columns, {column:, space: folder of word vectors} or {column:, sampling_rate: of bare samples}}."
         },
     )
     source_column: str = field(default="source", metadata={"help": "Column of the condition, where it is a text."})
@@ -98,6 +103,9 @@ class DataSettings:
     too_long: str = field(default="error", metadata={"help": "Rows longer than the model: error, truncate or drop."})
     unknown_target: str = field(
         default="error", metadata={"help": "Targets with a token that the vocabulary lacks: error, keep or drop."}
+    )
+    unreadable: str = field(
+        default="error", metadata={"help": "Rows whose picture or recording cannot be opened: error or drop."}
     )
     metrics: list[str] | None = field(default=None, metadata={"help": "Names of metrics of generated texts or of outputs."})
     metrics_script: str | None = field(

@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 from transformers import pipeline
 
 import hf_genext
-from hf_genext.media import open_condition
 from hf_genext.metrics import bootstrap_interval, score_exact
 from hf_genext.prediction_metrics import list_prediction_metrics
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
@@ -141,8 +140,7 @@ def _score_texts(
 
     def stream() -> Iterator[Any]:
         for index in order:
-            condition = conditions[index]
-            yield condition if isinstance(condition, str) else open_condition(condition)
+            yield conditions[index]
 
     predictions = [""] * len(names)
     search: dict[str, Any] = {"num_beams": settings.num_beams, "rerank": settings.rerank}

@@ -22,7 +22,6 @@ from hf_genext.checkpoints import list_checkpoints
 from hf_genext.hub import read_results
 from recipes.arguments import SettingsError
 
-
 SECONDS_TO_IDLE = 0.2
 """What the threads of a process group get to let go of their last exchange."""
 

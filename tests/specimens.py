@@ -163,13 +163,17 @@ PREDICTION_LABELS = {
     "class": torch.tensor([0, 4, 2]),
     "labels": torch.tensor([[0, 1, 1], [1, 0, -100], [0, 0, 1]]),
     "regression": torch.tensor([[0.5, -1.0], [2.0, float("nan")], [0.0, 1.0]]),
+    "mixture": torch.tensor([[0.5, -1.0], [float("nan"), float("nan")], [0.0, 1.0]]),
+    "flow": torch.tensor([[0.5, -1.0], [float("nan"), float("nan")], [0.0, 1.0]]),
 }
 
 
 def build_prediction(kind: str, bottleneck: str = "none", **fields) -> GenextForPrediction:
-    """A model with a single output of five classes, three labels or two numbers."""
+    """A model with a single output of five classes, three labels, or two numbers by themselves or together."""
     config = build_config(bottleneck)
-    config.head = GenextHeadConfig(kind=kind, num_outputs={"class": 5, "labels": 3, "regression": 2}[kind], **fields)
+    if kind == "flow":
+        fields = {"num_transforms": 2, "transform_size": 8, "num_bins": 4, **fields}
+    config.head = GenextHeadConfig(kind=kind, num_outputs={"class": 5, "labels": 3}.get(kind, 2), **fields)
     return GenextForPrediction(config)
 
 
@@ -194,7 +198,13 @@ MODEL_SPECIMENS = (
             lambda kind=kind, bottleneck=bottleneck: sharpen(build_prediction(kind, bottleneck)),
             {**build_inputs(with_labels=False), "labels": PREDICTION_LABELS[kind]},
         )
-        for kind, bottleneck in (("class", "none"), ("labels", "pooled"), ("regression", "none"))
+        for kind, bottleneck in (
+            ("class", "none"),
+            ("labels", "pooled"),
+            ("regression", "none"),
+            ("mixture", "pooled"),
+            ("flow", "none"),
+        )
     ]
     + [
         ModelSpecimen(

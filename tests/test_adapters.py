@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -63,6 +64,26 @@ def test_an_adapter_for_another_base_is_refused(tmp_path):
     peft.get_peft_model(base, build_lora_config(base)).save_pretrained(tmp_path)
     with pytest.raises((ValueError, RuntimeError), match=r"not found|size mismatch"):
         peft.PeftModel.from_pretrained(Cell("bert", "opt", 2).build(), tmp_path)
+
+
+@pytest.mark.parametrize("how", ["another architecture", "other sizes", "more layers", "fewer layers"])
+def test_an_adapter_folder_whose_base_is_another_is_refused(tmp_path, how):
+    adapted = Cell("bert", "gpt2", 2).build()
+    peft.get_peft_model(adapted, build_lora_config(adapted)).save_pretrained(tmp_path / "adapter")
+    decoder = DECODERS["opt" if how == "another architecture" else "gpt2"]()
+    if how == "other sizes":
+        decoder.n_embd = 64
+    elif how != "another architecture":
+        decoder.n_layer = 3 if how == "more layers" else 1
+    compose(encoder=build_bert(), decoder=decoder, num_latents=2).save_pretrained(tmp_path / "base")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(tmp_path / "base")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    message = rf"The adapter '{tmp_path / 'adapter'}' cannot be put into this GenextForConditionalGeneration: .*another base"
+    with pytest.raises(ValueError, match=message):
+        GenextForConditionalGeneration.from_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=message):
+        GenextForConditionalGeneration.from_pretrained(tmp_path / "base").load_adapter(str(tmp_path / "adapter"))
 
 
 def test_an_adapter_folder_opens_as_a_pipeline(tmp_path):

@@ -93,16 +93,18 @@ def test_a_folder_of_an_unregistered_kind_is_left_to_transformers(tmp_path):
         AutoModel.from_pretrained(tmp_path)
 
 
-def test_loading_a_model_imports_neither_trainer_nor_datasets(tmp_path):
+def test_one_import_registers_and_brings_the_pipeline_without_trainer_and_datasets(tmp_path):
     GenextForConditionalGeneration(build_config()).save_pretrained(tmp_path)
     build_processor().save_pretrained(tmp_path)
     code, output, error = run_python(
         "import sys\n"
-        "from transformers import pipeline\n"
+        "from transformers import pipeline as theirs\n"
         "before = set(sys.modules)\n"
-        "import hf_genext\n"
+        "from hf_genext import pipeline\n"
+        "assert pipeline is theirs\n"
         "print(sorted({name.split('.')[0] for name in set(sys.modules) - before} & "
-        "{'datasets', 'evaluate', 'peft', 'sklearn', 'matplotlib', 'pandas', 'pyarrow'}), "
+        "{'datasets', 'evaluate', 'gradio', 'peft', 'sklearn', 'matplotlib', 'pandas', 'pyarrow'}), "
         "'transformers.trainer' in set(sys.modules) - before)\n"
+        f"print(type(pipeline('conditional-generation', model={str(tmp_path)!r})).__name__)\n"
     )
-    assert (code, output) == (0, "[] False"), error
+    assert (code, output.splitlines()) == (0, ["[] False", "ConditionalGenerationPipeline"]), error

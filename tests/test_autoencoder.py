@@ -16,10 +16,12 @@ from transformers import AutoModelForSeq2SeqLM, AutoProcessor, pipeline
 
 import recipes.autoencoder.position_pca as position_pca
 from hf_genext.hub import read_results
+from recipes.arguments import SettingsError
 from recipes.autoencoder import baselines, curve
 from recipes.autoencoder.prepare_data import prepare_data
 from recipes.evaluate import main as evaluate
 from recipes.plots import draw_curve
+from recipes.reuse import RECORD, describe_run, train_unless_done
 from recipes.text_splits import SIDES, read_column
 
 ROOT = Path(__file__).parents[1]
@@ -135,6 +137,25 @@ def test_the_curve_shows_means_over_seeds(tmp_path):
     assert curve._leave_out(words, ["slots", "seeds"]) == ["x.yaml", "--seed", "3", "--max_steps", "2"]
 
 
+def test_results_are_taken_for_those_of_the_same_settings_and_data_alone(tmp_path):
+    words = [SMOKE, *FEW, "--output_dir", str(tmp_path)]
+    data = [{"source": ["a", "b"], "references": [["a"], ["b"]]}]
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(SettingsError, match=r"holds results, but no run\.json that says of what. Choose another --output_dir"):
+        train_unless_done(words, tmp_path, data)
+    (tmp_path / RECORD).write_text(json.dumps(describe_run(words, data)))
+    train_unless_done(words, tmp_path, data)
+    train_unless_done([*words, "--title", "Another", "--num_threads", "2"], tmp_path, data)
+    for others, rows, message in (
+        (["--learning_rate", "0.5"], data, "another run: learning_rate was 0.00.* and is 0.5. Choose"),
+        (["--bottleneck.num_latents", "7", "--max_steps", "5"], data, "bottleneck was .*7.*; max_steps was 4 and is 5"),
+        ([], [{"source": ["a", "c"], "references": [["a"], ["b"]]}], "another run: the data are others"),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            train_unless_done([*words, *others], tmp_path, rows)
+    assert (tmp_path / "results.json").read_text() == "{}", "it has trained"
+
+
 @pytest.mark.slow
 def test_the_curve_trains_what_is_missing(tmp_path, capsys):
     words = [SMOKE, *FEW, "--slots", "1", "2", "--output_dir", str(tmp_path / "out")]
@@ -146,6 +167,9 @@ def test_the_curve_trains_what_is_missing(tmp_path, capsys):
     assert json.loads((tmp_path / "out-1-1" / "config.json").read_text())["bottleneck"]["num_latents"] == 1
     changed = [path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")]
     assert curve.main(words) == table
+    assert [path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")] == changed
+    with pytest.raises(SettingsError, match=r"out-1-1' holds the results of another run: learning_rate was .* and is 0.5"):
+        curve.main([*words, "--learning_rate", "0.5"])
     assert [path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")] == changed
 
 

@@ -466,6 +466,7 @@ def test_rows_may_have_no_condition_at_all(folder, capsys):
         ({"encoder": {"model_type": "brt"}}, "no model_type 'brt'"),
         ({"conditions": {"vector": {"column": "name", "space": "somewhere/lost"}}}, "no model 'somewhere/lost'"),
         ({"conditions": {"vector": "numbers"}, "encoder": "bert"}, "vector has no pretrained encoder"),
+        ({"conditions": {"vector": "numbers"}, "encoder": {"vector_size": 7}}, "vector_size is 7, but the data have 3"),
         ({"conditions": {"vector": "numbers", "label": "pos"}, "encoder": "bert"}, "several conditions .vector, label."),
         ({"metrics": ["accuracy"]}, "no metric 'accuracy'"),
         ({"head": {"kind": "class"}, "target_column": "class", "metrics": ["chrf"]}, "no metric 'chrf' of a head"),

@@ -25,6 +25,7 @@ from transformers import (
     MBart50Tokenizer,
     MBartConfig,
     MBartForConditionalGeneration,
+    NllbTokenizer,
     SpeechEncoderDecoderConfig,
     SpeechEncoderDecoderModel,
     T5Config,
@@ -274,6 +275,44 @@ def test_prefixes_and_languages():
         assert tokenizer.src_lang == "en_XX", "a call changed the next one"
     with pytest.raises(ValueError, match="no language 'xx_YY'"):
         pipe("a cat", src_lang="xx_YY")
+
+
+def build_nllb():
+    """A model of NLLB's architecture with its 200 languages, and a vocabulary of letters."""
+    vocab = {token: place for place, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz"])}
+    tokenizer = NllbTokenizer(vocab=vocab, merges=[], src_lang="eng_Latn", tgt_lang="fra_Latn")
+    ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 2}
+    torch.manual_seed(0)
+    config = M2M100Config(**{**BART, "vocab_size": len(tokenizer), "tie_word_embeddings": False, **ids})
+    model = sharpen(M2M100ForConditionalGeneration(config))
+    with torch.no_grad():
+        model.lm_head.weight[len(vocab) :] = 0  # There are more languages than letters; it shall write letters.
+    return model, tokenizer
+
+
+def test_the_languages_of_nllb(tmp_path):
+    model, tokenizer = build_nllb()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    pipe = pipeline(TASK, model=str(tmp_path), max_new_tokens=8)
+    assert type(pipe.tokenizer).__name__ == "NllbTokenizer"
+    answers = set()
+    for source, target in (("eng_Latn", "deu_Latn"), ("fra_Latn", "eng_Latn"), ("zho_Hans", "fra_Latn")):
+        batch = tokenizer("a cat", return_tensors="pt")
+        batch["input_ids"][0, 0] = tokenizer.convert_tokens_to_ids(source)  # The language stands before the text.
+        language = tokenizer.convert_tokens_to_ids(target)
+        ids = pipe.model.generate(**batch, forced_bos_token_id=language, max_new_tokens=8)
+        assert ids[0, :2].tolist() == [2, language]
+        expected = tokenizer.decode(ids[0], skip_special_tokens=True)
+        languages = {"src_lang": source, "tgt_lang": target}
+        assert pipe("a cat", **languages, output_key="translation_text") == [{"translation_text": expected}]
+        assert pipe(["a", "a cat"], **languages, batch_size=2)[1] == [{"generated_text": expected}]
+        answers.add(expected)
+    assert len(answers) == 3
+    # A token of the vocabulary is no language for that.
+    for wrong in ("en", "a"):
+        with pytest.raises(ValueError, match=f"no language {wrong!r}; it has ace_Arab, ace_Latn"):
+            pipe("a cat", src_lang=wrong)
 
 
 def test_pictures_and_recordings_come_in_many_forms(tmp_path):

@@ -203,7 +203,13 @@ def test_numbers_are_answered_with_their_uncertainty(tmp_path):
             TypeError,
             "must be a string, or a dictionary with some of text, image.*got a dictionary with 'colour'",
         ),
-        ({"text": Image.new("RGB", (2, 2))}, TypeError, "text must be a string, got Image"),
+        (
+            {"text": Image.new("RGB", (2, 2))},
+            TypeError,
+            r"text must be a string, got Image.* a picture as \{\"image\": \.\.\.\}",
+        ),
+        (Image.new("RGB", (2, 2)), ValueError, "reads no pictures"),
+        (b"a picture", TypeError, "text must be a string, got bytes"),
         ({}, ValueError, "needs a condition"),
     ],
 )

@@ -233,5 +233,9 @@ def test_two_tokenizers_mixed_up_are_noticed():
     with pytest.raises(ValueError, match=r"mixed up: exchange tokenizer= and target_tokenizer="):
         GenextProcessor(phonemes, letters).require_fit(config)
     config.conditioner = GenextVectorConditionerConfig(vector_size=5)
+    config.decoder.vocab_size = 5
+    with pytest.raises(ValueError, match=r"target_tokenizer has \d+ tokens, but the model knows 5 there. Resize"):
+        GenextProcessor(target_tokenizer=letters, vector_size=5).require_fit(config)
+    config.decoder.vocab_size = len(phonemes)
     with pytest.raises(ValueError, match="vectors of 4 numbers, the model of 5"):
         GenextProcessor(target_tokenizer=phonemes, vector_size=4).require_fit(config)

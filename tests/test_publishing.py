@@ -514,6 +514,27 @@ def test_what_stands_beside_the_model_goes_along(bench, tmp_path):
     assert_same(bench.run({"do": "read", "repo": "me/beside", "world": "bare", "hub": {"trust_remote_code": True}}), pushed)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("world", WORLDS)
+def test_the_outputs_that_a_model_may_give_are_those_of_the_revision_and_of_whoever_may_read(bench, tmp_path, world):
+    repo = f"me/allowed-{world}"
+    for revision, output in (("main", "K AE T"), ("v1", "AH")):
+        hub = {"private": True} | ({} if revision == "main" else {"revision": revision})
+        home = str(tmp_path / revision)
+        files = {"allowed_outputs.json": json.dumps([output])}
+        pushed = bench.run({"do": "push", "repo": repo, "home": home, "files": files, "hub": hub})
+        assert pushed["texts"] == [[{"generated_text": output}]] * 4
+        reading = {**WORLDS[world][0], "token": "hf_of_me"} | ({} if revision == "main" else {"revision": revision})
+        told = bench.run({"do": "read", "repo": repo, "world": world, "hub": reading}, token=None)
+        assert told["texts"] == pushed["texts"]
+    # A processor that does not open is not taken from another revision.
+    repository = bench.hub.repositories[repo]
+    repository.commit("v1", {**repository.files("v1"), "processor_config.json": b"{"}, "damage")
+    done = bench.start({"do": "read", "repo": repo, "world": world, "hub": reading}, token=None)
+    assert done.returncode == 1
+    assert f"Transformers did not open the processor of {repo!r}" in done.stderr
+
+
 # Programs
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from specimens import build_config, build_processor, sharpen
 from transformers import set_seed
 
-from hf_genext import GenextForConditionalGeneration
+from hf_genext import GenextForConditionalGeneration, GenextProcessor
 from hf_genext.batching import ConditionalCollator, EncodedPairs
 from hf_genext.checkpoints import (
     MARKER_NAME,
@@ -224,6 +224,16 @@ def test_the_source_tokenizer_does_not_overwrite_the_models_token_ids(tmp_path):
     GenextTrainer(model=model, args=args, train_dataset=rows, processing_class=processor).train()
     assert processor.tokenizer.pad_token_id != 0
     assert model.config.pad_token_id == model.config.decoder.pad_token_id == model.generation_config.pad_token_id == 0
+
+
+def test_a_processor_with_its_tokenizers_mixed_up_is_refused_before_training(tmp_path):
+    processor = build_processor()
+    mixed = GenextProcessor(tokenizer=processor.target_tokenizer, target_tokenizer=processor.tokenizer)
+    config = build_config("none")
+    config.conditioner.vocab_size, config.decoder.vocab_size = len(processor.tokenizer), len(processor.target_tokenizer)
+    args = GenextTrainingArguments(output_dir=str(tmp_path), report_to="none")
+    with pytest.raises(ValueError, match="mixed up: exchange tokenizer= and target_tokenizer="):
+        GenextTrainer(model=GenextForConditionalGeneration(config), args=args, processing_class=mixed)
 
 
 def test_evaluation_loss_is_exact_over_batches(tmp_path):

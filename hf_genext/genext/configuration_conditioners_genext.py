@@ -130,7 +130,8 @@ def get_states_size(config: PreTrainedConfig) -> int:
                 return size[-1] if isinstance(size, (list, tuple)) else size
     raise ValueError(
         f"A model of type {config.model_type!r} has no hidden states of one width (its configuration has neither hidden_size "
-        "nor hidden_sizes). Of a model with several towers give the one that reads the condition, such as model.vision_model."
+        "nor hidden_sizes). Of a model with several towers give the one that reads the condition, such as model.vision_model, "
+        "or a folder that it alone was saved to."
     )
 
 

@@ -147,15 +147,22 @@ class GenextHeadConfig(PreTrainedConfig):
 
     Args:
         kind: `"class"` is one of several classes, `"labels"` any number of several labels, `"regression"` one or several
-            numbers, each with its uncertainty.
+            numbers, each with its uncertainty. `"mixture"` and `"flow"` are densities over a whole vector, whose numbers may
+            depend on each other: a mixture of Gaussians, and a normalising flow.
         num_outputs: Number of classes, labels or numbers.
         output_names: Their names.
-        output_means: Of a regression the mean of each number in the data. With `output_scales` the head learns numbers of
-            mean 0 and standard deviation 1, whatever their unit; what it takes and gives is in the unit. Left out, 0.
-        output_scales: Of a regression the standard deviation of each number in the data. Left out, 1.
-        least_scale: Of a regression how certain the head can be at most: the least standard deviation that it gives, in
-            units of `output_scales`, before it is calibrated. A larger one keeps a training calm, for an error costs as much
-            as the square of its ratio to it.
+        output_means: Of numbers the mean of each in the data. With `output_scales` the head learns numbers of mean 0 and
+            standard deviation 1, whatever their unit; what it takes and gives is in the unit. Left out, 0.
+        output_scales: Of numbers the standard deviation of each in the data. Left out, 1.
+        least_scale: Of a regression or a mixture how certain the head can be at most: the least standard deviation that it
+            gives, in units of `output_scales`, before it is calibrated. A larger one keeps a training calm, for an error
+            costs as much as the square of its ratio to it.
+        num_components: Of a mixture its Gaussians.
+        covariance: Of a mixture `"full"`, or `"diagonal"` for numbers that are independent within a Gaussian.
+        num_transforms: Of a flow its steps.
+        transform_size: Of a flow the width of the networks in its steps.
+        num_bins: Of a flow the pieces of its splines.
+        tail_bound: Of a flow where its splines end, on either side of 0, in units of `output_scales`; beyond, it is linear.
         dropout: Dropout before the projection.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
         temperature: What logits are divided by, and the standard deviations of numbers multiplied by, one for all outputs or
@@ -169,12 +176,18 @@ class GenextHeadConfig(PreTrainedConfig):
 
     model_type = "genext_head"
 
-    kind: Literal["class", "labels", "regression"] = "class"
+    kind: Literal["class", "labels", "regression", "mixture", "flow"] = "class"
     num_outputs: int | None = None
     output_names: list[str] | None = None
     output_means: list[float | int] | None = None
     output_scales: list[float | int] | None = None
     least_scale: float | int = 1e-3
+    num_components: int = 8
+    covariance: Literal["full", "diagonal"] = "full"
+    num_transforms: int = 6
+    transform_size: int = 128
+    num_bins: int = 8
+    tail_bound: float | int = 4.0
     dropout: float | int = 0.0
     initializer_range: float | None = None
     temperature: float | int | list[float] = 1.0
@@ -203,8 +216,10 @@ class GenextHeadConfig(PreTrainedConfig):
         for name, numbers in (("output_means", self.output_means), ("output_scales", self.output_scales)):
             if numbers is None:
                 continue
-            if self.kind != "regression":
-                raise ValueError(f'{name} is for a head of kind "regression", not "{self.kind}"; leave it out.')
+            if self.kind in ("class", "labels"):
+                raise ValueError(
+                    f'{name} is for a head of numbers ("regression", "mixture" or "flow"), not "{self.kind}"; leave it out.'
+                )
             if len(numbers) != self.num_outputs:
                 raise ValueError(f"{name} must have a number for each of the {self.num_outputs} outputs, got {len(numbers)}.")
             if not all(math.isfinite(number) and (number > 0 or name == "output_means") for number in numbers):
@@ -212,6 +227,11 @@ class GenextHeadConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be {allowed}, got {numbers}.")
         if not (math.isfinite(self.least_scale) and self.least_scale > 0):
             raise ValueError(f"least_scale must be a finite number above 0, got {self.least_scale}.")
+        for name in ("num_components", "num_transforms", "transform_size", "num_bins"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
+        if not (math.isfinite(self.tail_bound) and self.tail_bound > 0):
+            raise ValueError(f"tail_bound must be a finite number above 0, got {self.tail_bound}.")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
         temperatures = self.temperature if isinstance(self.temperature, list) else [self.temperature]

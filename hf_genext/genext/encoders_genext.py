@@ -157,12 +157,15 @@ class GenextEncoder(GenextPreTrainedModel):
         for name, value in conditions.items():
             if value is not None and not torch.is_tensor(value):
                 raise TypeError(f"{name} must be a tensor, got {type(value).__name__}. The model's processor makes tensors.")
-        unknown = [name for name, value in conditions.items() if value is not None and name not in names]
+        given = [name for name, value in conditions.items() if value is not None]
+        unknown = [name for name in given if name not in names]
+        if not given and condition_states is None:
+            unknown += [name for name, value in kwargs.items() if torch.is_tensor(value)]
         if unknown:
             raise ValueError(self._explain_unknown(unknown[0]))
         if "condition_mask" not in names and not torch.compiler.is_compiling():
-            given = [value for value in conditions.values() if value is not None and value.is_floating_point()]
-            if any(find_missing_rows(value).any() for value in given):
+            numbers = [conditions[name] for name in given if conditions[name].is_floating_point()]
+            if any(find_missing_rows(value).any() for value in numbers):
                 raise ValueError(self._explain_unknown("condition_mask"))
         masks = {
             "attention_mask": attention_mask,

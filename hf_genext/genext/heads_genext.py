@@ -10,9 +10,11 @@ from abc import abstractmethod
 import torch
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers import initialization as init
 
 from .calibration_genext import fit_class_temperature, fit_label_temperatures, fit_scale_temperatures
 from .configuration_genext import GenextHeadConfig
+from .densities_genext import GaussianMixture, SplineCoupling, SplineFlow, TriangularLinear
 from .pretrained_genext import GenextPreTrainedModel
 
 
@@ -43,13 +45,16 @@ class PredictionHead(GenextPreTrainedModel):
     """What the heads of a single output share: from one vector for each row to the parameters of a distribution."""
 
     config_class = GenextHeadConfig
-    parameters_of_an_output = 1
 
     def __init__(self, config: PreTrainedConfig, hidden_size: int) -> None:
         super().__init__(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.projection = nn.Linear(hidden_size, self.parameters_of_an_output * config.num_outputs)
+        self.projection = nn.Linear(hidden_size, self.build(hidden_size))
         self.post_init()
+
+    def build(self, hidden_size: int) -> int:
+        """Make what the head has besides the projection, and say how many numbers that has to give for each row."""
+        return self.config.num_outputs
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """The distribution's parameters, calibrated: (batch, hidden) -> (batch, parameters)."""
@@ -190,7 +195,9 @@ class RegressionHead(PredictionHead):
     with the configuration's `output_means` taken away and divided by its `output_scales`.
     """
 
-    parameters_of_an_output = 2
+    def build(self, hidden_size: int) -> int:
+        """A mean and a width for each number."""
+        return 2 * self.config.num_outputs
 
     def split(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Means and standard deviations: (batch, 2 * outputs) -> twice (batch, outputs)."""
@@ -237,6 +244,138 @@ class RegressionHead(PredictionHead):
         return torch.normal(mean, scale, generator=generator)
 
 
+class DensityHead(PredictionHead):
+    """A density over whole vectors. Targets are (batch, outputs), or (batch,) for one number; NaN in all of a row without one.
+
+    The density is one of numbers with the configuration's `output_means` taken away and divided by its `output_scales`;
+    log-probabilities and samples are those of the numbers themselves.
+    """
+
+    def apply_temperature(self, parameters: torch.Tensor) -> torch.Tensor:
+        """Nothing: densities are not calibrated."""
+        return parameters
+
+    def fit_temperature(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Densities are not calibrated.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f'A head of kind "{self.config.kind}" has no temperature to calibrate: it is a density, trained by its own '
+            "likelihood. Leave calibrate out."
+        )
+
+    def is_given(self, targets: torch.Tensor) -> torch.Tensor:
+        """Where a number is known, as the targets."""
+        return ~targets.isnan()
+
+    def require_fit(self, targets: torch.Tensor) -> None:
+        """Vectors are (batch, outputs), each known as a whole or not at all."""
+        count = self.config.num_outputs
+        if (1 if targets.dim() == 1 else targets.shape[-1]) != count or targets.dim() > 2:
+            raise ValueError(f"Each row has a vector of {count} numbers, (batch, {count}); got {_describe(targets)}.")
+        if torch.compiler.is_compiling() or targets.dim() == 1:
+            return
+        known = self.is_given(targets)
+        halves = known.any(dim=1) & ~known.all(dim=1)
+        if halves.any():
+            row = int(halves.nonzero()[0, 0])
+            raise ValueError(
+                f"A density takes vectors that are known as a whole; in row {row} of the batch {int((~known[row]).sum())} of "
+                f"{count} numbers are missing (NaN). Leave such rows out, or make all of the row NaN."
+            )
+
+    def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """(batch, parameters), (batch, outputs) -> (batch,)."""
+        targets = targets[:, None] if targets.dim() == 1 else targets
+        given = self.is_given(targets).all(dim=1)
+        values = targets.to(parameters.dtype).masked_fill(~given[:, None], 0.0)
+        shift, unit = self._get_units(values)
+        log_density = self.density.log_prob(parameters, (values - shift) / unit) - unit.log().sum()
+        return log_density.masked_fill(~given, 0.0)
+
+    def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """(batch, parameters) -> (batch, outputs)."""
+        return self.scale_back(self.density.sample(parameters, generator))
+
+    def scale_back(self, values: torch.Tensor) -> torch.Tensor:
+        """From units of `output_scales` around `output_means` to the numbers themselves, (batch, outputs)."""
+        shift, unit = self._get_units(values)
+        return values * unit + shift
+
+    def _get_units(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`output_means` and `output_scales`, each (outputs,)."""
+        means, scales = self.config.output_means, self.config.output_scales
+        count = self.config.num_outputs
+        return (
+            like.new_zeros(count) if means is None else like.new_tensor(means),
+            like.new_ones(count) if scales is None else like.new_tensor(scales),
+        )
+
+    @abstractmethod
+    def locate(self, parameters: torch.Tensor) -> torch.Tensor:
+        """A point that stands for the density: (batch, parameters) -> (batch, outputs)."""
+
+
+class MixtureHead(DensityHead):
+    """A mixture of Gaussians ("mixture density network", Bishop 1994)."""
+
+    def build(self, hidden_size: int) -> int:
+        """The mixture, and where its Gaussians stand before anything is learned."""
+        config = self.config
+        self.density = GaussianMixture(config.num_outputs, config.num_components, config.covariance, config.least_scale)
+        self.starts = nn.Parameter(torch.empty(config.num_components, config.num_outputs))
+        return self.density.num_parameters
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            init.normal_(self.starts)
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(batch, hidden) -> (batch, parameters)."""
+        logits, means, rest = super().forward(vectors).split(self._sections, dim=-1)
+        return torch.cat([logits, means + self.starts.float().flatten(), rest], dim=-1)
+
+    @property
+    def _sections(self) -> list[int]:
+        logits, means, *rest = self.density.parts
+        return [logits, means, sum(rest)]
+
+    def locate(self, parameters: torch.Tensor) -> torch.Tensor:
+        """The mean: (batch, parameters) -> (batch, outputs)."""
+        return self.scale_back(self.density.mean(parameters))
+
+
+class FlowHead(DensityHead):
+    """A normalising flow whose steps depend on the memory (Durkan et al. 2019)."""
+
+    def build(self, hidden_size: int) -> int:
+        """The flow, and the numbers of the memory that it sees."""
+        config = self.config
+        context_size = min(hidden_size, config.transform_size)
+        self.density = SplineFlow(
+            config.num_outputs, context_size, config.num_transforms, config.transform_size, config.num_bins, config.tail_bound
+        )
+        return context_size
+
+    def locate(self, parameters: torch.Tensor) -> torch.Tensor:
+        """What noise of 0 becomes: (batch, parameters) -> (batch, outputs)."""
+        noise = parameters.new_zeros(len(parameters), self.config.num_outputs)
+        return self.scale_back(self.density.to_values(noise, parameters))
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, TriangularLinear):
+            for parameter in module.parameters():
+                init.zeros_(parameter)
+        elif isinstance(module, SplineCoupling):
+            init.zeros_(module.write.weight)  # No bend at first.
+
+
 def _describe(targets: torch.Tensor) -> str:
     return f"labels of the shape {tuple(targets.shape)}, {str(targets.dtype).removeprefix('torch.')}"
 
@@ -250,7 +389,13 @@ def _require_range(targets: torch.Tensor, count: int, known: str) -> None:
         raise ValueError(f"{known}, and -100 where nothing is known; got {targets[wrong][0].item()}.")
 
 
-_PREDICTION_HEADS = {"class": ClassHead, "labels": LabelsHead, "regression": RegressionHead}
+_PREDICTION_HEADS: dict[str, type[PredictionHead]] = {
+    "class": ClassHead,
+    "labels": LabelsHead,
+    "regression": RegressionHead,
+    "mixture": MixtureHead,
+    "flow": FlowHead,
+}
 
 
 def build_prediction_head(config: GenextHeadConfig, hidden_size: int) -> PredictionHead:

@@ -68,7 +68,8 @@ class GenextPredictionOutput(ModelOutput):
 
     Attributes:
         loss: Nats for each target that is given, a scalar.
-        logits: Of classes or labels (batch, outputs); of a regression the means.
+        logits: Of classes or labels (batch, outputs); of a regression the means; of a density, in evaluation mode, its mean
+            (mixture) or what noise of 0 becomes (flow).
         scale: The standard deviations of a regression, (batch, outputs).
         last_hidden_state: The memory, (batch, slots, hidden).
         hidden_states: As the encoder gives them.

@@ -16,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from .composition_genext import Part, compose_prediction
 from .configuration_genext import GenextConfig
 from .encoders_genext import GenextEncoder
-from .heads_genext import RegressionHead, build_prediction_head
+from .heads_genext import DensityHead, RegressionHead, build_prediction_head
 from .memory_genext import MemoryEncoding, average_slots
 from .outputs_genext import GenextPredictionOutput
 from .pretrained_genext import GenextPreTrainedModel
@@ -90,7 +90,7 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             input_ids: See [`GenextEncoder.forward`] for all conditions.
             attention_mask: 1 where a source token is real, (batch, length).
             labels: What is to be predicted: a class (batch,), labels of 0 and 1 (batch, outputs), or numbers (batch, outputs),
-                of one (batch,). -100, or for numbers NaN, where nothing is known.
+                of one (batch,); of a density a vector (batch, outputs). -100, or for numbers NaN, where nothing is known.
             inputs_embeds: Instead of `input_ids`, (batch, length, hidden).
             pixel_values: Images.
             input_features: Features of audio.
@@ -108,6 +108,7 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
 
         Returns:
             The loss (nats for each known label), logits or means (batch, outputs), and standard deviations of a regression.
+            Of a density the logits are a point that stands for it, in evaluation mode.
         """
         outputs = self.encoder(
             input_ids=input_ids,
@@ -131,16 +132,23 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             loss = self.head.compute_loss(parameters, labels, num_items_in_batch)
             for part in (outputs.losses or {}).values():
                 loss = loss + part
-        is_regression = isinstance(self.head, RegressionHead)
-        logits, scale = self.head.split(parameters) if is_regression else (parameters, None)
+        logits, scale = self._describe(parameters)
         return GenextPredictionOutput(
             loss=loss,
-            logits=logits.to(outputs.last_hidden_state.dtype),
+            logits=None if logits is None else logits.to(outputs.last_hidden_state.dtype),
             scale=scale,
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+    def _describe(self, parameters: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Logits, or numbers and their standard deviations."""
+        if isinstance(self.head, RegressionHead):
+            return self.head.split(parameters)
+        if isinstance(self.head, DensityHead):
+            return None if self.training else self.head.locate(parameters), None
+        return parameters, None
 
     def log_prob(self, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
         """The log-probability of outputs, in nats, that of several labels or numbers of a row together.

@@ -111,5 +111,34 @@ class GenextPreTrainedModel(PreTrainedModel):
         opened: Any = (model, loading_info) if wants_loading_info else model
         return opened
 
+    def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Put an adapter into the model as Transformers does, but never one that was made for another.
+
+        Args:
+            peft_model_id: Folder or Hub id of the adapter.
+            args: As in Transformers.
+            kwargs: As in Transformers.
+
+        Returns:
+            What was read.
+
+        Raises:
+            ValueError: if the adapter does not fit.
+        """
+        try:
+            info = super().load_adapter(peft_model_id, *args, **kwargs)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(self._explain_adapter(peft_model_id, str(error))) from error
+        for names, where in ((info.missing_keys, "the adapter lacks"), (info.unexpected_keys, "the model lacks")):
+            if names:
+                raise ValueError(self._explain_adapter(peft_model_id, f"{where} {min(names)!r} and {len(names) - 1} more."))
+        return info
+
+    def _explain_adapter(self, name: Any, cause: str) -> str:
+        return (
+            f"The adapter {str(name)!r} cannot be put into this {type(self).__name__}: {cause} If it was made for another "
+            "base, give that folder as base_model_name_or_path in its adapter_config.json, or train an adapter for this one."
+        )
+
 
 __all__ = ["GenextPreTrainedModel"]

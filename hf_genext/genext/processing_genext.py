@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,7 +22,12 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
+from transformers.utils import cached_file
 
+OUTPUTS_NAME = "allowed_outputs.json"
+"""The file of a model's folder that holds the outputs that it may give."""
+
+_HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 _PARTS = ("tokenizer", "target_tokenizer", "image_processor", "feature_extractor")
 _READS = {
     "text": ("tokenizer", "text"),
@@ -95,6 +100,8 @@ class GenextProcessor(ProcessorMixin):
     """
 
     get_attributes = _PartNames()
+    outputs_file: str | None = None
+    """Of a processor that was opened: the file beside it that holds the outputs which the model may give, if there is one."""
 
     def __init__(
         self,
@@ -394,9 +401,9 @@ class GenextProcessor(ProcessorMixin):
             size = sizes[name]
             if size is None or length <= size:
                 continue
-            other = lengths["target_tokenizer" if name == "tokenizer" else "tokenizer"]
+            other = lengths.get("target_tokenizer" if name == "tokenizer" else "tokenizer")
             mend = "Resize the model, or open its own processor."
-            if other <= size:
+            if other is not None and other <= size:
                 mend = "The two tokenizers seem to be mixed up: exchange tokenizer= and target_tokenizer=."
             raise ValueError(f"The {name} has {length:,} tokens, but the model knows {size:,} there. {mend}")
         for part in parts:
@@ -435,7 +442,18 @@ class GenextProcessor(ProcessorMixin):
         if self.label_names is not None:
             # Pairs keep their order, keys of a file do not.
             output["label_names"] = [[field, names] for field, names in self.label_names.items()]
+        output.pop("outputs_file", None)
         return output | {"parts": self.get_attributes()}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
+        """Open a saved processor, as every processor of Transformers, and find with its arguments what stands beside it."""
+        processor = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if kwargs.get(name) is not None}
+        processor.outputs_file = cached_file(
+            pretrained_model_name_or_path, OUTPUTS_NAME, _raise_exceptions_for_missing_entries=False, **hub
+        )
+        return processor
 
     @classmethod
     def _get_arguments_from_pretrained(

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from transformers.utils.output_capturing import capture_outputs
 
 from .layers_genext import (
     GenextCrossAttention,
@@ -89,11 +90,17 @@ def find_stepping_obstacle(decoder: nn.Module, projection: nn.Module) -> str | N
     for module in (*(child for child in decoder.modules() if child is not decoder), projection):
         # Activations have no weights and are called as they are.
         known = type(module) in _PLAIN or not any(True for _ in module.parameters())
-        if not known or module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+        if not known or _has_hooks(module):
             return f"a {type(module).__name__} stands in the decoder, or a layer has hooks"
     if projection.bias is not None:
         return "the token head has a bias"
     return None
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether somebody changes or watches what a layer does; what records attention stays there, and does nothing by itself."""
+    hooks = (hook for hook in module._forward_hooks.values() if hook.__module__ != capture_outputs.__module__)
+    return any(True for _ in hooks) or bool(module._forward_pre_hooks) or "forward" in module.__dict__
 
 
 class GenextStepper:

@@ -38,7 +38,7 @@ from .readout_static_embedding import (
 )
 from .tokenization_static_embedding import Split, build_word_tokenizer
 from .vectors_static_embedding import read_vectors, write_word2vec
-from .vocabulary_static_embedding import VOCABULARY_NAME, Vocabulary
+from .vocabulary_static_embedding import VOCABULARY_NAME, Vocabulary, find_vocabulary
 from .words_static_embedding import WordMapping
 
 logger = logging.getLogger(__name__)
@@ -482,16 +482,7 @@ class StaticEmbeddingModel(WordMapping, PreTrainedModel):
 
     def _find_vocabulary(self) -> Vocabulary | None:
         if self._vocabulary is None and self.name_or_path:
-            file = cached_file(
-                self.name_or_path,
-                VOCABULARY_NAME,
-                _raise_exceptions_for_missing_entries=False,
-                **getattr(self, "_hub_kwargs", {}),
-            )
-            self._vocabulary = None if file is None else Vocabulary.load(file)
-            if self._vocabulary is not None and len(self._vocabulary) != len(self):
-                count, self._vocabulary = len(self._vocabulary), None
-                raise ValueError(f"{file!r} has {count:,} words, but {len(self):,} have vectors. Save the space again.")
+            self._vocabulary = find_vocabulary(self.name_or_path, len(self), **getattr(self, "_hub_kwargs", {}))
         return self._vocabulary
 
     @property

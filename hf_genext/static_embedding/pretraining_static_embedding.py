@@ -16,14 +16,14 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput, cached_file
+from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_static_embedding import StaticEmbeddingConfig
 from .fasttext_static_embedding import hash_ngrams
 from .modeling_static_embedding import StaticEmbeddingModel
 from .objectives_static_embedding import BAND, compute_fit, compute_loss, count_bands
-from .vocabulary_static_embedding import VOCABULARY_NAME, Vocabulary
+from .vocabulary_static_embedding import VOCABULARY_NAME, Vocabulary, find_vocabulary
 
 
 @dataclass
@@ -161,8 +161,7 @@ class StaticEmbeddingForPreTraining(PreTrainedModel):
 
     def _find_vocabulary(self) -> Vocabulary | None:
         if self._vocabulary is None and self.name_or_path:
-            file = cached_file(self.name_or_path, VOCABULARY_NAME, _raise_exceptions_for_missing_entries=False)
-            self._vocabulary = None if file is None else Vocabulary.load(file)
+            self._vocabulary = find_vocabulary(self.name_or_path, self.config.vocab_size - 2)
         return self._vocabulary
 
     @property

@@ -6,9 +6,11 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+from transformers.utils import cached_file
 
 VOCABULARY_NAME = "vocabulary.safetensors"
 
@@ -160,6 +162,24 @@ class Vocabulary(Sequence[str]):
         return f"Vocabulary({len(self):,} words: {shown}{', ...' if len(self) > 3 else ''})"
 
 
+def find_vocabulary(name_or_path: str, num_words: int, **hub_kwargs: Any) -> Vocabulary | None:
+    """The words that a folder or repository holds; `None` where it holds none.
+
+    Args:
+        name_or_path: The folder or Hub id.
+        num_words: How many words have vectors.
+        hub_kwargs: As `cached_file` takes them: `revision`, `token`, ...
+
+    Raises:
+        ValueError: if there are more or fewer.
+    """
+    file = cached_file(name_or_path, VOCABULARY_NAME, _raise_exceptions_for_missing_entries=False, **hub_kwargs)
+    vocabulary = None if file is None else Vocabulary.load(file)
+    if vocabulary is not None and len(vocabulary) != num_words:
+        raise ValueError(f"{file!r} has {len(vocabulary):,} words, but {num_words:,} have vectors. Save the space again.")
+    return vocabulary
+
+
 def _edit_once(word: str, letters: Sequence[str]) -> Iterator[str]:
     splits = [(word[:position], word[position:]) for position in range(len(word) + 1)]
     for left, right in splits:
@@ -173,4 +193,4 @@ def _edit_once(word: str, letters: Sequence[str]) -> Iterator[str]:
             yield left + letter + right
 
 
-__all__ = ["VOCABULARY_NAME", "Vocabulary"]
+__all__ = ["VOCABULARY_NAME", "Vocabulary", "find_vocabulary"]

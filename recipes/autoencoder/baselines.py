@@ -25,7 +25,8 @@ sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolv
 
 from hf_genext.hub import read_results
 from recipes.autoencoder.position_pca import PositionPCA
-from recipes.running import launch_training, run_main
+from recipes.reuse import train_unless_done
+from recipes.running import run_main
 from recipes.sentence_vectors import encode_texts
 from recipes.text_baselines import Comparison, find_nearest, prepare_comparison
 from recipes.text_splits import SIDES, read_column, write_table
@@ -56,15 +57,15 @@ def copy_nearest(train: list[str], test: list[str]) -> dict[str, list[str]]:
 def compare_with_pca(comparison: Comparison) -> dict[str, dict[str, float]]:
     """The metrics of both readings of as many principal components as the state has numbers.
 
-    The decoder that is trained stands beside the output folder of the model, in one that ends in `-pca`; where that holds its
-    results already, they are taken.
+    The decoder that is trained stands beside the output folder of the model, in one that ends in `-pca`; where that holds the
+    results of the same settings and data already, they are taken.
     """
     bottleneck = comparison.model.bottleneck
     pca = PositionPCA(comparison.train["source"], bottleneck["num_latents"] * bottleneck["hidden_size"])
     inverted = pca.decode(pca.encode(comparison.test["source"]))
     folder = Path(f"{comparison.args.output_dir}-pca")
-    if not (folder / "results.json").is_file():
-        launch_training([str(comparison.config_path), *_collect_options(comparison, pca, folder)])
+    words = [str(comparison.config_path), *_collect_options(comparison, pca, folder)]
+    train_unless_done(words, folder, [comparison.train, comparison.test])
     decoded = read_results(folder / "results.json")["metrics"]
     return {DECODED: decoded, INVERTED: comparison.metrics(inverted, comparison.test["references"])}
 

@@ -4,8 +4,9 @@
     python recipes/autoencoder/curve.py recipes/autoencoder/config.yaml --slots 1 8 --seeds 1 2 3 --update_results true
 
 For each number of slots and each seed the settings' model is trained in OUTPUT_DIR-SLOTS-SEED, and the decoder of PCA beside it
-(see baselines.py); what is there already is taken as it is, so a run that was stopped goes on. `--update_results true` writes
-the table (experiments.json) and the picture (curve.png) beside the settings, else they lie in the output folder.
+(see baselines.py). What is there already, of the same settings and data, is taken as it is, so a run that was stopped goes on;
+results of others are refused. `--update_results true` writes the table (experiments.json) and the picture (curve.png) beside
+the settings, else they lie in the output folder.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from recipes.arguments import SettingsError, parse_settings
 from recipes.autoencoder.baselines import DECODED, INVERTED, BaselineSettings, compare_with_pca
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.plots import draw_curve
-from recipes.running import launch_training, run_main
+from recipes.reuse import train_unless_done
+from recipes.running import run_main
 from recipes.text_baselines import prepare_comparison
 
 OURS = "this autoencoder"
@@ -53,9 +55,9 @@ def measure_point(words: list[str], folder: Path, slots: int, seed: int) -> dict
         "--update_results",
         "false",
     ]
-    if not (folder / "results.json").is_file():
-        launch_training([settings, *options, *own])
-    rivals = compare_with_pca(prepare_comparison(BaselineSettings, [settings, *options, *own], needs_model=False))
+    comparison = prepare_comparison(BaselineSettings, [settings, *options, *own], needs_model=False)
+    train_unless_done([settings, *options, *own], folder, [comparison.train, comparison.test])
+    rivals = compare_with_pca(comparison)
     metrics = {OURS: read_results(folder / "results.json")["metrics"], **rivals}
     return {label: values["exact_match"] for label, values in metrics.items()}
 

@@ -161,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--development", nargs="*", type=Path, default=[], help="Judged pairs of words.")
     parser.add_argument("--glosses", type=Path, help="Words and their glosses.")
-    parser.add_argument("--only_words", action="store_true", help="Measure the rows with a vocabulary of words; keep the others.")
+    parser.add_argument("--only_words", action="store_true", help="Measure the rows of whole words, and keep the others.")
     options = parser.parse_args()
     development = Development(options.development, options.glosses)
     settings, *_ = parse_settings([ReadOutSettings, RunSettings], [str(HERE / "config.yaml")])

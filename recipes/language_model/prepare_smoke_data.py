@@ -1,6 +1,6 @@
-"""Data of the smoke test, which needs no network: the 300 short news texts that are packaged with gensim.
+"""Data of smoke tests, which need no network: the 300 short news texts that are packaged with gensim.
 
-Called by `recipes/train_language_model.py` through the setting `data_script`.
+Called by `recipes/train_language_model.py` and `recipes/train_embedding.py` through the setting `data_script`.
 """
 
 from __future__ import annotations
@@ -27,5 +27,5 @@ def prepare_data(folder: Path) -> dict[str, Any]:
         raise ImportError('The smoke test takes its text from gensim: pip install "hf_genext[recipes]"')
     return {
         "train_file": str(Path(gensim.origin).parent / "test" / "test_data" / "lee_background.cor"),
-        "facts": {"name": "Lee background corpus, packaged with gensim"},
+        "facts": {"name": "Lee background corpus (300 articles), packaged with gensim", "license": "as gensim ships it"},
     }
