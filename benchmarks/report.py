@@ -199,10 +199,10 @@ def _generation(results: dict[str, Any]) -> str:
         lines += [show(model, row["search"], str(row["batch_size"]), row) for row in model["batches"]]
         size = max(model["list"]["inputs"].values())
         lines.append(show(model, "greedy, pipeline", f"a list of {size:,}", model["list"]))
-    rounds = len(next(iter(results["models"][0]["list"]["rounds"].values())))
-    peers = min(results["models"][0]["list"]["inputs"].values())
-    note = f"the plain pipeline answers {peers:,} of the list in each"
-    return "\n".join([*lines, "", f"{results['hardware']}; CPU seconds, medians of {rounds} rounds that take turns; {note}."])
+    first = results["models"][0]
+    rounds, listed = (len(row["rounds"]["torch"]) for row in (first["batches"][0], first["list"]))
+    note = f"medians of {rounds} rounds that take turns, {listed} for the list, of which the plain pipeline answers a part in each"
+    return "\n".join([*lines, "", f"{results['hardware']}; CPU seconds, {note}."])
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
