@@ -201,7 +201,7 @@ def _generation(results: dict[str, Any]) -> str:
         lines.append(show(model, "greedy, pipeline", f"a list of {size:,}", model["list"]))
     first = results["models"][0]
     rounds, listed = (len(row["rounds"]["torch"]) for row in (first["batches"][0], first["list"]))
-    note = f"medians of {rounds} rounds that take turns, {listed} for the list, of which the plain pipeline answers a part in each"
+    note = f"medians of {rounds} rounds that take turns, {listed} for the list, of which the plain pipeline answers a part"
     return "\n".join([*lines, "", f"{results['hardware']}; CPU seconds, {note}."])
 
 
