@@ -138,7 +138,7 @@ def test_a_regression_is_never_more_certain_than_it_may_be():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "labels", "num_outputs": 2, "output_means": [0.0, 1.0]}, 'output_means is for a head of numbers'),
+        ({"kind": "labels", "num_outputs": 2, "output_means": [0.0, 1.0]}, "output_means is for a head of numbers"),
         ({"kind": "regression", "output_scales": [1.0, 2.0]}, "a number for each of the 1 outputs, got 2"),
         ({"kind": "regression", "output_scales": [0.0]}, "finite numbers above 0"),
         ({"kind": "regression", "output_means": [math.nan]}, "output_means must be finite numbers"),
