@@ -180,6 +180,31 @@ def _cached_encoders(results: dict[str, Any]) -> str:
     )
 
 
+def _generation(results: dict[str, Any]) -> str:
+    ways = list(results["models"][0]["batches"][0]["ratio"])
+    shown = " | ".join(f"{way}: ms an input | ratio | equal" for way in ways)
+    lines = [f"| model | search | inputs at once | Transformers, ms an input | {shown} |"]
+    lines.append("|---|---|---:|---:|" + "---:|---:|---:|" * len(ways))
+
+    def show(model: dict[str, Any], search: str, size: str, row: dict[str, Any]) -> str:
+        seconds = row["cpu_seconds_per_input"]
+        (peer,) = seconds.keys() - row["ratio"].keys()
+        cells = [f"{model['num_hidden_layers']}+{model['num_hidden_layers']} layers, {model['hidden_size']}", search, size]
+        cells.append(f"{1e3 * seconds[peer]:.2f}")
+        for way in ways:
+            cells += [f"{1e3 * seconds[way]:.2f}", f"**{row['ratio'][way]:.2f}**", f"{100 * row['equal'][way]:.1f}%"]
+        return f"| {' | '.join(cells)} |"
+
+    for model in results["models"]:
+        lines += [show(model, row["search"], str(row["batch_size"]), row) for row in model["batches"]]
+        size = max(model["list"]["inputs"].values())
+        lines.append(show(model, "greedy, pipeline", f"a list of {size:,}", model["list"]))
+    first = results["models"][0]
+    rounds, listed = (len(row["rounds"]["torch"]) for row in (first["batches"][0], first["list"]))
+    note = f"medians of {rounds} rounds that take turns, {listed} for the list, of which the plain pipeline answers a part"
+    return "\n".join([*lines, "", f"{results['hardware']}; CPU seconds, {note}."])
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": _training,
     "ranks": _ranks,
@@ -190,6 +215,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "embedding_ranks": _embedding_ranks,
     "compositions": _compositions,
     "cached_encoders": _cached_encoders,
+    "generation": _generation,
 }
 
 

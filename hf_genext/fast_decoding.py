@@ -10,7 +10,7 @@ Legend: batch (conditions), rows (batch * outputs of each condition), target (ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,14 +118,14 @@ def find_obstacle(model: PreTrainedModel, **generate_kwargs: Any) -> str | None:
     if torch.is_autocast_enabled(model.device.type):
         return "autocast is on"
     for name in _UNKNOWN_ARGUMENTS:
-        value = _get_setting(model, generate_kwargs, name)
+        value = get_setting(model, generate_kwargs, name)
         is_empty = value is None or value is False or value == _NEUTRAL.get(name) or (name == "stopping_criteria" and not value)
         if not is_empty:
             return f"{name} is set"
-    num_beams = _get_setting(model, generate_kwargs, "num_beams") or 1
-    if num_beams > 1 and _get_setting(model, generate_kwargs, "do_sample"):
+    num_beams = get_setting(model, generate_kwargs, "num_beams") or 1
+    if num_beams > 1 and get_setting(model, generate_kwargs, "do_sample"):
         return "beams are to be sampled"
-    if (_get_setting(model, generate_kwargs, "guidance_scale") or 1.0) != 1.0:
+    if (get_setting(model, generate_kwargs, "guidance_scale") or 1.0) != 1.0:
         return "guidance_scale is set"
     return None
 
@@ -135,7 +135,8 @@ def generate_fast(model: PreTrainedModel, *, return_log_probs: bool = False, **g
 
     Rows that are finished are dropped from the batch, unnoticed by those logits processors of Transformers that treat every
     row alike. With any other processor all rows stay, unless it has a method `select_rows(rows)`, which is told which of the
-    rows of the last call go on, (new rows,). Sampling keeps all rows, so that the random numbers are those of `generate`.
+    rows of the last call go on, (new rows,). Sampling keeps all rows, so that the random numbers are those of `generate`,
+    unless a processor draws: one that has `chooses_tokens` leaves a single token of each row.
 
     Args:
         model: A model for which [`find_obstacle`] finds none.
@@ -160,106 +161,7 @@ def generate_fast(model: PreTrainedModel, *, return_log_probs: bool = False, **g
     return output if return_log_probs else output.sequences
 
 
-def generate_many(
-    model: PreTrainedModel,
-    inputs: Sequence[Mapping[str, torch.Tensor]],
-    *,
-    max_tokens_per_batch: int = 4096,
-    pad: Callable[[list[Mapping[str, torch.Tensor]]], Mapping[str, torch.Tensor]] | None = None,
-    **generate_kwargs: Any,
-) -> list[torch.Tensor]:
-    """Generate for many conditions of unequal length: sorted by it, in batches of about equal work, answered in order.
-
-    Args:
-        model: Any encoder-decoder; it is decoded fast where that is possible.
-        inputs: One for each condition, as its processor makes them, with a batch axis of 1.
-        max_tokens_per_batch: Rows of a batch, beams counted, times the positions of its longest condition.
-        pad: What makes a batch of several inputs; left out, those of equal shape are stacked, and vectors of ids and masks are
-            padded on the right with the model's ids.
-        generate_kwargs: As for `generate`, the conditions left out.
-
-    Returns:
-        For each condition its ids, (returned, target).
-
-    Raises:
-        ValueError: for a budget below 1.
-    """
-    if max_tokens_per_batch < 1:
-        raise ValueError(f"max_tokens_per_batch must be 1 or more, got {max_tokens_per_batch}.")
-    pad = pad or _Padding(model)
-    is_fast = find_obstacle(model, **generate_kwargs) is None
-    outputs = max(
-        _get_setting(model, generate_kwargs, "num_beams") or 1,
-        _get_setting(model, generate_kwargs, "num_return_sequences") or 1,
-    )
-    answers: list[torch.Tensor] = [torch.empty(0)] * len(inputs)
-    for batch in batch_by_length([_measure(row) for row in inputs], max(1, max_tokens_per_batch // outputs)):
-        arguments = {**pad([inputs[index] for index in batch]), **generate_kwargs}
-        ids = generate_fast(model, **arguments) if is_fast else model.generate(**arguments)
-        for index, answer in zip(batch, ids.view(len(batch), -1, ids.shape[-1]), strict=True):
-            answers[index] = answer
-    return answers
-
-
-def batch_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Sort by length, the longest first, and cut into batches whose rows times the longest stay within a budget.
-
-    Args:
-        lengths: Of each row.
-        max_tokens: The budget; a single row may exceed it.
-
-    Returns:
-        Indices of the rows of each batch.
-
-    Example:
-        >>> from hf_genext.fast_decoding import batch_by_length
-        >>> batch_by_length([3, 9, 2, 4], max_tokens=9)
-        [[1], [3, 0], [2]]
-    """
-    batches: list[list[int]] = []
-    longest = 0
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if not batches or (len(batches[-1]) + 1) * longest > max_tokens:
-            batches.append([])
-            longest = max(1, lengths[index])
-        batches[-1].append(index)
-    return batches
-
-
-# Lists of inputs
-
-
-def _measure(row: Mapping[str, torch.Tensor]) -> int:
-    """Positions of a condition: what its mask counts, else the longest axis behind the batch."""
-    for name in ("attention_mask", "input_ids"):
-        if name in row:
-            return int(row[name].shape[-1])
-    return max((tensor.shape[1] for tensor in row.values() if tensor.dim() > 1), default=1)
-
-
-class _Padding:
-    """Stacks what is of one shape; pads ids and masks on the right."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        conditioner = getattr(getattr(model, "encoder", None), "conditioner", None)
-        config = getattr(conditioner, "config", model.config).get_text_config(decoder=False)
-        self.pad_id = getattr(config, "pad_token_id", None) or 0
-        self.device = model.device
-
-    def __call__(self, rows: list[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        batch = {}
-        for name in rows[0]:
-            tensors = [row[name] for row in rows]
-            if tensors[0].dim() == 2 and tensors[0].shape[0] == 1 and name in ("input_ids", "attention_mask"):
-                value = self.pad_id if name == "input_ids" else 0
-                flat = [tensor[0] for tensor in tensors]
-                batch[name] = nn.utils.rnn.pad_sequence(flat, batch_first=True, padding_value=value).to(self.device)
-            else:
-                batch[name] = torch.cat(tensors).to(self.device)
-        return batch
-
-
-def _get_setting(model: PreTrainedModel, generate_kwargs: Mapping[str, Any], name: str) -> Any:
+def get_setting(model: PreTrainedModel, generate_kwargs: Mapping[str, Any], name: str) -> Any:
     """A setting as `generate` would find it: in the call, in the configuration of the call, in that of the model."""
     for source in (generate_kwargs, generate_kwargs.get("generation_config"), model.generation_config):
         value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
@@ -347,7 +249,10 @@ class _RowSearch(_Search):
         rows, width = input_ids.shape[0], config.max_length
         pad = config._pad_token_tensor
         self.pad = 0 if pad is None else int(pad)
-        self.samples = bool(config.do_sample)
+        chooses = any(getattr(processor, "chooses_tokens", False) for processor in self.processors)
+        self.samples = bool(config.do_sample) and not chooses
+        # Rows of one memory stay together.
+        self.can_drop = self.can_drop and (config.num_return_sequences or 1) == 1
         self.ids = input_ids.new_full((rows, width), self.pad)
         self.ids[:, : self.given] = input_ids
         self.log_probs = torch.zeros(rows, width - self.given, device=input_ids.device)
@@ -560,4 +465,4 @@ def _gather(beams: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     return beams.gather(1, indices[:, :, None].expand(-1, -1, beams.shape[2]))
 
 
-__all__ = ["FastGenerationOutput", "batch_by_length", "find_obstacle", "generate_fast", "generate_many"]
+__all__ = ["FastGenerationOutput", "find_obstacle", "generate_fast", "get_setting"]

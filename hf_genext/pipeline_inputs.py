@@ -6,11 +6,12 @@ Legend: batch, length (input positions).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from .media import open_condition
@@ -265,6 +266,33 @@ class ConditionReader:
         return {"condition_mask": torch.zeros(1, encoder.num_conditions, dtype=torch.long)}
 
 
+def is_many(inputs: Any) -> bool:
+    """Whether a pipeline answers each of the inputs: a list, a dataset, a generator."""
+    return isinstance(inputs, (list, Dataset, Iterator))
+
+
+def iterate_inputs(inputs: Any) -> Iterator[Any]:
+    """Each of many inputs, also of a dataset that is read by places alone."""
+    if isinstance(inputs, Dataset) and hasattr(inputs, "__len__"):
+        return (inputs[place] for place in range(len(inputs)))
+    return iter(inputs)
+
+
+def pair_with_seeds(inputs: Iterator[Any], seeds: int | list[int]) -> Iterator[Row]:
+    """Inputs with their seeds: one for each, or one for all with each input's place."""
+    for place, condition in enumerate(inputs):
+        if isinstance(seeds, list) and place >= len(seeds):
+            raise ValueError(f"There are more inputs than the {len(seeds):,} seeds; give one for each, or one for all.")
+        yield Row(condition, seed=(seeds, place) if isinstance(seeds, int) else (seeds[place], 0))
+
+
+def list_columns(inputs: Any) -> Any:
+    """A tuple, or a column of a `datasets` dataset, as a list; all else as it is."""
+    if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, list)):
+        return list(inputs)
+    return inputs
+
+
 def _list_codes(tokenizer: Any) -> list[str]:
     for name in ("lang_code_to_token", "lang_code_to_id"):
         if getattr(tokenizer, name, None):
@@ -284,4 +312,14 @@ def _require_content(text: Any) -> str:
     return text
 
 
-__all__ = ["ARGUMENTS", "ConditionReader", "Row", "TextOptions", "parse_truncation"]
+__all__ = [
+    "ARGUMENTS",
+    "ConditionReader",
+    "Row",
+    "TextOptions",
+    "is_many",
+    "iterate_inputs",
+    "list_columns",
+    "pair_with_seeds",
+    "parse_truncation",
+]

@@ -9,14 +9,12 @@ from __future__ import annotations
 import functools
 import os
 import threading
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
-from transformers import GenerationConfig, Pipeline
+from transformers import GenerationConfig
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from .alignments import SourceNamer, describe_alignments
@@ -24,11 +22,21 @@ from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
 from .engines.opening_engines import open_engine
 from .pipeline_folders import find_allowed_outputs, reopen_processor, write_allowed_outputs
-from .pipeline_inputs import ConditionReader, Row, TextOptions, parse_truncation
+from .pipeline_inputs import (
+    ConditionReader,
+    Row,
+    TextOptions,
+    is_many,
+    iterate_inputs,
+    list_columns,
+    pair_with_seeds,
+    parse_truncation,
+)
 from .pipeline_outputs import TargetWriter, name_single, read_single
 from .scoring import encode, score_tokens, take_rows
 from .seeding import check_seed
-from .streaming import OutputStream, StreamingObserver, StreamsClosedError
+from .sorted_pipelines import LengthSortedPipeline
+from .streaming import OutputChannel, OutputStream, StreamingObserver, StreamsClosedError
 
 _READING = ("truncation", "prefix", "src_lang", "tgt_lang")
 _CONTROL = (
@@ -38,7 +46,7 @@ _CONTROL = (
 _ANSWER = ("clean_up_tokenization_spaces", "output_key")
 
 
-class ConditionalGenerationPipeline(Pipeline):
+class ConditionalGenerationPipeline(LengthSortedPipeline):
     """Generates from a condition what a checkpoint's model gives: text with any encoder-decoder, or a single output.
 
     A condition is a string, or a dictionary with some of `text`, `image`, `audio` (with its `sampling_rate`), `vector` and
@@ -62,7 +70,9 @@ class ConditionalGenerationPipeline(Pipeline):
 
     Args of a call:
         num_samples: Without any condition: how many to make.
-        batch_size: How many inputs run at once.
+        batch_size: How many inputs run at once, in the order in which they come. Left out, models that are decoded fast take
+            many inputs in batches of like length, read ahead by some thousands at most, and all others one by one. Sampling
+            without a seed is one by one, too.
         seed: Of sampling: a number, or one for each input. A row draws the same alone, in any batch and on any rank, but where
             float32 rounds to a tie. One number for many inputs means the pair of it and the input's place.
         return_scores: Whether answers have `score`, the log-probability of the output in nats, and `token_scores`, that of each
@@ -111,6 +121,7 @@ class ConditionalGenerationPipeline(Pipeline):
     _load_feature_extractor = None
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)
+    _own_arguments = _CONTROL
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         allowed_outputs = kwargs.pop("allowed_outputs", None)
@@ -201,24 +212,26 @@ class ConditionalGenerationPipeline(Pipeline):
                     "num_samples= is for rows without any condition; leave the inputs out, or give as many of them."
                 )
             inputs = [{} for _ in range(num_samples)]
-        inputs = _list_columns(inputs)
+        inputs = list_columns(inputs)
         if seed is not None:
             inputs = self._give_seeds(inputs, seed)
         if isinstance(inputs, list) and not inputs:
             return []
+        if is_many(inputs):
+            kwargs["batch_size"] = self._choose_batch_size(is_seeded=seed is not None, **kwargs)
         return super().__call__(inputs, **kwargs)
 
     def _give_seeds(self, inputs: Any, seed: int | Sequence[int]) -> Any:
         if self._predicts is not None:
             raise ValueError(f"{type(self.model).__name__} predicts a single output, so it takes no seed.")
-        if not _is_many(inputs):
+        if not is_many(inputs):
             if not isinstance(seed, int):
                 raise ValueError(f"One input takes one seed, got {seed!r:.60}.")
             return Row(inputs, seed=(check_seed(seed), 0))
         seeds = check_seed(seed) if isinstance(seed, int) else [check_seed(one) for one in seed]
         if isinstance(seeds, list) and hasattr(inputs, "__len__") and len(inputs) != len(seeds):
             raise ValueError(f"There are {len(inputs):,} inputs, but {len(seeds):,} seeds; give one for each, or one for all.")
-        rows = _pair_with_seeds(_iterate(inputs), seeds)
+        rows = pair_with_seeds(iterate_inputs(inputs), seeds)
         return list(rows) if isinstance(inputs, list) else rows
 
     def score(
@@ -245,10 +258,10 @@ class ConditionalGenerationPipeline(Pipeline):
             >>> pipe.score(["cat"], ["K AE T"])  # doctest: +SKIP
             [{'score': -0.21, 'token_scores': [-0.05, -0.1, -0.04, -0.02]}]
         """
-        inputs = _list_columns(inputs)
+        inputs = list_columns(inputs)
         if not isinstance(inputs, list):
             return self.score([inputs], [targets], batch_size=batch_size, truncation=truncation, **kwargs)[0]
-        targets = _list_columns(targets)
+        targets = list_columns(targets)
         if not isinstance(targets, list) or len(targets) != len(inputs):
             told = f"{len(targets):,}" if isinstance(targets, list) else f"the single one {targets!r:.40}"
             raise ValueError(f"Give a target for each of the {len(inputs):,} inputs; got {told}.")
@@ -262,7 +275,8 @@ class ConditionalGenerationPipeline(Pipeline):
             raise TypeError(f"score takes no {unknown[0]!r}; it takes batch_size, {', '.join(_READING)}.")
         if not rows:
             return []
-        answers = super().__call__(rows, batch_size=batch_size, truncation=truncation, **kwargs)
+        size = self._choose_batch_size(is_seeded=True, batch_size=batch_size)
+        answers = super().__call__(rows, batch_size=size, truncation=truncation, **kwargs)
         return [answer if several else answer[0] for answer, several in zip(answers, has_several, strict=True)]
 
     def stream(self, inputs: Any, *, batch_size: int | None = None, **kwargs: Any) -> OutputStream | list[OutputStream]:
@@ -277,7 +291,7 @@ class ConditionalGenerationPipeline(Pipeline):
             An iterator over growing answers `{"generated_text", "is_final"}`, for a list one of its own for each input. The
             last answer is what a call gives, with `is_final` true.
         """
-        inputs = _list_columns(inputs)
+        inputs = list_columns(inputs)
         if self._predicts is not None:
             raise ValueError(
                 f"{type(self.model).__name__} predicts a single output, which is there at once: call the pipeline."
@@ -294,7 +308,7 @@ class ConditionalGenerationPipeline(Pipeline):
         key = kwargs.get("output_key") or "generated_text"
         streams = [OutputStream() for _ in inputs]
         for row, stream in zip(seeded, streams, strict=True):
-            row.channel = _Channel(stream, key)
+            row.channel = OutputChannel(stream, key)
         channels = [row.channel for row in seeded]
 
         def run() -> None:
@@ -500,53 +514,6 @@ class ConditionalGenerationPipeline(Pipeline):
             write_allowed_outputs(save_directory, self.allowed_outputs)
         if pushes:
             self.push_to_hub(hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub_kwargs)
-
-
-class _Channel:
-    """Where the text of a row goes while it grows."""
-
-    def __init__(self, stream: OutputStream, key: str) -> None:
-        self._put, self._key = stream.put, key
-        # The stream itself must be free to go when nobody reads it.
-        self._is_closed = weakref.ref(stream)
-
-    def __call__(self, text: str) -> bool:
-        stream = self._is_closed()
-        if stream is None or stream.is_closed:
-            return False
-        if text:
-            self._put({self._key: text, "is_final": False})
-        return True
-
-    def finish(self, answer: dict[str, Any] | BaseException | None) -> None:
-        self._put(answer)
-        if isinstance(answer, dict):
-            self._put(None)
-
-
-def _is_many(inputs: Any) -> bool:
-    return isinstance(inputs, (list, Dataset, Iterator))
-
-
-def _iterate(inputs: Any) -> Iterator[Any]:
-    if isinstance(inputs, Dataset) and hasattr(inputs, "__len__"):
-        return (inputs[place] for place in range(len(inputs)))
-    return iter(inputs)
-
-
-def _pair_with_seeds(inputs: Iterator[Any], seeds: int | list[int]) -> Iterator[Row]:
-    """Inputs with their seeds: one for each, or one for all with each input's place."""
-    for place, condition in enumerate(inputs):
-        if isinstance(seeds, list) and place >= len(seeds):
-            raise ValueError(f"There are more inputs than the {len(seeds):,} seeds; give one for each, or one for all.")
-        yield Row(condition, seed=(seeds, place) if isinstance(seeds, int) else (seeds[place], 0))
-
-
-def _list_columns(inputs: Any) -> Any:
-    """A tuple, or a column of a `datasets` dataset, as a list; all else as it is."""
-    if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, list)):
-        return list(inputs)
-    return inputs
 
 
 def _cut_scores(scores: torch.Tensor, is_scored: torch.Tensor) -> list[list[float]]:

@@ -37,7 +37,12 @@ class KeyedSampling(LogitsProcessor):
     Args:
         keys: A number for each row, (rows,), from [`make_keys`].
         config: What shapes the distribution before it is drawn from: temperature, `top_k`, `top_p`, ...
+
+    Attributes:
+        chooses_tokens: That what it leaves is one token of each row, so that nothing more has to be drawn.
     """
+
+    chooses_tokens = True
 
     def __init__(self, keys: torch.LongTensor, config: GenerationConfig) -> None:
         self._keys = keys

@@ -6,6 +6,7 @@ Legend: rows (of a batch, or all of its beams), target (output positions), vocab
 from __future__ import annotations
 
 import queue
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
@@ -60,6 +61,35 @@ class OutputStream(Iterator[dict[str, Any]]):
         self.close()
 
 
+class OutputChannel:
+    """Where the text of a row goes while it grows.
+
+    Args:
+        stream: What is read by people.
+        key: What the text is called in its answers.
+    """
+
+    def __init__(self, stream: OutputStream, key: str) -> None:
+        self._put, self._key = stream.put, key
+        # The stream itself must be free to go when nobody reads it.
+        self._is_closed = weakref.ref(stream)
+
+    def __call__(self, text: str) -> bool:
+        """Hand over the text so far, if it is new, and say whether more is wanted."""
+        stream = self._is_closed()
+        if stream is None or stream.is_closed:
+            return False
+        if text:
+            self._put({self._key: text, "is_final": False})
+        return True
+
+    def finish(self, answer: dict[str, Any] | BaseException | None) -> None:
+        """Hand over the last answer, an error, or `None` where there is none."""
+        self._put(answer)
+        if isinstance(answer, dict):
+            self._put(None)
+
+
 class StreamingObserver(LogitsProcessor):
     """Hands the text of each row to its stream before each step; the scores stay as they are.
 
@@ -96,4 +126,4 @@ class StreamingObserver(LogitsProcessor):
         return scores
 
 
-__all__ = ["OutputStream", "StreamingObserver", "StreamsClosedError"]
+__all__ = ["OutputChannel", "OutputStream", "StreamingObserver", "StreamsClosedError"]

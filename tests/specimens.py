@@ -149,14 +149,14 @@ def build_processor() -> GenextProcessor:
     )
 
 
-def build_pipeline() -> ConditionalGenerationPipeline:
+def build_pipeline(**arguments: Any) -> ConditionalGenerationPipeline:
     """A model with random weights that answers differently to each word."""
     processor = build_processor()
     config = build_config()
     config.conditioner.vocab_size, config.decoder.vocab_size = len(processor.tokenizer), len(processor.target_tokenizer)
     model = sharpen(GenextForConditionalGeneration(config))
     model.generation_config.max_new_tokens = 7
-    return ConditionalGenerationPipeline(model=model, processor=processor, tokenizer=processor.tokenizer)
+    return ConditionalGenerationPipeline(model=model, processor=processor, tokenizer=processor.tokenizer, **arguments)
 
 
 PREDICTION_LABELS = {

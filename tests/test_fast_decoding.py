@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import get_peft_model
-from specimens import build_config, build_inputs, build_pipeline, sharpen
-from torch import nn
+from specimens import build_config, build_inputs, sharpen
 from transformers import AutoModelForSeq2SeqLM, BartConfig, LogitsProcessor, LogitsProcessorList, TextStreamer
 
 from hf_genext import GenextConfig, GenextForConditionalGeneration
 from hf_genext.adapters import build_lora_config
-from hf_genext.fast_decoding import batch_by_length, find_obstacle, generate_fast, generate_many
+from hf_genext.fast_decoding import find_obstacle, generate_fast
 
 
 def build_model(bottleneck="none", *, tie=True, attention="sdpa", dtype=torch.float32, qk_norm=True, seed=11):
@@ -301,43 +300,3 @@ def test_a_changed_weight_is_seen_at_once():
     with torch.no_grad():
         model.decoder.layers[0].mlp.down_proj.weight.mul_(-1.0)
     assert torch.equal(generate_fast(model, **inputs, max_new_tokens=8), model.generate(**inputs, max_new_tokens=8))
-
-
-# Lists
-
-
-def test_many_conditions_are_answered_in_order():
-    pipeline = build_pipeline()
-    words = ["cat", "violins", "a", "tacit", "at", "civil", "vital", "violin"] * 3
-    inputs = [dict(pipeline.processor(text=[word], return_tensors="pt")) for word in words]
-    for settings in ({}, {"num_beams": 3, "num_return_sequences": 2}):
-        for budget in (1, 25, 4096):
-            answers = generate_many(pipeline.model, inputs, max_tokens_per_batch=budget, max_new_tokens=9, **settings)
-            assert len(answers) == len(words)
-            for row, answer in zip(inputs, answers, strict=True):
-                alone = pipeline.model.generate(**row, max_new_tokens=9, **settings)
-                assert answer.shape[0] == settings.get("num_return_sequences", 1)
-                assert torch.equal(answer[:, : alone.shape[1]], alone)
-                assert not answer[:, alone.shape[1] :].any()
-
-
-def test_many_conditions_of_a_model_that_is_not_stepped():
-    model = sharpen(build_bart())
-    rows = [{"input_ids": torch.randint(4, 30, (1, length))} for length in (3, 9, 1)]
-    rows = [{**row, "attention_mask": torch.ones_like(row["input_ids"])} for row in rows]
-    answers = generate_many(model, rows, max_new_tokens=6)
-    for row, answer in zip(rows, answers, strict=True):
-        alone = model.generate(**row, max_new_tokens=6)
-        assert torch.equal(answer[:, : alone.shape[1]], alone)
-
-
-def test_batches_keep_their_budget():
-    lengths = torch.randint(1, 40, (200,), generator=torch.Generator().manual_seed(0)).tolist()
-    batches = batch_by_length(lengths, 100)
-    assert sorted(index for batch in batches for index in batch) == list(range(200))
-    for batch in batches:
-        assert len(batch) * max(lengths[index] for index in batch) <= 100
-    assert len(batches) < sum(lengths) / 100 * 1.4
-    assert batch_by_length([], 5) == []
-    with pytest.raises(ValueError, match="max_tokens_per_batch must be 1 or more, got 0"):
-        generate_many(nn.Module(), [], max_tokens_per_batch=0)

@@ -1,0 +1,112 @@
+"""A pipeline that answers many inputs in batches of like length, by itself where that changes no answer.
+
+Legend: batch (inputs that run at once).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from transformers import Pipeline
+
+from .fast_decoding import find_obstacle, get_setting
+from .length_batches import MAX_ROWS_PER_BATCH, MAX_TOKENS_PER_BATCH, LengthSorted, RowPadding, count_outputs, run_each
+from .pipeline_inputs import Row
+
+AUTOMATIC = 0
+"""The batch size of many inputs for which nobody chose one, and that give the same in batches of like length."""
+
+
+class LengthSortedPipeline(Pipeline):
+    """What a pipeline with a model that generates does with many inputs.
+
+    Attributes:
+        _own_arguments: Those of its model step that `generate` does not know.
+    """
+
+    _own_arguments: ClassVar[tuple[str, ...]] = ()
+
+    def answer_each(self, inputs: Sequence[Any], *, batch_size: int | None = None, **kwargs: Any) -> list[Any]:
+        """What a call gives for a list, with the error of each input that fails in the place of its answer.
+
+        Args:
+            inputs: Conditions, or [`Row`]s that have their seeds with them.
+            batch_size: The most inputs that run at once; chosen as a call chooses it if left out.
+            kwargs: As a call takes them, but for `seed`.
+        """
+        preprocess, forward, postprocess = (
+            {**defaults, **given}
+            for defaults, given in zip(
+                (self._preprocess_params, self._forward_params, self._postprocess_params),
+                self._sanitize_parameters(**kwargs),
+                strict=True,
+            )
+        )
+        is_seeded = all(isinstance(given, Row) and given.seed is not None for given in inputs)
+        size = self._choose_batch_size(is_seeded=is_seeded, batch_size=batch_size, **kwargs)
+        limits = {"max_rows": 1 if size is None else size}
+        if size == AUTOMATIC:
+            limits = self._limit_batches(forward)
+        answers: list[Any] = [self._try(self.preprocess, given, preprocess) for given in inputs]
+        read = [place for place, answer in enumerate(answers) if not isinstance(answer, Exception)]
+        run = functools.partial(self.forward, **forward)
+        outputs = run_each([answers[place] for place in read], run, RowPadding(self.model), **limits)
+        for place, output in zip(read, outputs, strict=True):
+            is_error = isinstance(output, Exception)
+            answers[place] = output if is_error else self._try(self.postprocess, output, postprocess)
+        return answers
+
+    @staticmethod
+    def _try(step: Callable[..., Any], given: Any, parameters: dict[str, Any]) -> Any:
+        try:
+            return step(given, **parameters)
+        except Exception as error:
+            return error
+
+    def _choose_batch_size(
+        self, *, is_seeded: bool = False, batch_size: int | None = None, num_workers: int | None = None, **kwargs: Any
+    ) -> int | None:
+        """The batch size that was chosen, or the automatic one where it changes no answer."""
+        if batch_size is None:
+            batch_size = self._batch_size
+        if batch_size is not None:
+            if batch_size < 1:
+                raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
+            return batch_size
+        if not self.model.can_generate():
+            return None
+        arguments = self._list_arguments({**self._forward_params, **self._sanitize_parameters(**kwargs)[1]})
+        if find_obstacle(self.model, **arguments) is not None:
+            return None
+        return AUTOMATIC if is_seeded or not get_setting(self.model, arguments, "do_sample") else None
+
+    def _list_arguments(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Of what is asked of the model, what `generate` takes."""
+        return self._prepare_generate_kwargs({name: value for name, value in asked.items() if name not in self._own_arguments})
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Any:
+        """The answers of many inputs one after the other, as Transformers gives them, or by batches of like length."""
+        parameters = (preprocess_params, forward_params, postprocess_params)
+        answers: Any = super().get_iterator(inputs, num_workers, batch_size or 1, *parameters)
+        if batch_size == AUTOMATIC:
+            forward, limits = functools.partial(self.forward, **forward_params), self._limit_batches(forward_params)
+            rows, is_eager = answers.loader.loader, isinstance(inputs, list)
+            answers.loader = LengthSorted(rows, forward, RowPadding(self.model), is_eager=is_eager, **limits)
+        return answers
+
+    def _limit_batches(self, forward_params: dict[str, Any]) -> dict[str, int]:
+        outputs = count_outputs(self.model, self._list_arguments(forward_params))
+        return {"max_rows": max(1, MAX_ROWS_PER_BATCH // outputs), "max_tokens": MAX_TOKENS_PER_BATCH // outputs}
+
+
+__all__ = ["AUTOMATIC", "LengthSortedPipeline"]

@@ -1,0 +1,441 @@
+"""Batch jobs: a row of the output for each row of the input, whatever kills the job, and the pipeline's answers in it."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import random
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from specimens import WORDS, build_config, build_native_model, build_processor, sharpen
+from transformers import pipeline
+
+from hf_genext import GenextForPrediction, GenextHeadConfig, row_shards
+from hf_genext.checkpoints import hold_folder
+from hf_genext.row_sources import open_source
+from recipes.generate import main
+
+ROOT = Path(__file__).resolve().parents[1]
+TASK = "conditional-generation"
+LETTERS = "acilntv"
+
+
+def make_words(count, seed=0):
+    """Words of one to nine letters."""
+    generator = random.Random(seed)
+    return ["".join(generator.choices(LETTERS, k=generator.randint(1, 9))) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    processor = build_processor()
+    model = build_native_model(processor, tie_word_embeddings=True)
+    model.generation_config.max_new_tokens = 9
+    path = tmp_path_factory.mktemp("model")
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pipe(folder):
+    return pipeline(TASK, model=str(folder))
+
+
+def run(folder, source, output, *words):
+    """Run the job in this process."""
+    given = ["--model", str(folder), "--input", str(source), "--output", str(output), "--conditions.text", "word"]
+    return main([*given, *map(str, words)])
+
+
+def read(output):
+    """The rows of an output."""
+    if output.suffix == ".parquet":
+        return pq.read_table(output).to_pylist()
+    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+
+
+def write_words(path, words):
+    """A file of words, each with its number."""
+    rows = [{"word": word, "number": number} for number, word in enumerate(words)]
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=7)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        mark = "," if ".csv" in path.name else "\t"
+        lines = [mark.join(("word", "number")), *(f"{row['word']}{mark}{row['number']}" for row in rows)]
+        content = ("\n".join(lines) + "\n").encode()
+        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+# Reading, answering, writing
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("in.parquet", "out.parquet"),
+        ("in.parquet", "out.jsonl"),
+        ("in.jsonl", "out.parquet"),
+        ("in.jsonl", "out.jsonl"),
+        ("in.csv", "out.parquet"),
+        ("in.tsv.gz", "out.jsonl"),
+    ],
+)
+def test_every_row_has_the_answer_of_the_pipeline(folder, pipe, tmp_path, source, output):
+    words = make_words(50)
+    has_types = "parquet" in source or "jsonl" in source
+    report = run(folder, write_words(tmp_path / source, words), tmp_path / output, "--rows_per_shard", 8)
+    assert (report.rows, report.failed) == (50, 0)
+    for number, (row, word) in enumerate(zip(read(tmp_path / output), words, strict=True)):
+        answer = pipe(word)[0]["generated_text"]
+        expected_number = number if has_types else str(number)
+        assert row == {"word": word, "number": expected_number, "generated_text": answer, "error": None}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([source, output])
+
+
+def test_lines_of_text_and_streams_of_datasets(folder, pipe, tmp_path):
+    words = make_words(20)
+    expected = [pipe(word)[0]["generated_text"] for word in words]
+    (tmp_path / "in.txt").write_text("\n".join(words))
+    given = ["--model", str(folder), "--input", str(tmp_path / "in.txt"), "--output", str(tmp_path / "lines.jsonl")]
+    main(given)
+    assert [row["generated_text"] for row in read(tmp_path / "lines.jsonl")] == expected
+    rows = datasets.Dataset.from_dict({"word": words})
+    datasets.DatasetDict({"test": rows}).save_to_disk(tmp_path / "saved")
+    run(folder, tmp_path / "saved", tmp_path / "saved.parquet", "--dataset_split", "test")
+    assert [row["generated_text"] for row in read(tmp_path / "saved.parquet")] == expected
+    (tmp_path / "streamed").mkdir()
+    write_words(tmp_path / "streamed" / "data.jsonl", words)
+    run(folder, tmp_path / "streamed", tmp_path / "streamed.parquet", "--rows_per_shard", 7)
+    assert [row["generated_text"] for row in read(tmp_path / "streamed.parquet")] == expected
+
+
+def test_several_answers_scores_and_seeds(folder, pipe, tmp_path):
+    words = make_words(30)
+    source = write_words(tmp_path / "in.parquet", words)
+    arguments = {"do_sample": True, "num_return_sequences": 2, "return_scores": True, "temperature": 0.8}
+    settings = [word for name, value in arguments.items() for word in (f"--{name}", value)]
+    run(folder, source, tmp_path / "out.parquet", *settings, "--seed", 7, "--rows_per_shard", 11, "--keep_columns", "number")
+    for number, (row, answers) in enumerate(zip(read(tmp_path / "out.parquet"), pipe(words, seed=7, **arguments), strict=True)):
+        assert row["number"] == number
+        assert "word" not in row
+        assert row["generated_text"] == [answer["generated_text"] for answer in answers]
+        assert row["score"] == pytest.approx([answer["score"] for answer in answers], abs=1e-4)
+        for found, answer in zip(row["token_scores"], answers, strict=True):
+            assert found == pytest.approx(answer["token_scores"], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "regression"])
+def test_single_outputs(tmp_path, kind):
+    config, processor = build_config(), build_processor()
+    config.conditioner.vocab_size, config.decoder.vocab_size = len(processor.tokenizer), len(processor.target_tokenizer)
+    config.head = GenextHeadConfig(kind=kind, output_names=["height", "width"])
+    sharpen(GenextForPrediction(config)).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    source = write_words(tmp_path / "in.tsv", WORDS)
+    for output in (tmp_path / "out.parquet", tmp_path / "out.jsonl"):
+        run(tmp_path / "model", source, output, "--batch_size", 3)
+        for row, (answer,) in zip(read(output), pipeline(TASK, model=str(tmp_path / "model"))(WORDS), strict=True):
+            for name, value in answer.items():
+                if isinstance(value, dict):
+                    assert row[name] == pytest.approx(value, abs=1e-4)
+                else:
+                    assert row[name] == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value)
+
+
+# Rows that fail
+
+
+def test_rows_that_fail_have_their_error_and_leave_the_others_alone(folder, pipe, tmp_path):
+    lines = [
+        b'{"word": "cat"}',
+        b'{"word": ""}',
+        b'{"word": "vi',
+        b'{"number": 3}',
+        b'["tacit"]',
+        b'{"word": "' + b"a" * 99 + b'"}',
+        b'{"word": "\xff"}',
+        b'{"word": 5}',
+        b'{"word": "violin"}',
+    ]
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
+    report = run(folder, tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    rows = read(tmp_path / "out.jsonl")
+    assert (report.rows, report.failed) == (9, 7)
+    for place, word in ((0, "cat"), (8, "violin")):
+        assert rows[place] == {"word": word, "generated_text": pipe(word)[0]["generated_text"], "error": None}
+    told = [
+        "There is no condition: 'word' is empty",
+        "Row 2 of .* is not JSON",
+        "There is no condition: 'word' is empty",
+        "Row 4 of .* is no object but list",
+        "has 100 tokens; the model takes 24",
+        "Row 6 of .* is not UTF-8",
+        "text must be a string, got int",
+    ]
+    for row, expected in zip(rows[1:8], told, strict=True):
+        assert "generated_text" not in row
+        assert re.search(expected, row["error"]), row["error"]
+
+
+def test_ragged_rows_of_tables(folder, tmp_path):
+    (tmp_path / "in.csv").write_text('word,note\ncat,"two\nlines"\nviolin\ntacit,b,c\n\nat,d\n')
+    run(folder, tmp_path / "in.csv", tmp_path / "out.parquet")
+    rows = read(tmp_path / "out.parquet")
+    assert [row["word"] for row in rows] == ["cat", None, None, "at"]
+    assert rows[0]["note"] == "two\nlines"
+    assert [row["error"] and row["error"].split("has ")[1] for row in rows] == [
+        None,
+        "1 fields, not 2.",
+        "3 fields, not 2.",
+        None,
+    ]
+
+
+def test_a_job_without_a_single_answer_stops(folder, tmp_path):
+    source = write_words(tmp_path / "in.tsv", WORDS)
+    with pytest.raises(ValueError, match=r"None of the rows 0 to 7 .* the first: .*'nonsense'"):
+        run(folder, source, tmp_path / "out.parquet", "--arguments.nonsense", 3)
+    # Nothing was answered, so it can be begun again in another way.
+    assert run(folder, source, tmp_path / "out.parquet", "--num_beams", 2).failed == 0
+
+
+def test_what_cannot_be_is_said_before_the_work(folder, tmp_path):
+    source = write_words(tmp_path / "in.jsonl", WORDS)
+    cases = [
+        (["--conditions.text", "wort"], "There is no column 'wort' in .*; it has 'word', 'number'"),
+        (["--rows_per_shard", "0"], "rows_per_shard must be 1 or more"),
+        (["--keep_columns", "wort"], "keep_columns names 'wort', which the input lacks"),
+        (["--batch_size", "0"], "batch_size must be 1 or more, got 0"),
+        (["--seed", "-1"], r"A seed is a whole number of 0 to 2\*\*63 - 1, got -1"),
+    ]
+    for words, message in cases:
+        with pytest.raises(ValueError, match=message):
+            run(folder, source, tmp_path / "out.parquet", *words)
+        assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    (tmp_path / "empty.tsv").write_text("word\n")
+    with pytest.raises(ValueError, match=r"There are no rows in .*empty\.tsv"):
+        run(folder, tmp_path / "empty.tsv", tmp_path / "out.parquet")
+    with pytest.raises(ValueError, match=r"must end in \.parquet or \.jsonl"):
+        run(folder, source, tmp_path / "out.csv")
+    (tmp_path / "out.parquet").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="is there already"):
+        run(folder, source, tmp_path / "out.parquet")
+    assert (tmp_path / "out.parquet").read_bytes() == b"mine"
+    pq.write_table(pa.table({"word": ["cat"], "error": ["mine"], "raw": [b"\x00"]}), tmp_path / "taken.parquet")
+    with pytest.raises(ValueError, match="has a column 'error', as the output will"):
+        run(folder, tmp_path / "taken.parquet", tmp_path / "new.parquet")
+    with pytest.raises(ValueError, match="'raw' holds bytes, which JSON lines cannot"):
+        run(folder, tmp_path / "taken.parquet", tmp_path / "new.jsonl", "--keep_columns", "raw")
+    (tmp_path / "mixed.jsonl").write_text('{"word": "cat", "note": 1}\n{"word": "at", "note": "two"}\n')
+    with pytest.raises(ValueError, match=r"'note' of .* holds values of several types"):
+        run(folder, tmp_path / "mixed.jsonl", tmp_path / "new.parquet")
+    assert run(folder, tmp_path / "mixed.jsonl", tmp_path / "new.jsonl").rows == 2
+    with pytest.raises(FileNotFoundError, match="no file"):
+        open_source(str(tmp_path / "none.parquet"))
+
+
+# Interruptions
+
+
+def interrupt(monkeypatch, shards):
+    """Stop this process' job before it writes another shard than the first."""
+    write, written = row_shards.ShardWriter.write, []
+
+    def stop(self, shard, records):
+        if len(written) == shards:
+            raise KeyboardInterrupt
+        written.append(shard)
+        write(self, shard, records)
+
+    monkeypatch.setattr(row_shards.ShardWriter, "write", stop)
+
+
+def test_another_job_does_not_go_on_with_the_shards_of_one(folder, tmp_path, monkeypatch):
+    words = make_words(40)
+    source = write_words(tmp_path / "in.parquet", words)
+    settings = [tmp_path / "out.parquet", "--rows_per_shard", 10]
+    with monkeypatch.context() as patch:
+        interrupt(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, source, *settings)
+    with pytest.raises(ValueError, match=r"those of another job: arguments was \{\}, and is \{'num_beams': 3\}"):
+        run(folder, source, *settings, "--num_beams", 3)
+    with pytest.raises(ValueError, match="those of another job: rows_per_shard was 10, and is 9"):
+        run(folder, source, tmp_path / "out.parquet", "--rows_per_shard", 9)
+    write_words(source, [*words[:-1], "cat"])
+    with pytest.raises(ValueError, match="those of another job: input was"):
+        run(folder, source, *settings)
+    write_words(source, words)
+    with (tmp_path / "out.parquet.shards" / "job.json").open() as file:
+        assert json.load(file)["rows"] == 40
+    # A seed that nobody gave is kept with the job, and how many rows run at once is no part of it.
+    assert run(folder, source, *settings, "--batch_size", 3).rows == 40
+    assert [row["word"] for row in read(tmp_path / "out.parquet")] == words
+
+
+@contextlib.contextmanager
+def limit_files(size):
+    """Files of this process cannot grow beyond a size, as if the disk were full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_a_full_disk_loses_nothing(folder, pipe, tmp_path, suffix):
+    words = make_words(60)
+    words[45] = "a" * 23  # Noise that does not compress makes its shard the largest.
+    rows = [
+        {"word": word, "note": "x" if place < 40 else random.Random(place).randbytes(4000).hex()}
+        for place, word in enumerate(words)
+    ]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = [tmp_path / "in.jsonl", tmp_path / f"out.{suffix}", "--rows_per_shard", 10]
+    with limit_files(20_000), pytest.raises(OSError, match=r"cannot be written: .*What is written stays: make room"):
+        run(folder, *settings)
+    shards = tmp_path / f"out.{suffix}.shards"
+    assert row_shards.list_shards(shards) == [0, 1, 2, 3]
+    assert not list(shards.glob("*.unfinished*"))
+    # Room for every shard, but not for all of them in one file.
+    with limit_files(100_000), pytest.raises(OSError, match="cannot be written"):
+        run(folder, *settings)
+    assert row_shards.list_shards(shards) == [0, 1, 2, 3, 4, 5]
+    assert not (tmp_path / f"out.{suffix}").exists()
+    assert run(folder, *settings).rows == 60
+    found = read(tmp_path / f"out.{suffix}")
+    assert [(row["word"], row["note"]) for row in found] == [(row["word"], row["note"]) for row in rows]
+    assert [row["generated_text"] for row in found] == [pipe(word)[0]["generated_text"] for word in words]
+
+
+def test_a_kill_after_the_join_leaves_one_output(folder, tmp_path, monkeypatch):
+    words = make_words(20)
+    source = write_words(tmp_path / "in.tsv", words)
+    settings = [source, tmp_path / "out.jsonl", "--rows_per_shard", 6]
+    shards = tmp_path / "out.jsonl.shards"
+    unlink, seen = Path.unlink, []
+
+    def stop(self, missing_ok=False):
+        if self.parent == shards and self.suffix == ".jsonl":
+            seen.append(self.name)
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+        unlink(self, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(folder, *settings)
+    assert shards.is_dir()
+    before = (tmp_path / "out.jsonl").read_bytes()
+    assert run(folder, *settings).rows == 20
+    assert (tmp_path / "out.jsonl").read_bytes() == before
+    assert not shards.exists()
+
+
+def start(folder, source, output, *words, ranks=1):
+    """Start the command."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+    given = ["--model", str(folder), "--input", str(source), "--output", str(output), "--conditions.text", "word"]
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(ROOT / "recipes" / "generate.py"), *given, *map(str, words), "--num_threads", "1"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def kill_when(process, shards, count, pause):
+    """Kill all processes of a job once so many shards are there and a moment has passed; whether it was still at work."""
+    deadline = time.monotonic() + 240
+    while len(row_shards.list_shards(shards)) < count and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(pause)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        # Ranks stand in groups of their own, and would go on without their launcher.
+        parent = psutil.Process(process.pid)
+        for one in [*parent.children(recursive=True), parent]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def test_a_killed_job_goes_on(folder, tmp_path):
+    words = make_words(400)
+    source = write_words(tmp_path / "in.parquet", words)
+    settings = ["--rows_per_shard", 5, "--do_sample", "true", "--seed", 3]
+    run(folder, source, tmp_path / "whole.parquet", *settings)
+    output = tmp_path / "killed.parquet"
+    assert kill_when(start(folder, source, output, *settings), tmp_path / "killed.parquet.shards", 4, 0.01)
+    assert not output.exists()
+    kept = row_shards.list_shards(tmp_path / "killed.parquet.shards")
+    assert len(kept) >= 4
+    run(folder, source, output, *settings)
+    assert read(output) == read(tmp_path / "whole.parquet")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("ranks", "kills"), [(1, 10), (2, 3)])
+def test_kills_at_random_moments_lose_and_double_nothing(folder, tmp_path, ranks, kills):
+    words = make_words(1000 if ranks == 1 else 500)
+    source = write_words(tmp_path / "in.jsonl", words)
+    settings = ["--rows_per_shard", 10, "--num_beams", 2]
+    run(folder, source, tmp_path / "whole.jsonl", *settings)
+    output, shards = tmp_path / "killed.jsonl", tmp_path / "killed.jsonl.shards"
+    generator, killed = random.Random(ranks), 0
+    for _ in range(kills):
+        process = start(folder, source, output, *settings, ranks=ranks)
+        at_least = len(row_shards.list_shards(shards)) + generator.randint(0, 15)
+        killed += kill_when(process, shards, min(at_least, len(words) // 10), generator.uniform(0, 0.3))
+        if output.exists():
+            break
+    process = start(folder, source, output, *settings, ranks=ranks)
+    told, _ = process.communicate(timeout=600)
+    assert output.exists(), told
+    assert killed >= min(kills, 4)
+    assert read(output) == read(tmp_path / "whole.jsonl")
+
+
+@pytest.mark.slow
+def test_two_ranks_share_the_work(folder, tmp_path):
+    words = make_words(300)
+    source = write_words(tmp_path / "in.parquet", words)
+    run(folder, source, tmp_path / "one.parquet", "--rows_per_shard", 10)
+    process = start(folder, source, tmp_path / "two.parquet", "--rows_per_shard", 10, ranks=2)
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    assert "300 rows" in told
+    assert read(tmp_path / "two.parquet") == read(tmp_path / "one.parquet")
+    assert not (tmp_path / "two.parquet.shards").exists()
+
+
+def test_two_jobs_cannot_write_one_output(folder, tmp_path):
+    source = write_words(tmp_path / "in.parquet", WORDS)
+    with (
+        hold_folder(tmp_path / "out.parquet.shards"),
+        pytest.raises(RuntimeError, match=f"in use by process {os.getpid()}"),
+    ):
+        run(folder, source, tmp_path / "out.parquet")
+    assert run(folder, source, tmp_path / "out.parquet").rows == len(WORDS)
