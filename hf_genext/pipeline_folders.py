@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from transformers import AutoProcessor, PreTrainedModel
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import cached_file
 
 logger = logging.getLogger(__name__)
@@ -16,19 +17,26 @@ ALLOWED_OUTPUTS_NAME = "allowed_outputs.json"
 """The file of a model's folder that holds the outputs that it may give."""
 
 
-def reopen_processor(name: str) -> Any:
+def needs_processor(model: PreTrainedModel, has_parts: bool) -> bool:
+    """Whether a model cannot do without its processor: one of this package, and any that has one but no tokenizer."""
+    return hasattr(model.config, "conditioner") or (not has_parts and type(model.config) in PROCESSOR_MAPPING)
+
+
+def reopen_processor(model: PreTrainedModel) -> Any:
     """The processor of a folder, once more, so that its error is seen.
 
-    Of a repository it is an error by itself: its revision, and the token of whoever may read it, are not known here.
+    Of a repository it is an error by itself: its revision, the token of whoever may read it, and whether its code is trusted
+    are not known here.
 
     Raises:
-        ValueError: for a repository.
+        ValueError: for a repository, or a folder whose code would have to be trusted.
     """
-    if os.path.isdir(name) or not name:
+    name = model.name_or_path
+    if (os.path.isdir(name) or not name) and type(model.config) in PROCESSOR_MAPPING:
         return AutoProcessor.from_pretrained(name)
     raise ValueError(
         f"Transformers did not open the processor of {name!r}, and does not say why; AutoProcessor.from_pretrained({name!r}), "
-        "with revision= and token= where the pipeline has them, does. Once it opens, pass it as processor=."
+        "with the revision=, token= and trust_remote_code= that the pipeline has, does. Once it opens, pass it as processor=."
     )
 
 
@@ -74,4 +82,4 @@ def write_allowed_outputs(folder: str | os.PathLike[str], outputs: list[str]) ->
         json.dump(outputs, file, ensure_ascii=False, indent=0)
 
 
-__all__ = ["ALLOWED_OUTPUTS_NAME", "find_allowed_outputs", "reopen_processor", "write_allowed_outputs"]
+__all__ = ["ALLOWED_OUTPUTS_NAME", "find_allowed_outputs", "needs_processor", "reopen_processor", "write_allowed_outputs"]

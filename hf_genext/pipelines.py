@@ -15,13 +15,12 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import GenerationConfig
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from .alignments import SourceNamer, describe_alignments
 from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
 from .engines.opening_engines import open_engine
-from .pipeline_folders import find_allowed_outputs, reopen_processor, write_allowed_outputs
+from .pipeline_folders import find_allowed_outputs, needs_processor, reopen_processor, write_allowed_outputs
 from .pipeline_inputs import (
     ConditionReader,
     Row,
@@ -140,10 +139,9 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
                 "GenextForConditionalGeneration.from_encoder_decoder_pretrained."
             )
         has_parts = any(part is not None for part in (self.tokenizer, self.feature_extractor, self.image_processor))
-        needs_processor = hasattr(self.model.config, "conditioner") or not has_parts
-        if self.processor is None and needs_processor and type(self.model.config) in PROCESSOR_MAPPING:
+        if self.processor is None and needs_processor(self.model, has_parts):
             # Transformers passes over a processor that fails to open; here its error is the answer.
-            self.processor = reopen_processor(self.model.name_or_path)
+            self.processor = reopen_processor(self.model)
         if self.processor is None and not has_parts:
             raise ValueError(
                 f"The pipeline has no processor for {self.model.name_or_path or type(self.model).__name__!r}. Pass "
