@@ -95,7 +95,8 @@ def measure_start(folder: str, texts: list[str]) -> tuple[str, dict[str, Any]]:
     for num_states in PREFIXES:
         losses[f"prefix of {num_states}"] = compute_loss_with_memory(folder, rows, False, num_states)
     facts = {"parameters": language_model.num_parameters(), "texts": len(rows), "tokens": sum(map(len, rows))}
-    return language_model.config.model_type, {**facts, "losses": losses}
+    differences = {name: loss - losses["alone"] for name, loss in losses.items()}
+    return language_model.config.model_type, {**facts, "losses": losses, "differences": differences}
 
 
 def compute_loss_alone(language_model: Any, rows: list[list[int]], end: int) -> float:

@@ -100,7 +100,7 @@ def list_pipelines(pipe: Any) -> dict[str, Way]:
 
 
 def measure(ways: dict[str, Way], words: dict[str, list[str]], num_rounds: int) -> dict[str, Any]:
-    """CPU seconds of an input in each way, in turns; the peer's over each, and the share of equal answers.
+    """Milliseconds of CPU time for an input in each way, in turns; the peer's over each, and the share of equal answers.
 
     Args:
         ways: The peer first.
@@ -108,19 +108,19 @@ def measure(ways: dict[str, Way], words: dict[str, list[str]], num_rounds: int) 
         num_rounds: Rounds that count.
     """
     peer, *others = ways
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    spent: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, list[str]] = {}
     for number in range(num_rounds + 1):
         for name in ways if number % 2 else reversed(ways):
             started = time.process_time()
             answers[name] = ways[name](words[name])
-            seconds[name].append((time.process_time() - started) / len(words[name]))
-    medians = {name: statistics.median(rounds[1:]) for name, rounds in seconds.items()}
+            spent[name].append(1e3 * (time.process_time() - started) / len(words[name]))
+    medians = {name: statistics.median(rounds[1:]) for name, rounds in spent.items()}
     pairs = {name: list(zip(answers[peer], answers[name], strict=False)) for name in others}
     return {
         "inputs": {name: len(given) for name, given in words.items()},
-        "cpu_seconds_per_input": medians,
-        "rounds": {name: rounds[1:] for name, rounds in seconds.items()},
+        "milliseconds_per_input": medians,
+        "rounds": {name: rounds[1:] for name, rounds in spent.items()},
         "ratio": {name: medians[peer] / medians[name] for name in others},
         "equal": {name: sum(first == second for first, second in found) / len(found) for name, found in pairs.items()},
     }

@@ -147,11 +147,11 @@ def _compositions(results: dict[str, Any]) -> str:
         names = list(dict.fromkeys(name for row in results["start"].values() for name in row["losses"]))
         lines += ["", f"| nats a token | {' | '.join(names)} |", f"|---|{'---:|' * len(names)}"]
         for kind, row in results["start"].items():
-            losses, alone = row["losses"], row["losses"]["alone"]
-            more = {name: round(losses[name] - alone, 4) + 0.0 for name in losses}  # No minus before nothing.
-            shown = [f"{losses[name]:.4f} ({more[name]:+.4f})" if name in losses else "" for name in names[1:]]
+            losses, more = row["losses"], row["differences"]
+            # No minus before nothing.
+            shown = [f"{losses[name]:.4f} ({round(more[name], 4) + 0.0:+.4f})" if name in losses else "" for name in names[1:]]
             facts = f"{kind}, {row['parameters'] / 1e6:.1f}M parameters, {row['tokens']:,} tokens of {row['texts']} texts"
-            lines.append(f"| {facts} | {alone:.4f} | {' | '.join(shown)} |")
+            lines.append(f"| {facts} | {losses['alone']:.4f} | {' | '.join(shown)} |")
     return "\n".join([*lines, "", f"{results['hardware']}; medians of {len(results['generation'][0]['rounds'])} rounds."])
 
 
@@ -187,12 +187,12 @@ def _generation(results: dict[str, Any]) -> str:
     lines.append("|---|---|---:|---:|" + "---:|---:|---:|" * len(ways))
 
     def show(model: dict[str, Any], search: str, size: str, row: dict[str, Any]) -> str:
-        seconds = row["cpu_seconds_per_input"]
-        (peer,) = seconds.keys() - row["ratio"].keys()
+        spent = row["milliseconds_per_input"]
+        (peer,) = spent.keys() - row["ratio"].keys()
         cells = [f"{model['num_hidden_layers']}+{model['num_hidden_layers']} layers, {model['hidden_size']}", search, size]
-        cells.append(f"{1e3 * seconds[peer]:.2f}")
+        cells.append(f"{spent[peer]:.2f}")
         for way in ways:
-            cells += [f"{1e3 * seconds[way]:.2f}", f"**{row['ratio'][way]:.2f}**", f"{100 * row['equal'][way]:.1f}%"]
+            cells += [f"{spent[way]:.2f}", f"**{row['ratio'][way]:.2f}**", f"{100 * row['equal'][way]:.1f}%"]
         return f"| {' | '.join(cells)} |"
 
     for model in results["models"]:
