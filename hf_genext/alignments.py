@@ -6,8 +6,8 @@ that a search wrote), slots (memory positions), heads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,10 +38,8 @@ def align_tokens(
     """
     batch_size = encoded["encoder_outputs"][0].shape[0]
     copies = torch.arange(batch_size, device=decoder_input_ids.device).repeat_interleave(len(decoder_input_ids) // batch_size)
-    with _plain_attention(model):
-        outputs = model(
-            **take_rows(encoded, copies), decoder_input_ids=decoder_input_ids, output_attentions=True, use_cache=False
-        )
+    plain = _copy_with_plain_attention(getattr(model, "torch_model", model))
+    outputs = plain(**take_rows(encoded, copies), decoder_input_ids=decoder_input_ids, output_attentions=True, use_cache=False)
     layers = [weights for weights in outputs.get("cross_attentions") or () if weights is not None]
     if not layers:
         raise ValueError(
@@ -57,18 +55,16 @@ def align_tokens(
     return layers[chosen].float().mean(dim=1)
 
 
-@contextmanager
-def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Attention that tells its weights, which the fused kernels do not."""
-    configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}
-    before = {key: config._attn_implementation for key, config in configs.items()}
-    try:
-        for config in configs.values():
-            config._attn_implementation_internal = "eager"  # Each by itself; the public attribute reaches into others.
-        yield
-    finally:
-        for key, config in configs.items():
-            config._attn_implementation_internal = before[key]
+def _copy_with_plain_attention(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, its weights shared, with attention that tells its weights, which the fused kernels do not.
+
+    A copy, because others may run the model meanwhile.
+    """
+    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+    for part in copied.modules():
+        if isinstance(part, PreTrainedModel):
+            part.config._attn_implementation_internal = "eager"  # Each by itself; the public attribute reaches into others.
+    return copied
 
 
 def find_real_slots(model: PreTrainedModel, encoded: Mapping[str, Any]) -> torch.BoolTensor:

@@ -13,6 +13,7 @@ Legend: rows, shards (rows that stand beside each other).
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import secrets
 import shutil
@@ -22,11 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from hf_genext.checkpoints import hold_folder
 from hf_genext.conditions import ConditionColumns, look_up
+from hf_genext.data import is_nested
 from hf_genext.fast_decoding import get_setting
+from hf_genext.media_columns import MEDIA_KINDS, find_path
 from hf_genext.pipeline_inputs import Row
 from hf_genext.row_shards import (
     KINDS_WRITTEN,
@@ -203,7 +207,13 @@ def _write_plan(pipe: Any, job: BatchJob) -> None:
         if schema is not None:
             pq.write_table(schema.empty_table(), job.folder / SCHEMA_NAME)
         seed = secrets.randbits(62) if job.seed is None else job.seed
-        plan = {"asked": asked, "seed": seed, "rows": job.source.count(), "has_several": has_several}
+        plan = {
+            "id": secrets.token_hex(8),
+            "asked": asked,
+            "seed": seed,
+            "rows": job.source.count(),
+            "has_several": has_several,
+        }
         _write_json(job.folder / PLAN_NAME, plan)
 
 
@@ -229,6 +239,16 @@ def _count_answers(pipe: Any, job: BatchJob) -> int:
 
 def _describe_model(pipe: Any) -> Any:
     """What changes when a model does: the contents of a folder, or the revision of a repository."""
+    if getattr(pipe.model, "_hf_peft_config_loaded", False):  # `name_or_path` is that of its base.
+        weights = sorted(pipe.model.get_adapter_state_dict().items())
+        adapter = {
+            name: hashlib.sha256(weight.cpu().contiguous().view(torch.uint8).numpy()).hexdigest() for name, weight in weights
+        }
+        return {"base": _describe_folder(pipe), "adapter": adapter}
+    return _describe_folder(pipe)
+
+
+def _describe_folder(pipe: Any) -> Any:
     folder = Path(pipe.model.name_or_path)
     if not folder.is_dir():
         return {"name": str(folder), "revision": getattr(pipe.model.config, "_commit_hash", None)}
@@ -280,10 +300,11 @@ def _answer_shards(pipe: Any, job: BatchJob, ranks: PartialState | None) -> None
             if shard not in present:
                 if missing % world == rank:
                     records = _answer_rows(pipe, job, plan, read(), place)
-                    if is_new and all(record["error"] is not None for record in records):
+                    if is_new and shard == 0 and all(record["error"] is not None for record in records):
                         what = f"None of the rows {place:,} to {place + count - 1:,} could be answered"
                         raise ValueError(f"{what}; what is wrong with the first: {records[0]['error']}")
-                    is_new = False
+                    if _read_plan(job)["id"] != plan["id"]:
+                        raise RuntimeError(f"Another job was begun in {str(job.folder)!r}; this rank is of one that ended.")
                     with _writing(job):
                         writer.write(shard, records)
                 missing += 1
@@ -299,6 +320,9 @@ def _answer_rows(pipe: Any, job: BatchJob, plan: dict[str, Any], rows: Sequence[
     answers: list[Any] = list(conditions)
     for index, answer in zip(good, pipe.answer_each(given, batch_size=job.batch_size, **job.arguments), strict=True):
         answers[index] = answer
+    failures = [answers[index] for index in good]
+    if failures and all(isinstance(failure, (RuntimeError, MemoryError)) for failure in failures):
+        raise failures[0]  # It is the machine, not the rows: they are still to be answered.
     records = []
     for row, answer in zip(rows, answers, strict=True):
         record: dict[str, Any] = dict(row) if isinstance(row, dict) else {}
@@ -363,9 +387,31 @@ def _read_value(condition: ConditionColumns, values: list[Any], job: BatchJob) -
                 raise ValueError(f"The space {condition.space!r} has no vector of {value!r}.")
             return vector
         return np.array(value.split() if isinstance(value, str) else value, dtype=np.float32)
-    if condition.kind in ("image", "audio") and isinstance(value, str) and (job.source.folder / value).is_file():
-        return str(job.source.folder / value)
+    if condition.kind == "audio":
+        value = _type_samples(value, job.source, condition.columns[0])
+    if condition.kind in MEDIA_KINDS and isinstance(value, str):
+        return find_path(value, job.source.folder)
+    if condition.kind in MEDIA_KINDS and isinstance(value, Mapping) and not value.get("bytes") and value.get("path"):
+        return {**value, "path": find_path(value["path"], job.source.folder)}
+    if condition.sampling_rate is not None and not isinstance(value, (str, bytes)):
+        value = value if isinstance(value, Mapping) else {"array": value}
+        return (
+            value if value.get("sampling_rate") or value.get("bytes") else {**value, "sampling_rate": condition.sampling_rate}
+        )
     return value
+
+
+def _type_samples(value: Any, source: RowSource, column: str) -> Any:
+    """Samples in lists as an array of the kind of number that their column holds, by which they are scaled."""
+    samples = value.get("array") if isinstance(value, Mapping) else value
+    if source.has_lines_of_json or not isinstance(samples, list):
+        return value
+    kind = source.scan_schema().field(column).type
+    kind = kind.field("array").type if isinstance(value, Mapping) else kind
+    while is_nested(kind):
+        kind = kind.value_type
+    array = np.asarray(samples, kind.to_pandas_dtype())
+    return {**value, "array": array} if isinstance(value, Mapping) else array
 
 
 # The end

@@ -316,16 +316,15 @@ def _draw(answer: dict[str, Any]) -> Any:
 def _add_single(gradio: Any, pipe: ConditionalGenerationPipeline) -> tuple[list[Any], Callable[..., Any]]:
     """Classes or labels with their probabilities, or numbers with their uncertainty."""
     head = pipe.model.config.head
-    if head.kind == "regression":
-        columns = ["name", "value", "standard deviation"]
+    if head.kind not in ("class", "labels"):
+        columns = ["name", "value", *(["standard deviation"] if head.kind == "regression" else [])]
         table = gradio.Dataframe(headers=columns, label="prediction", interactive=False)
 
         def show_values(answers: list[dict[str, Any]]) -> Any:
-            values, widths = answers[0]["value"], answers[0]["uncertainty"]
-            if not isinstance(values, dict):
-                name = (head.output_names or ["value"])[0]
-                values, widths = {name: values}, {name: widths}
-            return [[name, round(value, 4), round(widths[name], 4)] for name, value in values.items()]
+            told = [answers[0][key] for key in ("value", "uncertainty") if key in answers[0]]  # A density has no uncertainty.
+            if not isinstance(told[0], dict):
+                told = [{(head.output_names or ["value"])[0]: number} for number in told]
+            return [[name, *(round(numbers[name], 4) for numbers in told)] for name in told[0]]
 
         return [table], show_values
     names = gradio.Label(label="prediction", num_top_classes=10)

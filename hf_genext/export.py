@@ -107,7 +107,7 @@ def export_model(
 
 
 def measure_agreement(pipe: ConditionalGenerationPipeline, model: EngineModel, samples: Iterable[Any]) -> dict[str, Any]:
-    """Compare another engine's outputs with those of PyTorch, condition by condition, as the model generates by default.
+    """Compare another engine's outputs with those of PyTorch, condition by condition, as the model searches by default.
 
     Args:
         pipe: The pipeline with the PyTorch model.
@@ -127,7 +127,9 @@ def measure_agreement(pipe: ConditionalGenerationPipeline, model: EngineModel, s
         del inputs["rows"]
         rows, model.obstacle = [], None
         for runner in (pipe.model, model):
-            generated = generate_with_control(runner, dict(inputs), pipe._prepare_generate_kwargs({}), Control())
+            generated = generate_with_control(
+                runner, dict(inputs), pipe._prepare_generate_kwargs({"do_sample": False}), Control()
+            )
             rows.append(_strip(generated.sequences[0, 0].tolist(), pipe.model.generation_config))
         if model.obstacle is not None:
             raise ValueError(

@@ -73,13 +73,26 @@ def open_picture(source: Any) -> Any:
     source = _take_content(source)
     if hasattr(source, "getbands"):
         with _naming("the picture", "none that can be read"):
-            return ImageOps.exif_transpose(source).convert("RGB")
+            return _to_rgb(ImageOps.exif_transpose(source))
     if not isinstance(source, (str, bytes, os.PathLike)):
         pixels = _read_pixels(source)
         return Image.fromarray(pixels).convert("RGB") if pixels.dtype == np.uint8 else pixels
     file, name = _find(source, "picture")
     with _naming(name, "no picture that can be read"), Image.open(file) as picture:
-        return ImageOps.exif_transpose(picture).convert("RGB")
+        return _to_rgb(ImageOps.exif_transpose(picture))
+
+
+def _to_rgb(picture: Any) -> Any:
+    """Three channels of 8 bits; Pillow would cut a grey of 16 bits at 255, and not scale it."""
+    from PIL import Image
+
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError(
+            f"its pixels are numbers of 32 bits (mode {picture.mode}) of no known range; save it with 8 or 16 bits"
+        )
+    return picture.convert("RGB")
 
 
 def open_recording(source: Any, sampling_rate: int | None = None) -> tuple[np.ndarray, int | None]:
@@ -102,6 +115,11 @@ def open_recording(source: Any, sampling_rate: int | None = None) -> tuple[np.nd
     source = _take_content(source)
     if not isinstance(source, (str, bytes, os.PathLike)):
         samples = np.asarray(source)
+        if samples.dtype in (np.int64, np.uint16, np.uint32, np.uint64):
+            raise ValueError(
+                f"Samples of {samples.dtype} have no known range. Give fractions, or whole numbers as WAV files have them: "
+                "uint8, int16, int32."
+            )
         if samples.dtype.kind not in "iuf" or samples.ndim not in (1, 2):
             raise ValueError(
                 f"A recording as an array must have the shape (samples,) or (samples, channels), got {samples.dtype} of the "

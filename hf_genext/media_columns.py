@@ -85,15 +85,15 @@ def read_media_column(
 def _find_paths(column: pa.ChunkedArray, folder: Path) -> pa.ChunkedArray:
     import pyarrow as pa
 
-    paths = [None if text is None or not text.strip() else _find_path(text, folder) for text in column.to_pylist()]
+    paths = [None if text is None or not text.strip() else find_path(text, folder) for text in column.to_pylist()]
     return pa.chunked_array([pa.array(paths, pa.large_string())])
 
 
-def _find_path(path: str, folder: Path) -> str:
+def find_path(path: str, folder: Path) -> str:
     """A path as it can be opened from here; one that leads nowhere, and what is no path, as it is."""
     if path.startswith("data:") or "://" in path:
         return path
-    return str(folder / path) if (folder / path).is_file() else path
+    return str(folder / path) if os.path.isfile(folder / path) else path
 
 
 def _find_stored(column: pa.ChunkedArray, fields: Collection[str], folder: Path) -> pa.ChunkedArray:
@@ -105,7 +105,7 @@ def _find_stored(column: pa.ChunkedArray, fields: Collection[str], folder: Path)
     content = (pc.struct_field(column, "bytes") if "bytes" in fields else nothing).cast(pa.large_binary())
     paths = (pc.struct_field(column, "path") if "path" in fields else nothing).cast(pa.large_string())
     found = [
-        path if path is None or is_inside else _find_path(path, folder)
+        path if path is None or is_inside else find_path(path, folder)
         for path, is_inside in zip(paths.to_pylist(), content.is_valid().to_pylist(), strict=True)
     ]
     return _build_struct({"bytes": content, "path": pa.array(found, pa.large_string())})
@@ -301,4 +301,13 @@ class MediaReader:
         return {name: np.asarray(values)[0] for name, values in batch.items()}
 
 
-__all__ = ["MEDIA_INPUTS", "MEDIA_KINDS", "MediaReader", "find_unreadable", "list_media", "read_media_column", "take_value"]
+__all__ = [
+    "MEDIA_INPUTS",
+    "MEDIA_KINDS",
+    "MediaReader",
+    "find_path",
+    "find_unreadable",
+    "list_media",
+    "read_media_column",
+    "take_value",
+]

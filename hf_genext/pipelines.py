@@ -347,7 +347,7 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         prefix = getattr(self, "prefix", None) if prefix is None else prefix
         options = TextOptions(truncation, prefix or "", src_lang, tgt_lang)
         inputs, was_cut = self._reader.read(row.condition, options)
-        row = Row(row.condition, row.seed, row.targets, row.channel, was_cut)
+        row = Row(None, row.seed, row.targets, row.channel, was_cut)
         return {**inputs, "rows": [row]}
 
     def _forward(self, model_inputs: dict[str, Any], **arguments: Any) -> dict[str, Any]:

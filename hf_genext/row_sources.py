@@ -208,6 +208,8 @@ class _TextSource(RowSource):
             )
         try:
             row = json.loads(record)
+            if "\\ud" in record.lower():
+                json.dumps(row, ensure_ascii=False).encode("utf-8")  # Half of a surrogate pair cannot be written.
         except (ValueError, RecursionError) as error:
             return ValueError(f"Row {place} of {self.name} (counted from 0) is not JSON: {error}.")
         if not isinstance(row, dict):

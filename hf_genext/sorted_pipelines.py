@@ -24,9 +24,11 @@ class LengthSortedPipeline(Pipeline):
 
     Attributes:
         _own_arguments: Those of its model step that `generate` does not know.
+        engine_model: What generates: the model, or what stands for it in another engine.
     """
 
     _own_arguments: ClassVar[tuple[str, ...]] = ()
+    engine_model: Any
 
     def answer_each(self, inputs: Sequence[Any], *, batch_size: int | None = None, **kwargs: Any) -> list[Any]:
         """What a call gives for a list, with the error of each input that fails in the place of its answer.
@@ -75,7 +77,7 @@ class LengthSortedPipeline(Pipeline):
             if batch_size < 1:
                 raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
             return batch_size
-        if not self.model.can_generate():
+        if not self.model.can_generate() or getattr(self.engine_model, "mixes_rows", False):
             return None
         arguments = self._list_arguments({**self._forward_params, **self._sanitize_parameters(**kwargs)[1]})
         if find_obstacle(self.model, **arguments) is not None:

@@ -20,6 +20,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from specimens import WORDS, build_config, build_native_model, build_processor, sharpen
 from transformers import pipeline
 
@@ -214,6 +215,27 @@ def test_a_job_without_a_single_answer_stops(folder, tmp_path):
         run(folder, source, tmp_path / "out.parquet", "--arguments.nonsense", 3)
     # Nothing was answered, so it can be begun again in another way.
     assert run(folder, source, tmp_path / "out.parquet", "--num_beams", 2).failed == 0
+
+
+def test_a_machine_that_fails_stops_a_job_and_is_no_answer(folder, pipe, tmp_path, monkeypatch):
+    """What is out of memory today is answered tomorrow."""
+    source, output = tmp_path / "words.csv", tmp_path / "out.jsonl"
+    write_words(source, make_words(40))
+    steps, forward = [], type(pipe).forward
+
+    def run_out(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) > 1:
+            raise torch.OutOfMemoryError("no memory is left")
+        return forward(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(pipe), "forward", run_out)
+        with pytest.raises(torch.OutOfMemoryError):
+            run(folder, source, output, "--rows_per_shard", "10")
+    assert not output.exists()
+    run(folder, source, output, "--rows_per_shard", "10")
+    assert [row["error"] for row in read(output)] == [None] * 40
 
 
 def test_what_cannot_be_is_said_before_the_work(folder, tmp_path):

@@ -302,7 +302,7 @@ def test_an_export_of_other_weights_is_refused_with_the_command_that_mends_it(on
         pipe.model.decoder.norm.weight[3] += 1e-3
     pipe.model.save_pretrained(folder)
     command = rf"python -m hf_genext.export {folder} --engine onnx --quantization int8"
-    with pytest.raises(ValueError, match=rf"of other weights than the model has.*{command}"):
+    with pytest.raises(ValueError, match=rf"of other weights or another configuration than the model has.*{command}"):
         open_pipeline(folder, engine="onnx", quantization="int8")
     # Nobody asked for an engine: PyTorch serves, and says why.
     transformers_logging.warning_once.cache_clear()
@@ -312,6 +312,43 @@ def test_an_export_of_other_weights_is_refused_with_the_command_that_mends_it(on
     assert not isinstance(opened[0].engine_model, EngineModel)
     main([str(folder), "--engine", "onnx"])
     assert isinstance(open_pipeline(folder).engine_model, OnnxModel)
+
+
+def test_an_export_of_another_configuration_is_refused(onnx_folder, tmp_path):
+    folder = copy_folder(onnx_folder, tmp_path / "model")
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["decoder"]["rms_norm_eps"] = 1e-2
+    path.write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ValueError, match="another configuration than the model has"):
+        open_pipeline(folder, engine="onnx")
+
+
+@pytest.mark.parametrize("harm", ["cut export.json", "no decoder.onnx", "cut decoder.onnx"])
+def test_a_broken_export_leaves_the_model_to_pytorch(onnx_folder, tmp_path, harm):
+    folder = copy_folder(onnx_folder, tmp_path / "model")
+    path = folder / "onnx" / harm.split()[1]
+    if harm.startswith("no"):
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"rite (it|the export) again"):
+        open_pipeline(folder, engine="onnx")
+    pipe = open_pipeline(folder)
+    assert not isinstance(pipe.engine_model, OnnxModel)
+    assert pipe("cat") == open_pipeline(folder, engine="torch")("cat")
+
+
+def test_ctranslate2_leaves_other_start_tokens_to_pytorch(ctranslate2_folder):
+    pipe, peer = (open_pipeline(ctranslate2_folder, engine=engine) for engine in ("ctranslate2", "torch"))
+    assert pipe(WORDS, decoder_start_token_id=7) == peer(WORDS, decoder_start_token_id=7)
+
+
+def test_rows_that_int8_would_mix_run_alone_unless_batches_are_asked_for(onnx_folder):
+    pipe = open_pipeline(onnx_folder, engine="onnx", quantization="int8")
+    assert pipe._choose_batch_size() is None
+    assert pipe._choose_batch_size(batch_size=8) == 8
+    assert open_pipeline(onnx_folder, engine="onnx")._choose_batch_size() == 0
 
 
 @pytest.mark.parametrize(

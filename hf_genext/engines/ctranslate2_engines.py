@@ -119,6 +119,10 @@ class CTranslate2Model(EngineModel):
             return "no text is given"
         if (given := [name for name, value in unknown.items() if value is not None]) != []:
             return f"{given[0]} is given"
+        prompts = inputs.get("decoder_input_ids")
+        start = config.decoder_start_token_id if prompts is None else prompts[:, 0].unique().tolist()
+        if start not in (own := self.torch_model.generation_config.decoder_start_token_id, [own]):
+            return f"outputs begin with token {start}, and those of the export with {own}"
         return _find_setting(config) or _find_processor(processors)
 
     def _find_difference(self, config: GenerationConfig) -> str | None:

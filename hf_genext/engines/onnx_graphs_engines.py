@@ -19,6 +19,7 @@ from torch import nn
 
 from ..genext.bottlenecks_genext import PooledBottleneck
 from ..genext.layers_genext import GenextRMSNorm
+from ..genext.stepping_genext import STEADY_ROPE_TYPES
 from ..genext.text_conditioners_genext import GenextTextConditioner
 from .models_engines import require_package
 
@@ -168,8 +169,9 @@ class GraphWriter:
 
 
 def can_write_encoder(encoder: Any) -> bool:
-    """Whether [`write_encoder`] knows an encoder: text from scratch."""
-    return type(encoder.conditioner) is GenextTextConditioner
+    """Whether [`write_encoder`] knows an encoder: text from scratch, with positions that do not turn with the length."""
+    conditioner = encoder.conditioner
+    return type(conditioner) is GenextTextConditioner and conditioner.config.rope_parameters["rope_type"] in STEADY_ROPE_TYPES
 
 
 def write_encoder(encoder: Any) -> Any:

@@ -35,6 +35,12 @@ OPENERS: dict[str, Callable[[PreTrainedModel, Path], EngineModel]] = {
 }
 """What opens the folder of an export."""
 
+_PASSING_FIELDS = (
+    *("transformers_version", "architectures", "auto_map", "custom_pipelines", "_name_or_path", "name_or_path"),
+    *("_commit_hash", "dtype", "torch_dtype", "_attn_implementation", "attn_implementation"),
+)
+"""Fields of a configuration that say who saved it, where, and in which precision."""
+
 _PACKAGES = {"onnx": "onnxruntime", "ctranslate2": "ctranslate2"}
 
 
@@ -68,13 +74,30 @@ def check_engine(engine: str, quantization: str | None, *, choices: tuple[str, .
 
 
 def compute_fingerprint(model: PreTrainedModel) -> str:
-    """A digest of all weights: names, shapes, kinds and every number."""
+    """A digest of what an export is made of: the configuration, and of all weights names, shapes, kinds and every number."""
     digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps(_describe_config(model), sort_keys=True, default=str).encode())
     for name, weight in sorted(model.state_dict().items()):
         tensor = weight.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _describe_config(model: PreTrainedModel) -> dict[str, Any]:
+    """What the numbers depend on besides the weights; not what only says who saved them, where, and in which precision."""
+    config = model.generation_config
+    starts = ("decoder_start_token_id", "suppress_tokens", "begin_suppress_tokens")
+    return {
+        "config": _drop_passing(model.config.to_dict()),
+        "generation": {name: getattr(config, name, None) for name in starts},
+    }
+
+
+def _drop_passing(described: Any) -> Any:
+    if not isinstance(described, dict):
+        return described
+    return {name: _drop_passing(value) for name, value in described.items() if name not in _PASSING_FIELDS}
 
 
 def write_command(model: PreTrainedModel, engine: str, quantization: str | None) -> str:
@@ -105,15 +128,15 @@ def open_engine(model: PreTrainedModel, engine: str = "auto", quantization: str 
     if engine != "auto":
         return _open(model, engine, quantization)
     for candidate in ENGINES:
-        if _find_facts(model, name_export(candidate, quantization)) is None:
-            continue
         try:
+            if _find_facts(model, name_export(candidate, quantization)) is None:
+                continue
             opened = _open(model, candidate, quantization)
             # Who names no engine expects the answers that PyTorch gives.
             opened.only_exact = True
             return opened
         except (UnfitExportError, ImportError) as error:
-            logger.warning_once(f"PyTorch runs this model, though it was exported. {error}")
+            logger.warning_once(f"PyTorch runs this model, and no export for {candidate}. {error}")
     if quantization is not None:
         commands = " or ".join(write_command(model, candidate, quantization) for candidate in ENGINES)
         raise ValueError(f"There is no {quantization} export of this model that can be used. Write one: {commands}.")
@@ -145,12 +168,21 @@ def _open(model: PreTrainedModel, engine: str, quantization: str | None) -> Engi
         )
     if facts.get("fingerprint") != compute_fingerprint(model):
         raise UnfitExportError(
-            f"The export {str(path.parent)!r} is of other weights than the model has: they were changed since. Write it again: "
+            f"The export {str(path.parent)!r} is of other weights or another configuration than the model has, which were "
+            f"changed since. Write it again: "
             f"{command}"
         )
-    for file in facts["files"]:
-        _find_file(model, f"{name}/{file}")
-    return OPENERS[engine](model, path.parent)
+    lacking = [file for file in facts["files"] if _find_file(model, f"{name}/{file}") is None]
+    if lacking:
+        raise UnfitExportError(f"The export {str(path.parent)!r} lacks its file {lacking[0]!r}. Write it again: {command}")
+    try:
+        opened = OPENERS[engine](model, path.parent)
+    except Exception as error:  # Each engine has errors of its own.
+        what = f"{_PACKAGES[engine]} cannot open {str(path.parent)!r}: {error}"
+        raise UnfitExportError(f"{what}. Write it again: {command}") from error
+    # ONNX Runtime's int8 takes one scale for all rows that run at once.
+    opened.mixes_rows = (engine, quantization) == ("onnx", "int8")
+    return opened
 
 
 def _find_facts(model: PreTrainedModel, name: str) -> tuple[Path, Mapping[str, Any]] | None:
@@ -158,7 +190,10 @@ def _find_facts(model: PreTrainedModel, name: str) -> tuple[Path, Mapping[str, A
     path = _find_file(model, f"{name}/{EXPORT_NAME}") if model.name_or_path else None
     if path is None:
         return None
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnfitExportError(f"{str(path)!r} is no JSON ({error}); write the export again.") from error
     files = facts.get("files") if isinstance(facts, dict) else None
     if not isinstance(files, list) or not all(isinstance(file, str) and Path(file).name == file for file in files):
         raise UnfitExportError(f"{str(path)!r} does not say what an export says; write the export again.")
@@ -167,14 +202,17 @@ def _find_facts(model: PreTrainedModel, name: str) -> tuple[Path, Mapping[str, A
 
 def _find_file(model: PreTrainedModel, name: str) -> Path | None:
     """A file beside the model's, wherever that was opened from."""
-    found = cached_file(
-        model.name_or_path,
-        name,
-        revision=getattr(model.config, "_commit_hash", None),
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
+    try:
+        found = cached_file(
+            model.name_or_path,
+            name,
+            revision=getattr(model.config, "_commit_hash", None),
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+            _raise_exceptions_for_gated_repo=False,
+        )
+    except OSError as error:  # A folder that is gone, or a repository that only a token of the call may read.
+        raise UnfitExportError(f"Whether {model.name_or_path!r} holds {name!r} cannot be seen: {error}") from error
     return None if found is None else Path(found)
 
 

@@ -428,7 +428,10 @@ def compute_token_loss(
 
 __all__ = [
     "ClassHead",
+    "DensityHead",
+    "FlowHead",
     "LabelsHead",
+    "MixtureHead",
     "PredictionHead",
     "RegressionHead",
     "TokenHead",

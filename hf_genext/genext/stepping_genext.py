@@ -46,7 +46,7 @@ _PLAIN = (
 )
 """Layers that are what they seem: adapters and quantisation put other classes in their places."""
 
-_STEADY_ROPE_TYPES = ("default", "linear", "llama3", "proportional", "yarn")
+STEADY_ROPE_TYPES = ("default", "linear", "llama3", "proportional", "yarn")
 """Rotary positions whose frequencies do not depend on how long the sequence has become."""
 
 _FIRST_CAPACITY = 32
@@ -85,7 +85,7 @@ def find_stepping_obstacle(decoder: nn.Module, projection: nn.Module) -> str | N
     if implementation not in ("eager", "sdpa"):
         return f"the attention is {implementation!r}, and steps know eager and sdpa"
     rope_type = decoder.config.rope_parameters["rope_type"]
-    if rope_type not in _STEADY_ROPE_TYPES:
+    if rope_type not in STEADY_ROPE_TYPES:
         return f"the rotary positions of type {rope_type!r} change with the length"
     for module in (*(child for child in decoder.modules() if child is not decoder), projection):
         # Activations have no weights and are called as they are.
