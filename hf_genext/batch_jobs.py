@@ -114,7 +114,7 @@ def run_batch_job(pipe: ConditionalGenerationPipeline, job: BatchJob, ranks: Par
     Raises:
         ValueError: for settings that cannot be, or not those with which the job was begun; if none of the first rows can be
             answered.
-        FileExistsError: if the output is there already.
+        FileExistsError: if the output is there already, or files of others where the shards go.
         OSError: if it cannot be written; what was written stays.
     """
     is_main = ranks is None or ranks.is_main_process
@@ -140,7 +140,7 @@ def _require_possible(job: BatchJob) -> None:
 
     Raises:
         ValueError: for a kind of file that is not written, or numbers that cannot be.
-        FileExistsError: if the output is there already.
+        FileExistsError: if the output is there already, or files of others where the shards go.
     """
     if job.output.suffix not in KINDS_WRITTEN:
         raise ValueError(f"The output {str(job.output)!r} must end in {' or '.join(KINDS_WRITTEN)}.")
@@ -150,11 +150,23 @@ def _require_possible(job: BatchJob) -> None:
         check_seed(job.seed)
     if job.arguments.get("return_alignments") and job.output.suffix != ".jsonl":
         raise ValueError("Alignments have no columns: with return_alignments write JSON lines, --output NAME.jsonl.")
+    strange = [path.name for path in job.folder.iterdir() if not _is_own(path)] if job.folder.is_dir() else []
+    if strange:
+        raise FileExistsError(
+            f"{str(job.folder)!r} is where the shards go, which are deleted at the end, and it holds {strange[0]!r}. Move that, "
+            "or give another --output."
+        )
     if job.output.exists() and not _is_joined(job):
         raise FileExistsError(
             f"The output {str(job.output)!r} is there already. Delete it, or give another; a job that was interrupted goes on "
             f"by its shards in {str(job.folder)!r}."
         )
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file in the folder of the shards can be of a job."""
+    own = (PLAN_NAME, JOINED_NAME, SCHEMA_NAME)
+    return path.name in own or path.name.startswith((".", "shard-")) or path.name.endswith((".unfinished", ".lock"))
 
 
 def _wait(ranks: PartialState | None) -> None:

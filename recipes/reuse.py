@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,19 @@ def train_unless_done(words: Sequence[str], folder: Path, data: Any) -> None:
         RuntimeError: if the training fails.
     """
     record, wanted = folder / RECORD, describe_run(words, data)
-    if not (folder / "results.json").is_file():
+    is_done = (folder / "results.json").is_file()
+    if record.is_file():
+        _require_same(json.loads(record.read_text(encoding="utf-8")), wanted, folder)
+    elif is_done:
+        raise SettingsError(f"{str(folder)!r} holds results, but no {RECORD} that says of what. {_MEND}")
+    else:
         folder.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    if not is_done:
         launch_training(words)
-        return
-    if not record.is_file():
-        raise SettingsError(f"{str(folder)!r} holds results, but no {RECORD} that says of what. {_MEND}")
-    found = json.loads(record.read_text(encoding="utf-8"))
+
+
+def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
     if found != wanted:
         names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
         changes = [
@@ -51,7 +56,7 @@ def train_unless_done(words: Sequence[str], folder: Path, data: Any) -> None:
             for name in names[:3]
         ]
         more = f", and {len(names) - 3} more" if len(names) > 3 else ""
-        raise SettingsError(f"{str(folder)!r} holds the results of another run: {'; '.join(changes)}{more}. {_MEND}")
+        raise SettingsError(f"{str(folder)!r} is the folder of another run: {'; '.join(changes)}{more}. {_MEND}")
 
 
 _MEND = "Choose another --output_dir, or remove the folder."

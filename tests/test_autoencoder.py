@@ -154,6 +154,10 @@ def test_results_are_taken_for_those_of_the_same_settings_and_data_alone(tmp_pat
         with pytest.raises(SettingsError, match=message):
             train_unless_done([*words, *others], tmp_path, rows)
     assert (tmp_path / "results.json").read_text() == "{}", "it has trained"
+    (tmp_path / "results.json").unlink()
+    with pytest.raises(SettingsError, match="another run: learning_rate was"):
+        # A run of other settings that has not come to its end would go on from their checkpoints.
+        train_unless_done([*words, "--learning_rate", "0.5"], tmp_path, data)
 
 
 @pytest.mark.slow
@@ -168,7 +172,7 @@ def test_the_curve_trains_what_is_missing(tmp_path, capsys):
     changed = [path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")]
     assert curve.main(words) == table
     assert [path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")] == changed
-    with pytest.raises(SettingsError, match=r"out-1-1' holds the results of another run: learning_rate was .* and is 0.5"):
+    with pytest.raises(SettingsError, match=r"out-1-1' is the folder of another run: learning_rate was .* and is 0.5"):
         curve.main([*words, "--learning_rate", "0.5"])
     assert [path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")] == changed
 

@@ -238,6 +238,16 @@ def test_a_machine_that_fails_stops_a_job_and_is_no_answer(folder, pipe, tmp_pat
     assert [row["error"] for row in read(output)] == [None] * 40
 
 
+def test_files_of_others_where_the_shards_go_are_left_alone(folder, tmp_path):
+    source = write_words(tmp_path / "words.csv", make_words(3))
+    other = tmp_path / "out.jsonl.shards" / "thesis.txt"
+    other.parent.mkdir()
+    other.write_text("years of work")
+    with pytest.raises(FileExistsError, match=r"holds 'thesis.txt'. Move that"):
+        run(folder, source, tmp_path / "out.jsonl")
+    assert other.read_text() == "years of work"
+
+
 def test_what_cannot_be_is_said_before_the_work(folder, tmp_path):
     source = write_words(tmp_path / "in.jsonl", WORDS)
     cases = [
