@@ -153,8 +153,8 @@ def _require_possible(job: BatchJob) -> None:
     strange = [path.name for path in job.folder.iterdir() if not _is_own(path)] if job.folder.is_dir() else []
     if strange:
         raise FileExistsError(
-            f"{str(job.folder)!r} is where the shards go, which are deleted at the end, and it holds {strange[0]!r}. Move that, "
-            "or give another --output."
+            f"{str(job.folder)!r} is where the shards go, which are deleted at the end, and it holds {strange[0]!r}. Move "
+            "that, or give another --output."
         )
     if job.output.exists() and not _is_joined(job):
         raise FileExistsError(
