@@ -122,15 +122,15 @@ def run_batch_job(pipe: ConditionalGenerationPipeline, job: BatchJob, ranks: Par
         _require_possible(job)
     with hold_folder(job.folder) if is_main else contextlib.nullcontext():
         try:
-            if is_main and not _is_joined(job):
-                _write_plan(pipe, job)
+            if is_main:
+                _begin(pipe, job)
             _wait(ranks)
             if not _is_joined(job):
                 _answer_shards(pipe, job, ranks)
             _wait(ranks)
             return _finish(job) if is_main else None
         except Exception:
-            if is_main and not list_shards(job.folder):
+            if is_main and not list_shards(job.folder) and not _is_joined(job):
                 shutil.rmtree(job.folder, ignore_errors=True)  # Nothing is done that another try could go on with.
             raise
 
@@ -177,14 +177,26 @@ def _wait(ranks: PartialState | None) -> None:
 # The plan
 
 
-def _write_plan(pipe: Any, job: BatchJob) -> None:
+def _begin(pipe: Any, job: BatchJob) -> None:
     """Keep what the job is, or raise where another was begun here.
 
     Raises:
         ValueError: naming what differs.
     """
-    import pyarrow.parquet as pq
+    asked = _describe(pipe, job)
+    if _is_joined(job):
+        _require_same(job, JOINED_NAME, asked)
+        return
+    for unfinished in job.folder.glob("*.unfinished"):
+        unfinished.unlink()
+    if list_shards(job.folder):
+        _require_same(job, PLAN_NAME, asked)
+    else:
+        _write_plan(pipe, job, asked)
 
+
+def _describe(pipe: Any, job: BatchJob) -> dict[str, Any]:
+    """What makes a job the same as another, as it is kept."""
     asked = {
         "input": job.source.fingerprint(),
         "model": _describe_model(pipe),
@@ -194,12 +206,12 @@ def _write_plan(pipe: Any, job: BatchJob) -> None:
         "rows_per_shard": job.rows_per_shard,
         "keep_columns": None if job.keep_columns is None else list(job.keep_columns),
     }
-    asked = json.loads(json.dumps(asked, default=str))
-    for unfinished in job.folder.glob("*.unfinished"):
-        unfinished.unlink()
-    if list_shards(job.folder):
-        _require_same(job, asked)
-        return
+    return json.loads(json.dumps(asked, default=str))
+
+
+def _write_plan(pipe: Any, job: BatchJob, asked: dict[str, Any]) -> None:
+    import pyarrow.parquet as pq
+
     columns = job.source.list_columns()
     missing = [name for condition in job.conditions for name in condition.columns if name not in columns]
     if missing:
@@ -229,11 +241,12 @@ def _write_plan(pipe: Any, job: BatchJob) -> None:
         _write_json(job.folder / PLAN_NAME, plan)
 
 
-def _require_same(job: BatchJob, asked: dict[str, Any]) -> None:
-    """Raise unless the shards that are there are those of this job."""
-    if not (job.folder / PLAN_NAME).is_file():
-        raise ValueError(f"{str(job.folder)!r} holds shards without a {PLAN_NAME}. Delete it, or give another --output.")
-    begun = _read_plan(job)["asked"]
+def _require_same(job: BatchJob, name_of_record: str, asked: dict[str, Any]) -> None:
+    """Raise unless what is there is of this job."""
+    record = job.folder / name_of_record
+    if not record.is_file():
+        raise ValueError(f"{str(job.folder)!r} holds shards without a {record.name}. Delete it, or give another --output.")
+    begun = json.loads(record.read_text(encoding="utf-8"))["asked"]
     for name, value in asked.items():
         if value != begun.get(name):
             raise ValueError(
@@ -376,7 +389,7 @@ def _read_condition(row: ReadRow, job: BatchJob) -> dict[str, Any] | Exception:
             continue
         try:
             found[condition.kind] = _read_value(condition, values, job)
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # Whatever is wrong with a row is its answer.
             return error
     if not found and job.conditions:
         columns = ", ".join(repr(column) for condition in job.conditions for column in condition.columns)
@@ -446,7 +459,8 @@ def _finish(job: BatchJob) -> JobReport:
         unfinished = job.folder / f"{job.output.name}.unfinished"
         with _writing(job):
             rows, failed = join_shards(job.folder, shards, unfinished, job.output.suffix)
-            _write_json(job.folder / JOINED_NAME, {"bytes": unfinished.stat().st_size, "rows": rows, "failed": failed})
+            size, asked = unfinished.stat().st_size, _read_plan(job)["asked"]
+            _write_json(job.folder / JOINED_NAME, {"bytes": size, "rows": rows, "failed": failed, "asked": asked})
             put_in_place(unfinished, job.output)
     joined = json.loads((job.folder / JOINED_NAME).read_text())
     for path in job.folder.iterdir():

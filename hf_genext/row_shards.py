@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,8 @@ class ShardWriter:
             OSError: if it cannot be written; nothing is left of it.
         """
         path = self._folder / f"shard-{shard:09d}{self._kind}"
-        unfinished = path.with_name(f"{path.name}.unfinished")
+        # A name of its own, for a rank that outlived its job may be at the same shard.
+        unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.unfinished")
         try:
             if self._schema is None:
                 unfinished.write_text("".join(map(write_line, records)), encoding="utf-8")

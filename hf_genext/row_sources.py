@@ -15,6 +15,7 @@ import io
 import itertools
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -180,6 +181,12 @@ class _TextSource(RowSource):
 
     def _split(self, file: IO[str]) -> Iterator[Any]:
         """The records: fields of .csv and .tsv, else lines."""
+        try:
+            yield from self._cut(file)
+        except (EOFError, zlib.error) as error:
+            raise ValueError(f"{self.name} was cut off, or is not what it was when it was compressed: {error}.") from error
+
+    def _cut(self, file: IO[str]) -> Iterator[Any]:
         if self._kind == ".csv":
             csv.field_size_limit(1 << 30)
             yield from (fields for fields in csv.reader(file) if fields)
@@ -236,6 +243,9 @@ class _DatasetSource(RowSource):
                 opened = opened.to_iterable_dataset()
             else:
                 opened = datasets.load_dataset(name, config_name, split=split, streaming=True)
+                # Of files when they were written, of a repository its commit.
+                files = datasets.load_dataset_builder(name, config_name).config.data_files or {}
+                self._identity["files"] = [list(map(list, part.origin_metadata)) for part in files.values()]
                 self._count = (getattr(opened.info, "splits", None) or {}).get(split, None)
                 self._count = getattr(self._count, "num_examples", None)
         except (FileNotFoundError, ConnectionError) as error:
@@ -292,9 +302,9 @@ def _widen(schema: pa.Schema, rows: Sequence[dict[str, Any]], name: str) -> pa.S
         try:
             found = pa.schema([(column, pa.array([row.get(column) for row in rows]).type)])
             schema = pa.unify_schemas([schema, found], promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
             raise ValueError(
-                f"Column {column!r} of {name} holds values of several types, which a parquet file cannot: {error}. Write JSON "
+                f"Column {column!r} of {name} holds values that are of no one type of a parquet file: {error}. Write JSON "
                 "lines (--output NAME.jsonl), or leave the column out (--keep_columns)."
             ) from error
     return schema

@@ -146,6 +146,9 @@ def _list_arguments(settings: GenerationSettings) -> dict[str, Any]:
     twice = [name for name in settings.arguments or {} if name in named]
     if twice:
         raise SettingsError(f"{twice[0]} stands in the arguments, too; give it once.")
+    own = [name for name in settings.arguments or {} if name in ("batch_size", "seed")]
+    if own:
+        raise SettingsError(f"{own[0]} is a setting of the job: --{own[0]}, and not --arguments.{own[0]}.")
     return {**named, **(settings.arguments or {})}
 
 

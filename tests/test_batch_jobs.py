@@ -276,11 +276,31 @@ def test_what_cannot_be_is_said_before_the_work(folder, tmp_path):
     with pytest.raises(ValueError, match="'raw' holds bytes, which JSON lines cannot"):
         run(folder, tmp_path / "taken.parquet", tmp_path / "new.jsonl", "--keep_columns", "raw")
     (tmp_path / "mixed.jsonl").write_text('{"word": "cat", "note": 1}\n{"word": "at", "note": "two"}\n')
-    with pytest.raises(ValueError, match=r"'note' of .* holds values of several types"):
+    with pytest.raises(ValueError, match=r"'note' of .* holds values that are of no one type"):
         run(folder, tmp_path / "mixed.jsonl", tmp_path / "new.parquet")
     assert run(folder, tmp_path / "mixed.jsonl", tmp_path / "new.jsonl").rows == 2
     with pytest.raises(FileNotFoundError, match="no file"):
         open_source(str(tmp_path / "none.parquet"))
+    (tmp_path / "large.jsonl").write_text('{"word": "cat", "note": 123456789012345678901234567890}\n')
+    with pytest.raises(ValueError, match=r"'note' of .* holds values that are of no one type"):
+        run(folder, tmp_path / "large.jsonl", tmp_path / "new.parquet")
+    cut = write_words(tmp_path / "cut.tsv.gz", make_words(2000))
+    cut.write_bytes(cut.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=r"cut.tsv.gz' was cut off"):
+        run(folder, cut, tmp_path / "cut.jsonl")
+    with pytest.raises(ValueError, match="batch_size is a setting of the job: --batch_size"):
+        run(folder, source, tmp_path / "new.parquet", "--arguments.batch_size", "4")
+
+
+def test_a_data_set_that_was_written_again_is_another(tmp_path):
+    (tmp_path / "words").mkdir()
+    part = tmp_path / "words" / "train.jsonl"
+    prints = []
+    for words in (["cat"], ["cat", "violin"], ["cat", "violin"]):
+        if not prints or len(words) != len(part.read_text().splitlines()):
+            part.write_text("".join(json.dumps({"word": word}) + "\n" for word in words))
+        prints.append(open_source(str(tmp_path / "words")).fingerprint())
+    assert prints[0] != prints[1] == prints[2]
 
 
 # Interruptions
@@ -379,6 +399,9 @@ def test_a_kill_after_the_join_leaves_one_output(folder, tmp_path, monkeypatch):
             run(folder, *settings)
     assert shards.is_dir()
     before = (tmp_path / "out.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="those of another job: arguments was"):
+        run(folder, *settings, "--num_beams", "3")
+    assert (shards / "joined.json").is_file()
     assert run(folder, *settings).rows == 20
     assert (tmp_path / "out.jsonl").read_bytes() == before
     assert not shards.exists()
