@@ -10,7 +10,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -101,7 +100,7 @@ def export_model(
         if own is None or home.resolve() != own.resolve():
             pipe.save_pretrained(home)
         if target.exists():
-            shutil.rmtree(target)
+            target.replace(Path(folder, "before"))  # Gone with the folder.
         written.replace(target)
     return target
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
 
-from .fast_decoding import find_obstacle, generate_fast, get_setting
+from .fast_decoding import get_setting
 
 MAX_TOKENS_PER_BATCH = 4096
 """Rows of a batch, beams counted, times the positions of the longest: more is not faster on a processor."""
@@ -138,45 +138,6 @@ def read_windows(
         limit = min(2 * limit, MAX_ROWS_OF_WINDOW)
 
 
-def generate_many(
-    model: PreTrainedModel,
-    inputs: Sequence[Mapping[str, torch.Tensor]],
-    *,
-    max_tokens_per_batch: int = MAX_TOKENS_PER_BATCH,
-    pad: Callable[[list[Mapping[str, torch.Tensor]]], Mapping[str, torch.Tensor]] | None = None,
-    **generate_kwargs: Any,
-) -> list[torch.Tensor]:
-    """Generate for many conditions of unequal length: sorted by it, in batches of about equal work, answered in order.
-
-    Args:
-        model: Any encoder-decoder; it is decoded fast where that is possible.
-        inputs: One for each condition, as its processor makes them, with a batch axis of 1.
-        max_tokens_per_batch: Rows of a batch, beams counted, times the positions of its longest condition.
-        pad: What makes a batch of several inputs; left out, [`RowPadding`].
-        generate_kwargs: As for `generate`, the conditions left out.
-
-    Returns:
-        For each condition its ids, (returned, target).
-
-    Raises:
-        ValueError: for a budget below 1.
-    """
-    if max_tokens_per_batch < 1:
-        raise ValueError(f"max_tokens_per_batch must be 1 or more, got {max_tokens_per_batch}.")
-    pad = pad or RowPadding(model)
-    is_fast = find_obstacle(model, **generate_kwargs) is None
-    outputs = count_outputs(model, generate_kwargs)
-    answers: list[torch.Tensor] = [torch.empty(0)] * len(inputs)
-    for batch in plan_batches(
-        inputs, max_tokens=max_tokens_per_batch // outputs, max_rows=max(1, MAX_ROWS_PER_BATCH // outputs)
-    ):
-        arguments = {**pad([inputs[index] for index in batch]), **generate_kwargs}
-        ids = generate_fast(model, **arguments) if is_fast else model.generate(**arguments)
-        for index, answer in zip(batch, ids.view(len(batch), -1, ids.shape[-1]), strict=True):
-            answers[index] = answer
-    return answers
-
-
 def count_outputs(model: PreTrainedModel, generate_kwargs: Mapping[str, Any]) -> int:
     """Rows of a batch for each condition: its beams, or its samples."""
     names = ("num_beams", "num_return_sequences")
@@ -284,7 +245,6 @@ __all__ = [
     "RowPadding",
     "batch_by_length",
     "count_outputs",
-    "generate_many",
     "plan_batches",
     "read_windows",
     "run_each",

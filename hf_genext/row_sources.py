@@ -229,7 +229,7 @@ class _DatasetSource(RowSource):
         import datasets
 
         self.name, self.folder = repr(name), Path()
-        self._identity = {"dataset": name, "split": split, "config_name": config_name}
+        self._identity: dict[str, Any] = {"dataset": name, "split": split, "config_name": config_name}
         is_saved = (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file()
         try:
             if is_saved:

@@ -171,6 +171,7 @@ def test_what_does_not_fit_is_refused(kind):
     for fields, told in (
         ({"num_components": 0}, "num_components must be 1 or more, got 0"),
         ({"num_bins": 0}, "num_bins must be 1 or more"),
+        ({"num_bins": 2000}, "num_bins must be 100 or less"),
         ({"tail_bound": -1.0}, "tail_bound must be a finite number above 0"),
     ):
         with pytest.raises(StrictDataclassError) as caught:

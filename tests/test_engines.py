@@ -339,6 +339,13 @@ def test_a_broken_export_leaves_the_model_to_pytorch(onnx_folder, tmp_path, harm
     assert pipe("cat") == open_pipeline(folder, engine="torch")("cat")
 
 
+def test_half_precision_stays_with_pytorch_unless_an_engine_is_named(onnx_folder):
+    """Engines compute in float32, whose answers may be others."""
+    assert not isinstance(open_pipeline(onnx_folder, dtype="bfloat16").engine_model, EngineModel)
+    with pytest.raises(ValueError, match="is of weights in float32, and the model is opened in bfloat16"):
+        open_pipeline(onnx_folder, dtype="bfloat16", engine="onnx")
+
+
 def test_ctranslate2_leaves_other_start_tokens_to_pytorch(ctranslate2_folder):
     pipe, peer = (open_pipeline(ctranslate2_folder, engine=engine) for engine in ("ctranslate2", "torch"))
     assert pipe(WORDS, decoder_start_token_id=7) == peer(WORDS, decoder_start_token_id=7)

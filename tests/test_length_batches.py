@@ -7,13 +7,12 @@ import itertools
 import datasets
 import pytest
 import torch
-from specimens import PHONEMES, WORDS, build_pipeline, sharpen
+from specimens import PHONEMES, WORDS, build_pipeline
 from test_fast_decoding import build_bart
-from torch import nn
 from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_genext import length_batches
-from hf_genext.length_batches import RowPadding, batch_by_length, generate_many, plan_batches
+from hf_genext.length_batches import RowPadding, batch_by_length, plan_batches
 
 MANY = [*WORDS, "vat", "ta", "act", "clinic", "vivat", "on", "lav", "cat"] * 2
 
@@ -135,31 +134,6 @@ def test_a_bad_row_is_named_after_those_before_it_are_answered(pipe):
 # The model
 
 
-def test_many_conditions_are_answered_in_order():
-    pipeline = build_pipeline()
-    words = ["cat", "violins", "a", "tacit", "at", "civil", "vital", "violin"] * 3
-    inputs = [dict(pipeline.processor(text=[word], return_tensors="pt")) for word in words]
-    for settings in ({}, {"num_beams": 3, "num_return_sequences": 2}):
-        for budget in (1, 25, 4096):
-            answers = generate_many(pipeline.model, inputs, max_tokens_per_batch=budget, max_new_tokens=9, **settings)
-            assert len(answers) == len(words)
-            for row, answer in zip(inputs, answers, strict=True):
-                alone = pipeline.model.generate(**row, max_new_tokens=9, **settings)
-                assert answer.shape[0] == settings.get("num_return_sequences", 1)
-                assert torch.equal(answer[:, : alone.shape[1]], alone)
-                assert not answer[:, alone.shape[1] :].any()
-
-
-def test_many_conditions_of_a_model_that_is_not_stepped():
-    model = sharpen(build_bart())
-    rows = [{"input_ids": torch.randint(4, 30, (1, length))} for length in (3, 9, 1)]
-    rows = [{**row, "attention_mask": torch.ones_like(row["input_ids"])} for row in rows]
-    answers = generate_many(model, rows, max_new_tokens=6)
-    for row, answer in zip(rows, answers, strict=True):
-        alone = model.generate(**row, max_new_tokens=6)
-        assert torch.equal(answer[:, : alone.shape[1]], alone)
-
-
 def test_batches_keep_their_budget():
     lengths = torch.randint(1, 40, (200,), generator=torch.Generator().manual_seed(0)).tolist()
     batches = batch_by_length(lengths, 100)
@@ -168,8 +142,6 @@ def test_batches_keep_their_budget():
         assert len(batch) * max(lengths[index] for index in batch) <= 100
     assert len(batches) < sum(lengths) / 100 * 1.4
     assert batch_by_length([], 5) == []
-    with pytest.raises(ValueError, match="max_tokens_per_batch must be 1 or more, got 0"):
-        generate_many(nn.Module(), [], max_tokens_per_batch=0)
 
 
 def test_only_ids_with_a_mask_are_padded():

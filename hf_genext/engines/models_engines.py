@@ -13,14 +13,14 @@ from ..fast_decoding import find_obstacle, generate_fast
 
 logger = logging.get_logger(__name__)
 
-_EXTRAS = {"onnxruntime": "onnx", "onnx": "onnx", "onnxscript": "onnx", "ctranslate2": "ctranslate2"}
+_EXTRAS = {"onnxruntime": "onnx", "onnx": "onnx", "ctranslate2": "ctranslate2"}
 
 
 def require_package(name: str) -> Any:
     """Import a package of an engine.
 
     Args:
-        name: `"onnxruntime"`, `"onnx"`, `"onnxscript"` or `"ctranslate2"`.
+        name: `"onnxruntime"`, `"onnx"` or `"ctranslate2"`.
 
     Raises:
         ImportError: naming the extra that brings it.

@@ -127,6 +127,8 @@ def open_engine(model: PreTrainedModel, engine: str = "auto", quantization: str 
         return model
     if engine != "auto":
         return _open(model, engine, quantization)
+    if quantization is None and model.dtype != torch.float32:
+        return model  # Engines compute in float32, whose answers are not those of half of it.
     for candidate in ENGINES:
         try:
             if _find_facts(model, name_export(candidate, quantization)) is None:
@@ -169,8 +171,7 @@ def _open(model: PreTrainedModel, engine: str, quantization: str | None) -> Engi
     if facts.get("fingerprint") != compute_fingerprint(model):
         raise UnfitExportError(
             f"The export {str(path.parent)!r} is of other weights or another configuration than the model has, which were "
-            f"changed since. Write it again: "
-            f"{command}"
+            f"changed since. Write it again: {command}"
         )
     lacking = [file for file in facts["files"] if _find_file(model, f"{name}/{file}") is None]
     if lacking:

@@ -230,6 +230,10 @@ class GenextHeadConfig(PreTrainedConfig):
         for name in ("num_components", "num_transforms", "transform_size", "num_bins"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
+        if self.num_bins > 100:
+            raise ValueError(
+                f"num_bins must be 100 or less, got {self.num_bins}; a spline has 8 pieces, and seldom needs more."
+            )
         if not (math.isfinite(self.tail_bound) and self.tail_bound > 0):
             raise ValueError(f"tail_bound must be a finite number above 0, got {self.tail_bound}.")
         if not 0.0 <= self.dropout < 1.0:
