@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from composition_specimens import build_bert
+from foreign_specimens import BART as SIZES_OF_BART
+from foreign_specimens import ENDS, SIZE, TOKENIZER
 from specimens import PHONEMES, WORDS, build_native_model, build_processor, sharpen
 from test_fast_decoding import SETTINGS, build_batch, build_model
 from transformers import (
@@ -36,7 +38,6 @@ from hf_genext import (
     GenextConfig,
     GenextDecoderConfig,
     GenextForConditionalGeneration,
-    train_tokenizer,
 )
 from hf_genext.engines.ctranslate2_engines import CTranslate2Model
 from hf_genext.engines.ctranslate2_exports_engines import write_ctranslate2
@@ -50,7 +51,6 @@ pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'hf_gene
 ctranslate2 = pytest.importorskip("ctranslate2", reason="needs the extra: pip install 'hf_genext[ctranslate2]'")
 
 TASK = "conditional-generation"
-TOKENIZER = train_tokenizer(WORDS + PHONEMES, unit="character", model_max_length=64)
 CALLS = {
     "greedy": {},
     "a batch": {"batch_size": 3},
@@ -477,36 +477,21 @@ def test_models_that_ctranslate2_cannot_run_exactly_are_refused(onnx_folder, tmp
     assert not (onnx_folder / "ctranslate2").exists()
 
 
-BART = {
-    "vocab_size": len(TOKENIZER) + 1,
-    "d_model": 16,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "max_position_embeddings": 64,
-    "decoder_start_token_id": TOKENIZER.eos_token_id,
-    "bos_token_id": TOKENIZER.bos_token_id,
-    "eos_token_id": TOKENIZER.eos_token_id,
-    "pad_token_id": TOKENIZER.pad_token_id,
-}
+BART = {**SIZES_OF_BART, "vocab_size": SIZE + 1}
 T5 = {
-    "vocab_size": len(TOKENIZER),
+    "vocab_size": SIZE,
     "d_model": 16,
     "d_kv": 8,
     "d_ff": 32,
     "num_layers": 2,
     "num_heads": 2,
     "decoder_start_token_id": TOKENIZER.pad_token_id,
-    "eos_token_id": TOKENIZER.eos_token_id,
-    "pad_token_id": TOKENIZER.pad_token_id,
+    **ENDS,
 }
 
 
 def build_marian():
-    last = {"pad_token_id": len(TOKENIZER), "decoder_start_token_id": len(TOKENIZER)}
+    last = {"pad_token_id": SIZE, "decoder_start_token_id": SIZE}
     model = sharpen(MarianMTModel(MarianConfig(**{**BART, **last})))
     with torch.no_grad():
         model.model.shared.weight[-1] = 0.0

@@ -8,10 +8,12 @@ import io
 import numpy as np
 import pytest
 import torch
+from foreign_specimens import BART as SIZES_OF_BART
+from foreign_specimens import ENDS, IDS, SIZE, TOKENIZER
 from PIL import Image
 from scipy.io import wavfile
 from scipy.signal import resample_poly
-from specimens import PHONEMES, WORDS, sharpen
+from specimens import WORDS, sharpen
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -44,31 +46,12 @@ from transformers import (
     pipeline,
 )
 
-from hf_genext import train_tokenizer
-
 TASK = "conditional-generation"
-TOKENIZER = train_tokenizer(WORDS + PHONEMES, unit="character", model_max_length=64)
-SIZE = len(TOKENIZER)
-ENDS = {"pad_token_id": TOKENIZER.pad_token_id, "eos_token_id": TOKENIZER.eos_token_id}
-IDS = {**ENDS, "bos_token_id": TOKENIZER.bos_token_id}
 PICTURES = [Image.new("RGB", (9, 9), color) for color in ("red", "green", "blue")]
 SOUNDS = [np.random.default_rng(seed).normal(size=1600 * seed).astype(np.float32).cumsum() % 1 for seed in (1, 2, 3)]
 RECORDINGS = [{"array": sound, "sampling_rate": 16_000} for sound in SOUNDS]
 ALLOWED = ["K AE T", "AH", "AE"]
-BART = {
-    "vocab_size": SIZE,
-    "d_model": 16,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 32,
-    "decoder_ffn_dim": 32,
-    "max_position_embeddings": 64,
-    "decoder_start_token_id": TOKENIZER.eos_token_id,
-    "forced_eos_token_id": None,
-    **IDS,
-}
+BART = {**SIZES_OF_BART, "forced_eos_token_id": None}
 GEMMA = {
     "vocab_size": SIZE,
     "hidden_size": 16,
