@@ -65,29 +65,34 @@ def open_picture(source: Any) -> Any:
         FileNotFoundError: for a file that is not there.
         ValueError: for what is no picture.
     """
+    images, operations = _import_pillow()
+    images.init()  # Every format from the start: of threads that find them out one by one, some would miss one.
+    source = _take_content(source)
+    if hasattr(source, "getbands"):
+        with _naming("the picture", "none that can be read"):
+            return _to_rgb(operations.exif_transpose(source))
+    if not isinstance(source, (str, bytes, os.PathLike)):
+        pixels = _read_pixels(source)
+        return images.fromarray(pixels).convert("RGB") if pixels.dtype == np.uint8 else pixels
+    file, name = _find(source, "picture")
+    with _naming(name, "no picture that can be read"), images.open(file) as picture:
+        return _to_rgb(operations.exif_transpose(picture))
+
+
+def _import_pillow() -> tuple[Any, Any]:
+    """`Image` and `ImageOps`. Only imports in a `try` are no requirements of a model that carries this code to the Hub."""
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise ImportError("Pictures are opened with Pillow: pip install pillow") from error
-    Image.init()  # Every format from the start: of threads that find them out one by one, some would miss one.
-    source = _take_content(source)
-    if hasattr(source, "getbands"):
-        with _naming("the picture", "none that can be read"):
-            return _to_rgb(ImageOps.exif_transpose(source))
-    if not isinstance(source, (str, bytes, os.PathLike)):
-        pixels = _read_pixels(source)
-        return Image.fromarray(pixels).convert("RGB") if pixels.dtype == np.uint8 else pixels
-    file, name = _find(source, "picture")
-    with _naming(name, "no picture that can be read"), Image.open(file) as picture:
-        return _to_rgb(ImageOps.exif_transpose(picture))
+    return Image, ImageOps
 
 
 def _to_rgb(picture: Any) -> Any:
     """Three channels of 8 bits; Pillow would cut a grey of 16 bits at 255, and not scale it."""
-    from PIL import Image
-
+    images, _ = _import_pillow()
     if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        picture = images.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise ValueError(
             f"its pixels are numbers of 32 bits (mode {picture.mode}) of no known range; save it with 8 or 16 bits"
