@@ -26,8 +26,11 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# In as many processes as there are processors, up to four; each file's tests stay together, as they share what they build.
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"
 
 test-slow: $(STAMP) test-lower test-demo
 	-$(BIN)/python -m pip install --quiet --no-deps -r requirements-slow.txt
@@ -35,7 +38,7 @@ test-slow: $(STAMP) test-lower test-demo
 
 # The fast tests once more, with the oldest versions that pyproject.toml allows.
 test-lower: $(LOWER)/installed
-	$(LOWER)/bin/python -m pytest -q -m "not slow"
+	$(LOWER)/bin/python -m pytest -q $(PARALLEL) -m "not slow"
 
 $(LOWER)/installed: pyproject.toml constraints-lower.txt requirements-data.txt
 	$(PYTHON) -m venv $(LOWER)
