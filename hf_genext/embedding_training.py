@@ -16,6 +16,8 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,7 +192,7 @@ class StaticEmbeddingTrainer:
         started_at, tokens_done = time.monotonic(), 0
         if args.report_to:
             self.accelerator.init_trackers("hf_genext", config=dataclasses.asdict(args) | {"report_to": None})
-        with self._build_bar(total) as bar:
+        with self._build_bar(total) as bar, _use_threads(self._count_threads()):
             while self._step < total:
                 ids = self._read_piece(self._step % steps_per_epoch)
                 rate, end_rate = (self._compute_rate(step / total) for step in (self._step, self._step + 1))
@@ -261,7 +263,6 @@ class StaticEmbeddingTrainer:
                 )
             return CompiledEngine(self.model, self.corpus.places, self._keep, self._count_threads())
         batch_tokens = args.batch_tokens or (4_096 if device.type == "cpu" else 32_768)
-        torch.set_num_threads(self._count_threads())
         return TensorEngine(self.model, self.corpus.places, self._keep, batch_tokens)
 
     def _count_threads(self) -> int:
@@ -386,6 +387,17 @@ class StaticEmbeddingTrainer:
                 "words_per_second": tokens_per_second * self.accelerator.num_processes,
             }
             self.accelerator.log(values, step=self._step)
+
+
+@contextmanager
+def _use_threads(count: int) -> Iterator[None]:
+    """PyTorch with so many threads; afterwards with as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _has_numba() -> bool:

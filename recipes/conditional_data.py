@@ -151,6 +151,29 @@ def group_rows(rows: datasets.Dataset) -> dict[str, list[Any]]:
     return {"source": sources, "name": sources, "references": list(grouped["references"])}
 
 
+def spread_rows(rows: dict[str, list[Any]], limit: int | None) -> dict[str, list[Any]]:
+    """So many rows at most, spread evenly over all of them, as files are often sorted.
+
+    Args:
+        rows: Columns of equal length.
+        limit: How many; `None` for all.
+
+    Raises:
+        SettingsError: for a limit below 1.
+
+    Example:
+        >>> spread_rows({"source": ["a", "b", "c", "d", "e"]}, 2)
+        {'source': ['a', 'c']}
+    """
+    if limit is None:
+        return rows
+    if limit < 1:
+        raise SettingsError(f"max_generated must be 1 or more, got {limit}; leave it out for all.")
+    count = len(next(iter(rows.values())))
+    kept = range(count) if count <= limit else [place * count // limit for place in range(limit)]
+    return {name: [column[place] for place in kept] for name, column in rows.items()}
+
+
 def write_example(conditions: dict[str, Any] | None, example: str, fallback: Any = None) -> str | None:
     """Python that gives an example of a condition, where that is no text: `None` for a text.
 
@@ -210,5 +233,6 @@ __all__ = [
     "encode_dataset",
     "group_rows",
     "load_data",
+    "spread_rows",
     "write_example",
 ]

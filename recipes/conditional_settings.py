@@ -132,6 +132,10 @@ class RunSettings:
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better one."}
     )
+    max_generated: int | None = field(
+        default=None,
+        metadata={"help": "Conditions of the validation for which an evaluation during training generates; left out, all."},
+    )
     num_threads: int | None = field(
         default=None, metadata={"help": "CPU threads of a rank; left out, the cores divided by the ranks."}
     )

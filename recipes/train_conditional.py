@@ -48,6 +48,7 @@ from recipes.conditional_data import (
     encode_dataset,
     group_rows,
     load_data,
+    spread_rows,
     write_example,
 )
 from recipes.conditional_model import adapt, check_model_settings, load_model, require_needed_models
@@ -137,7 +138,7 @@ def _run(
         train_dataset=encoded_train,
         eval_dataset=encoded_validation,
         processing_class=processor,
-        generation_dataset=references if metrics and not predicts else None,
+        generation_dataset=spread_rows(references, run_settings.max_generated) if metrics and not predicts else None,
         generation_metrics=metrics if not predicts else None,
         prediction_metrics=metrics if predicts else None,
         started_at=STARTED_AT,

@@ -81,6 +81,15 @@ def test_words_of_a_topic_come_near_each_other(text, tmp_path, engine, settings)
     assert output.tokens_per_second > 0 and np.isfinite(output.loss)
 
 
+def test_training_leaves_pytorchs_threads_as_they_were(text, tmp_path):
+    args = EmbeddingTrainingArguments(
+        output_dir=str(tmp_path), hidden_size=8, num_train_epochs=1, num_threads=2, engine="tensor", disable_tqdm=True
+    )
+    before = torch.get_num_threads()
+    StaticEmbeddingTrainer(args, encode_corpus(text, tmp_path / "corpus", split="whitespace", show_progress=False)).train()
+    assert torch.get_num_threads() == before != 2
+
+
 def test_a_run_that_was_killed_goes_on_to_the_same_vectors(text, tmp_path):
     whole = start(tmp_path / "whole", text, *SETTINGS)
     assert whole.returncode == 0, whole.stderr
