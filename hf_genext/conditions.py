@@ -30,6 +30,7 @@ from hf_genext.data import (
     require_columns,
     to_strings,
 )
+from hf_genext.genext.configuration_genext import DENSITY_KINDS
 from hf_genext.media_columns import MEDIA_KINDS, MediaReader, find_unreadable, list_media, read_media_column
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ if TYPE_CHECKING:
 CONDITION_KINDS = ("text", "vector", "label", "image", "audio")
 """What a row can be conditioned on, by the names that the pipeline gives them."""
 
-OUTPUT_KINDS = ("text", "class", "labels", "regression")
+OUTPUT_KINDS = ("text", "class", "labels", "regression", *DENSITY_KINDS)
 """What a row's target can be: a text, or a single output as a [`GenextHeadConfig`] names it."""
+
+NUMBER_KINDS = ("regression", *DENSITY_KINDS)
+"""Outputs that are numbers, of which several may stand in a column each."""
 
 _ENCODING_CHUNK = 10_000
 _SHOWN_NUMBERS = 16
@@ -134,8 +138,9 @@ def read_rows(
         conditions: What the rows are conditioned on; of several, any may be missing in a row (null, or nothing but white
             space). Vectors are lists of numbers, in text files numbers apart by white space. Pictures and recordings stand in a
             column as [`hf_genext.media_columns.read_media_column`] takes them.
-        target_columns: Column of the target; of a regression one for each number.
-        output: One of [`OUTPUT_KINDS`]. Labels are a list, in text files names apart by white space.
+        target_columns: Column of the target; of a regression one for each number, of a density likewise, or one of vectors.
+        output: One of [`OUTPUT_KINDS`]. Labels are a list, in text files names apart by white space. Vectors are written as
+            those of a condition.
         column_names: As [`hf_genext.data.read_pairs`] takes it, as the two that follow.
         split: Split of a `datasets` source.
         config_name: Configuration of a `datasets` source.
@@ -262,9 +267,15 @@ def _read_vectors(table: pa.Table, name: str, condition: ConditionColumns, space
         words = _list_texts(table, column, name)
         vectors: list[Any] = [None if word is None else look_up(space, word) for word in words]
         return pa.array(vectors, pa.list_(pa.float32())), [word or "" for word in words]
+    arrays = _list_vectors(table, column, name)
+    return pa.array(arrays, pa.list_(pa.float32())), ["" if array is None else _show_vector(array) for array in arrays]
+
+
+def _list_vectors(table: pa.Table, column: str, name: str) -> list[np.ndarray | None]:
+    """The vectors of a column, all of one size, `None` where there is none."""
     if is_nested(table[column].type):
         # As arrays: numbers of Python would take ten times the memory.
-        vectors = [vector for chunk in table[column].chunks for vector in chunk.to_numpy(zero_copy_only=False)]
+        vectors: list[Any] = [vector for chunk in table[column].chunks for vector in chunk.to_numpy(zero_copy_only=False)]
     else:
         vectors = [None if text is None else text.split() for text in _list_texts(table, column, name)]
     try:
@@ -277,7 +288,7 @@ def _read_vectors(table: pa.Table, name: str, condition: ConditionColumns, space
     broken = [row for row, array in enumerate(arrays) if array is not None and not np.isfinite(array).all()]
     if broken:
         raise ValueError(f"Row {broken[0] + 1}: the vector in column {column!r} of {name} holds what is not a finite number.")
-    return pa.array(arrays, pa.list_(pa.float32())), ["" if array is None else _show_vector(array) for array in arrays]
+    return arrays
 
 
 def _show_vector(vector: np.ndarray) -> str:
@@ -303,9 +314,12 @@ def _read_target(table: pa.Table, name: str, columns: Sequence[str], output: str
 
     if output not in OUTPUT_KINDS:
         raise ValueError(f"output must be one of {', '.join(map(repr, OUTPUT_KINDS))}, got {output!r}.")
-    if len(columns) != 1 and output != "regression":
+    if len(columns) != 1 and output not in NUMBER_KINDS:
         raise ValueError(f"An output of kind {output!r} stands in one column, got {', '.join(map(repr, columns))}.")
-    if output == "regression":
+    if output in DENSITY_KINDS and len(columns) == 1:
+        vectors = _list_vectors(table, columns[0], name)
+        return pa.array(vectors, pa.list_(pa.float32())), np.array([vector is not None for vector in vectors])
+    if output in NUMBER_KINDS:
         numbers = np.stack([_read_numbers(table, column, name) for column in columns], axis=1)
         return pa.array(list(numbers), pa.list_(pa.float32())), np.isfinite(numbers).all(axis=1)
     if output == "labels":
@@ -388,6 +402,12 @@ def find_output_names(dataset: Dataset, output: str) -> list[str]:
     if output == "class":
         return sorted(set(dataset["target"]))
     return sorted({name for row in dataset["target"] for name in row})
+
+
+def stack_targets(dataset: Dataset) -> np.ndarray:
+    """The targets of a regression or a density as one array, (rows, outputs)."""
+    column = dataset.with_format("arrow")[:]["target"].combine_chunks()
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(dataset), -1).astype(np.float64)
 
 
 # Encoding
@@ -479,8 +499,8 @@ def _read_tokens(processor: GenextProcessor, texts: list[str | None]) -> list[li
 def _number_outputs(
     targets: list[Any], output: str, names: list[str], keep: np.ndarray, report: DataReport, *, rule: str, start: int
 ) -> list[Any]:
-    """Single outputs as numbers: a class, 0 and 1 for each label, or the numbers of a regression."""
-    if output == "regression":
+    """Single outputs as numbers: a class, 0 and 1 for each label, or those that they are."""
+    if output in NUMBER_KINDS:
         return [np.array(target, dtype=np.float32) for target in targets]
     numbers = {name: number for number, name in enumerate(names)}
     missing = [
@@ -503,6 +523,7 @@ def _number_outputs(
 
 __all__ = [
     "CONDITION_KINDS",
+    "NUMBER_KINDS",
     "OUTPUT_KINDS",
     "ConditionColumns",
     "encode_rows",
@@ -514,4 +535,5 @@ __all__ = [
     "look_up",
     "parse_condition_columns",
     "read_rows",
+    "stack_targets",
 ]

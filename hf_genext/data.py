@@ -309,7 +309,7 @@ def _read_text_pair(source: Path, target: Path, source_column: str, target_colum
     return pa.table({source_column: sides[0], target_column: sides[1]})
 
 
-def group_by_key(sources: Sequence[str], key: Callable[[str], str]) -> dict[str, list[int]]:
+def group_by_key(sources: Sequence[Any], key: Callable[[Any], str]) -> dict[str, list[int]]:
     """The rows of each distinct source, in the order in which they come."""
     groups: dict[str, list[int]] = {}
     for row, text in enumerate(sources):
@@ -318,15 +318,21 @@ def group_by_key(sources: Sequence[str], key: Callable[[str], str]) -> dict[str,
 
 
 def split_by_source(
-    dataset: Dataset, validation_size: int | float, *, seed: int, key: Callable[[str], str] = str.casefold
+    dataset: Dataset,
+    validation_size: int | float,
+    *,
+    seed: int,
+    key: Callable[[Any], str] = str.casefold,
+    column: str = "source",
 ) -> tuple[Dataset, Dataset]:
     """Split rows so that no source stands on both sides, whatever the order of the rows.
 
     Args:
-        dataset: Rows with `source`.
+        dataset: Rows with `source`, or another column.
         validation_size: How many distinct sources to hold out: a number (`int`) or a share of them (`float`).
         seed: Which ones.
         key: Sources with one key are one source.
+        column: Where the sources stand; of rows without any, the targets may take their place.
 
     Returns:
         Training rows and validation rows.
@@ -334,7 +340,7 @@ def split_by_source(
     Raises:
         ValueError: if the size leaves one side empty.
     """
-    groups = group_by_key(dataset["source"], key)
+    groups = group_by_key(dataset[column], key)
     count = round(validation_size * len(groups)) if isinstance(validation_size, float) else validation_size
     if not 0 < count < len(groups):
         raise ValueError(

@@ -127,7 +127,7 @@ class TargetWriter:
 def read_single(head: Any, target: Any) -> torch.Tensor:
     """A single output as the model's head takes it."""
     names = head.output_names or [str(index) for index in range(head.num_outputs)]
-    if head.kind in ("regression", "mixture", "flow"):
+    if head.kind not in ("class", "labels"):
         values = [target[name] for name in names] if isinstance(target, dict) else target
         return torch.tensor(values, dtype=torch.float32).reshape(-1)
     for name in [target] if head.kind == "class" else target:
@@ -148,9 +148,61 @@ def name_single(head: Any, logits: torch.Tensor, scale: torch.Tensor | None, top
         probabilities = dict(zip(names, logits.sigmoid().tolist(), strict=True))
         return [{"labels": [name for name, score in probabilities.items() if score >= 0.5], "scores": probabilities}]
     told = {"value": logits} if scale is None else {"value": logits, "uncertainty": scale[0]}
-    if len(names) == 1:
-        return [{key: numbers.item() for key, numbers in told.items()}]
-    return [{key: dict(zip(names, numbers.tolist(), strict=True)) for key, numbers in told.items()}]
+    return [{key: _name_numbers(head, numbers) for key, numbers in told.items()}]
 
 
-__all__ = ["TargetWriter", "name_single", "read_single"]
+def name_sample(head: Any, drawn: torch.Tensor) -> dict[str, Any]:
+    """What was drawn for one condition, () or (outputs,), as an answer with names."""
+    if head.kind == "class":
+        return {"label": str(int(drawn)) if head.output_names is None else head.output_names[int(drawn)]}
+    if head.kind == "labels":
+        names = head.output_names or [str(index) for index in range(len(drawn))]
+        return {"labels": [name for name, there in zip(names, drawn.tolist(), strict=True) if there]}
+    return {"value": _name_numbers(head, drawn)}
+
+
+def _name_numbers(head: Any, numbers: torch.Tensor) -> Any:
+    """One number by itself; several by their names, but a vector whose numbers have none as a list."""
+    if len(numbers) == 1:
+        return numbers.item()
+    if head.output_names is None and head.kind != "regression":
+        return numbers.tolist()
+    names = head.output_names or [str(index) for index in range(len(numbers))]
+    return dict(zip(names, numbers.tolist(), strict=True))
+
+
+def read_sampling(arguments: dict[str, Any], model: str, top_k: int | None) -> dict[str, Any]:
+    """What a call asks of a model with a single output about drawing from it.
+
+    Args:
+        arguments: What is neither for reading conditions nor for naming answers.
+        model: The model's class, for errors.
+        top_k: What the call says of likeliest classes.
+
+    Returns:
+        Those of `do_sample`, `num_return_sequences` and `temperature` that are given, and `do_sample` where one of the others is.
+
+    Raises:
+        ValueError: for anything else, values that cannot be used, or what does not go together.
+    """
+    taken = ("do_sample", "num_return_sequences", "temperature")
+    unknown = [name for name in arguments if name not in taken]
+    if unknown:
+        raise ValueError(
+            f"{model} predicts a single output, so it takes no {unknown[0]}. It takes top_k, truncation and batch_size; to draw "
+            f"from what it predicts {', '.join(taken)}, seed and num_samples."
+        )
+    given = {name: value for name, value in arguments.items() if value is not None}
+    asked = [name for name in taken[1:] if name in given]
+    if not asked:
+        sampling = given
+    elif given.get("do_sample") is False:
+        raise ValueError(f"{asked[0]} is of what is drawn, and do_sample=False draws nothing; leave one of them out.")
+    else:
+        sampling = {**given, "do_sample": True}
+    if sampling.get("do_sample") and top_k is not None:
+        raise ValueError("top_k gives the likeliest classes, where nothing is drawn; leave it out, or draw nothing.")
+    return sampling
+
+
+__all__ = ["TargetWriter", "name_sample", "name_single", "read_sampling", "read_single"]

@@ -31,9 +31,9 @@ from .pipeline_inputs import (
     pair_with_seeds,
     parse_truncation,
 )
-from .pipeline_outputs import TargetWriter, name_single, read_single
+from .pipeline_outputs import TargetWriter, name_sample, name_single, read_sampling, read_single
 from .scoring import encode, score_tokens, take_rows
-from .seeding import check_seed
+from .seeding import KeyedNoise, check_seed, make_keys
 from .sorted_pipelines import LengthSortedPipeline
 from .streaming import OutputChannel, OutputStream, StreamingObserver, StreamsClosedError
 
@@ -43,6 +43,9 @@ _CONTROL = (
     *("return_alignments", "alignment_layer"),
 )
 _ANSWER = ("clean_up_tokenization_spaces", "output_key")
+
+SAMPLES_PER_BATCH = 1000
+"""How many single outputs without a condition are drawn at once, where nobody says it."""
 
 
 class ConditionalGenerationPipeline(LengthSortedPipeline):
@@ -96,10 +99,14 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         output_key: What `generated_text` is called in answers: `"translation_text"`, `"summary_text"`, ...
         clean_up_tokenization_spaces: As the tokenizers take it.
         top_k: Of a model that predicts a class, how many of the likeliest classes to give; 1 if left out.
+        do_sample, num_return_sequences, temperature: Of a model with a single output, whether outputs are drawn from what it
+            predicts, how many for each condition, and what logits are divided by, and the standard deviations of numbers
+            multiplied by. Where one of them, a seed or `num_samples` is given, outputs are drawn.
         Any argument of `generate`: `num_beams`, `num_return_sequences`, `do_sample`, `max_new_tokens`, ...
 
     Returns of a call: for each condition a list with one `{"generated_text": str}` for each returned sequence; of a model with
-    a single output `{"label", "score"}` for each class, `{"labels", "scores"}` or `{"value", "uncertainty"}`.
+    a single output `{"label", "score"}` for each class, `{"labels", "scores"}` or `{"value", "uncertainty"}`; for each that is drawn
+    `{"label"}`, `{"labels"}` or `{"value"}`.
 
     Example:
         >>> from hf_genext import pipeline
@@ -180,12 +187,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         if "truncation" in reading:
             reading["truncation"] = parse_truncation(reading["truncation"])
         if not self.model.can_generate():
-            if kwargs:
-                raise ValueError(
-                    f"{type(self.model).__name__} predicts a single output, so it takes no {next(iter(kwargs))}. It takes "
-                    "top_k, truncation and batch_size."
-                )
-            return reading, {}, {} if top_k is None else {"top_k": top_k}
+            sampling = read_sampling(kwargs, type(self.model).__name__, top_k)
+            return reading, sampling, {} if top_k is None else {"top_k": top_k}
         if top_k is not None:
             kwargs["top_k"] = top_k
         answer = {name: kwargs.pop(name) for name in _ANSWER if kwargs.get(name) is not None}
@@ -210,9 +213,15 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
                     "num_samples= is for rows without any condition; leave the inputs out, or give as many of them."
                 )
             inputs = [{} for _ in range(num_samples)]
+            if self._predicts is not None and kwargs.get("batch_size", self._batch_size) is None:
+                kwargs["batch_size"] = SAMPLES_PER_BATCH
         inputs = list_columns(inputs)
+        if self._predicts is not None and (seed is not None or num_samples is not None):
+            kwargs.setdefault("do_sample", True)
         if seed is not None:
             inputs = self._give_seeds(inputs, seed)
+            if self._predicts is not None and not kwargs["do_sample"]:
+                raise ValueError("A seed is of what is drawn, and do_sample=False draws nothing; leave one of them out.")
         if isinstance(inputs, list) and not inputs:
             return []
         if is_many(inputs):
@@ -220,8 +229,6 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         return super().__call__(inputs, **kwargs)
 
     def _give_seeds(self, inputs: Any, seed: int | Sequence[int]) -> Any:
-        if self._predicts is not None:
-            raise ValueError(f"{type(self.model).__name__} predicts a single output, so it takes no seed.")
         if not is_many(inputs):
             if not isinstance(seed, int):
                 raise ValueError(f"One input takes one seed, got {seed!r:.60}.")
@@ -356,12 +363,23 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         answers: dict[str, Any]
         if rows[0].targets is not None:
             answers = {"scored": self._score_targets(model_inputs, [row.targets for row in rows])}
+        elif arguments.get("do_sample") and not self.model.can_generate():
+            answers = {"samples": self._sample(model_inputs, rows, arguments)}
         elif not self.model.can_generate():
             outputs = self.model(**model_inputs)
             answers = {name: outputs[name] for name in ("logits", "scale") if outputs.get(name) is not None}
         else:
             answers = self._generate(model_inputs, rows, arguments)
         return {**answers, "was_cut": torch.tensor([row.was_cut for row in rows])}
+
+    def _sample(self, inputs: dict[str, Any], rows: list[Row], arguments: dict[str, Any]) -> torch.Tensor:
+        """Single outputs as they are drawn: (batch, returned) of classes, or (batch, returned, outputs)."""
+        count, seeds = arguments.get("num_return_sequences", 1), [row.seed for row in rows if row.seed is not None]
+        noise = KeyedNoise(make_keys(seeds, count).to(self.device)) if seeds else None
+        drawn = self.model.sample(
+            num_return_sequences=count, temperature=arguments.get("temperature", 1.0), noise=noise, **inputs
+        )
+        return drawn.view(len(rows), count, *drawn.shape[1:])
 
     def _generate(self, inputs: dict[str, Any], rows: list[Row], arguments: dict[str, Any]) -> dict[str, Any]:
         asked = {name: arguments.pop(name) for name in _CONTROL if name in arguments}
@@ -458,6 +476,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
             scored = model_outputs["scored"]
             return list(scored if isinstance(scored, tuple) else scored[0])
         was_cut = {"truncated": True} if bool(model_outputs["was_cut"]) else {}
+        if "samples" in model_outputs:
+            return [{**name_sample(self.model.config.head, drawn), **was_cut} for drawn in model_outputs["samples"][0]]
         if "sequences" not in model_outputs:
             answers = name_single(self.model.config.head, model_outputs["logits"][0].float(), model_outputs.get("scale"), top_k)
             return [{**answer, **was_cut} for answer in answers]

@@ -1,6 +1,6 @@
 """Metrics of single outputs, as scikit-learn and SciPy compute them: of classes, labels and numbers. Shares are in percent.
 
-What is not known, -100 or for numbers NaN, is left out.
+What is not known, -100 or for numbers NaN, is left out. Densities are judged by what they find likely: log-likelihoods in nats.
 
 Legend: rows, outputs (classes, labels or numbers).
 """
@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+
+from hf_genext.genext.configuration_genext import DENSITY_KINDS
 
 NUM_BINS = 15
 
@@ -99,6 +101,26 @@ def score_r2(means: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean([r2_score(label, mean) for mean, label in _list_known(means, labels)]))
 
 
+def score_log_likelihood(log_probs: np.ndarray, labels: np.ndarray) -> float:
+    """The mean log-density of the rows, in nats.
+
+    Args:
+        log_probs: The log-density of each row, (rows,).
+        labels: What it is of, (rows, outputs), or (rows,) for one number.
+
+    Example:
+        >>> score_log_likelihood(np.array([-1.0, -3.0]), np.array([[0.5, 1.0], [0.0, 2.0]]))
+        -2.0
+    """
+    known = ~np.isnan(labels).reshape(len(labels), -1).any(axis=1)
+    return float(log_probs[known].astype(np.float64).mean())
+
+
+def score_log_likelihood_per_dimension(log_probs: np.ndarray, labels: np.ndarray) -> float:
+    """The mean log-density of the rows divided by the numbers of each. Arguments as for the log-likelihood."""
+    return score_log_likelihood(log_probs, labels) / labels.reshape(len(labels), -1).shape[1]
+
+
 def _list_known(means: np.ndarray, labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each output the predicted and the true numbers of those rows that have one."""
     columns = zip(means.T, labels.reshape(means.shape).T, strict=True)
@@ -108,16 +130,19 @@ def _list_known(means: np.ndarray, labels: np.ndarray) -> list[tuple[np.ndarray,
 PREDICTION_METRICS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
     "accuracy": ("class", score_accuracy),
     "calibration_error": ("class", score_calibration_error),
+    "log_likelihood": ("density", score_log_likelihood),
+    "log_likelihood_per_dimension": ("density", score_log_likelihood_per_dimension),
     "macro_f1": ("class", score_macro_f1),
     "micro_f1": ("labels", score_micro_f1),
     "r2": ("regression", score_r2),
     "spearman": ("regression", score_spearman),
 }
-"""Metrics by the name that a recipe uses: the kind of head that they are for, and the function."""
+"""Metrics by the name that a recipe uses: the kind of head that they are for (all densities are one), and the function."""
 
 
 def list_prediction_metrics(kind: str) -> list[str]:
     """The metrics that are for a kind of head."""
+    kind = "density" if kind in DENSITY_KINDS else kind
     return [name for name, (known, _) in PREDICTION_METRICS.items() if known == kind]
 
 
@@ -126,10 +151,11 @@ def build_prediction_metrics(names: Sequence[str], kind: str) -> Callable[[np.nd
 
     Args:
         names: Names of [`PREDICTION_METRICS`].
-        kind: The kind of the head: `"class"`, `"labels"` or `"regression"`.
+        kind: The kind of the head: `"class"`, `"labels"`, `"regression"`, `"mixture"` or `"flow"`.
 
     Returns:
-        A function of logits or means, (rows, outputs), and labels that gives all results.
+        A function that gives all results, of logits or means, (rows, outputs), of a density log-probabilities, (rows,), and of
+        labels.
 
     Raises:
         ValueError: for a name that is not known, or not for this kind.
@@ -152,6 +178,8 @@ __all__ = [
     "list_prediction_metrics",
     "score_accuracy",
     "score_calibration_error",
+    "score_log_likelihood",
+    "score_log_likelihood_per_dimension",
     "score_macro_f1",
     "score_micro_f1",
     "score_r2",

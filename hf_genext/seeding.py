@@ -22,6 +22,8 @@ from transformers import (
 )
 from transformers.generation import TopHLogitsWarper
 
+from .genext.noise_genext import Noise
+
 _INCREMENT = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
@@ -71,6 +73,31 @@ class KeyedSampling(LogitsProcessor):
         self._keys = self._keys.to(rows.device)[rows]
 
 
+class KeyedNoise(Noise):
+    """Random numbers of rows that are a function of each row's key alone, for samples of single outputs.
+
+    So a row draws the same alone and in any batch, but where rounding differs.
+
+    Args:
+        keys: A number for each row, (rows,), from [`make_keys`].
+
+    Example:
+        >>> keys = make_keys([(7, 0), (7, 1)], 1)
+        >>> bool((KeyedNoise(keys).normal(3)[1] == KeyedNoise(keys[1:]).normal(3)[0]).all())
+        True
+    """
+
+    def __init__(self, keys: torch.LongTensor) -> None:
+        super().__init__(len(keys), keys.device)
+        self._keys, self._step = keys, 0
+
+    def uniform(self, size: int) -> torch.Tensor:
+        """Other numbers at each call, neither 0 nor 1: (rows, size)."""
+        keys = _mix(self._keys + torch.tensor(self._step, device=self.device) * _INCREMENT)
+        self._step += 1
+        return draw_uniform(keys, size)
+
+
 def build_warpers(config: GenerationConfig) -> LogitsProcessorList:
     """What `generate` does to scores before it samples, in its order."""
     makers = (
@@ -107,11 +134,15 @@ def make_keys(seeds: Sequence[tuple[int, int]], num_samples: int) -> torch.LongT
 
 def draw_gumbel(keys: torch.LongTensor, size: int) -> torch.Tensor:
     """Noise of the standard Gumbel distribution, a function of the keys alone: (rows,) -> (rows, size)."""
+    return -torch.log(-torch.log(draw_uniform(keys, size)))
+
+
+def draw_uniform(keys: torch.LongTensor, size: int) -> torch.Tensor:
+    """Numbers between 0 and 1, neither of them included, a function of the keys alone: (rows,) -> (rows, size)."""
     bits = _mix(keys[:, None] + (1 + torch.arange(size, device=keys.device)) * _INCREMENT)
     # MPS has no float64; there 23 bits have to do.
     dtype, places = (torch.float32, 23) if keys.device.type == "mps" else (torch.float64, 52)
-    uniform = (_shift(bits, 64 - places).to(dtype) + 0.5) * 2.0**-places
-    return -torch.log(-torch.log(uniform))
+    return (_shift(bits, 64 - places).to(dtype) + 0.5) * 2.0**-places
 
 
 def _mix(values: torch.LongTensor) -> torch.LongTensor:
@@ -137,4 +168,4 @@ def check_seed(seed: object) -> int:
     return seed
 
 
-__all__ = ["KeyedSampling", "build_warpers", "check_seed", "draw_gumbel", "make_keys"]
+__all__ = ["KeyedNoise", "KeyedSampling", "build_warpers", "check_seed", "draw_gumbel", "draw_uniform", "make_keys"]

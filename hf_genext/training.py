@@ -47,7 +47,10 @@ GenerationMetrics = Callable[[list[str], list[list[str]]], dict[str, float]]
 """Turns generated texts and the references of each into named numbers."""
 
 PredictionMetrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
-"""Turns single outputs, logits or means (rows, outputs), and their labels, (rows,) or (rows, outputs), into named numbers."""
+"""Turns single outputs and their labels, (rows,) or (rows, outputs), into named numbers.
+
+The outputs are logits or means, (rows, outputs); of a density the log-probabilities of the labels, (rows,).
+"""
 
 
 class TrainingDivergedError(RuntimeError):
@@ -488,7 +491,9 @@ class GenextTrainer(Seq2SeqTrainer):
                 num_rows = len(inputs["labels"]) // targets_of_a_row
                 totals += torch.stack([outputs.loss.double() * count, count.double(), count.new_tensor(num_rows)])
                 if self.prediction_metrics is not None:
-                    predicted.append((outputs.logits.float().cpu().numpy(), inputs["labels"].cpu().numpy()))
+                    log_probs = outputs.get("log_probs")
+                    judged = outputs.logits if log_probs is None else log_probs
+                    predicted.append((judged.float().cpu().numpy(), inputs["labels"].cpu().numpy()))
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         total_loss, num_tokens, num_rows = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {f"{metric_key_prefix}_loss": total_loss / max(num_tokens, 1.0)}

@@ -12,7 +12,15 @@ import datasets
 
 import hf_genext
 from hf_genext.batching import EncodedPairs, EncodedRows
-from hf_genext.conditions import ConditionColumns, encode_rows, group_conditions, list_kinds, parse_condition_columns, read_rows
+from hf_genext.conditions import (
+    NUMBER_KINDS,
+    ConditionColumns,
+    encode_rows,
+    group_conditions,
+    list_kinds,
+    parse_condition_columns,
+    read_rows,
+)
 from hf_genext.data import DataReport, encode_pairs, group_references, read_pairs, split_by_source
 from hf_genext.media_columns import MEDIA_KINDS
 from hf_genext.metrics import build_metrics
@@ -48,8 +56,8 @@ class RowReader:
         conditions = {"text": settings.source_column} if settings.conditions is None else settings.conditions
         self.conditions: list[ConditionColumns] = parse_condition_columns(conditions)
         self._spaces: dict[str, Any] | None = None
-        if settings.target_columns is not None and output != "regression":
-            raise SettingsError("target_columns is for a regression of several numbers; give target_column.")
+        if settings.target_columns is not None and output not in NUMBER_KINDS:
+            raise SettingsError("target_columns is for a regression of several numbers, or a density; give target_column.")
 
     def read(self, files: Sequence[str]) -> datasets.Dataset:
         """The rows of a file, a `datasets` source, or two text files, and say what was left out."""
@@ -113,7 +121,9 @@ def load_data(settings: DataSettings, reader: RowReader, folder: Path, config_pa
         validation = reader.read(files["validation_file"])
     else:
         size = settings.validation_size
-        train, validation = split_by_source(train, int(size) if size >= 1 else size, seed=settings.validation_seed)
+        # Rows without a condition are told apart by their targets.
+        how: dict[str, Any] = {} if reader.conditions else {"column": "target", "key": str}
+        train, validation = split_by_source(train, int(size) if size >= 1 else size, seed=settings.validation_seed, **how)
     return ConditionalData(train, validation, None if files["test_file"] is None else reader.read(files["test_file"]), facts)
 
 
@@ -174,6 +184,11 @@ def spread_rows(rows: dict[str, list[Any]], limit: int | None) -> dict[str, list
     return {name: [column[place] for place in kept] for name, column in rows.items()}
 
 
+def count_sources(grouped: dict[str, list[Any]]) -> int:
+    """The distinct conditions of rows that [`group_rows`] gathered; of rows without any their distinct targets."""
+    return len(grouped["source"]) if any(grouped["name"]) else sum(map(len, grouped["references"]))
+
+
 def write_example(conditions: dict[str, Any] | None, example: str, fallback: Any = None) -> str | None:
     """Python that gives an example of a condition, where that is no text: `None` for a text.
 
@@ -230,6 +245,7 @@ __all__ = [
     "RowReader",
     "build_output_metrics",
     "build_text_metrics",
+    "count_sources",
     "encode_dataset",
     "group_rows",
     "load_data",

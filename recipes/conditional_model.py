@@ -14,7 +14,8 @@ import numpy as np
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 import hf_genext
-from hf_genext.conditions import find_label_names, find_output_names, list_kinds
+from hf_genext.conditions import NUMBER_KINDS, find_label_names, find_output_names, list_kinds, stack_targets
+from hf_genext.genext.configuration_genext import DENSITY_KINDS
 from hf_genext.genext.tokenization_genext import REVERSED
 from hf_genext.media_columns import MEDIA_KINDS
 from recipes.arguments import SettingsError
@@ -66,6 +67,8 @@ def check_model_settings(settings: ModelSettings) -> None:
         )
     if settings.calibrate and settings.head is None:
         raise SettingsError("calibrate is for the probabilities of a head; leave it out, or give a head.")
+    if settings.calibrate and settings.head.get("kind") in DENSITY_KINDS:
+        raise SettingsError(f"calibrate has nothing to fit in a head of kind {settings.head['kind']}; leave it out.")
     if settings.head is not None:
         for name in ("decoder", "cross_attention"):
             if building[name] is not None:
@@ -99,6 +102,8 @@ def build_processor(settings: ModelSettings, train: datasets.Dataset) -> hf_gene
     """The processor of a new model: pretrained parts bring theirs, vocabularies and names of labels come from the rows."""
     kinds = list_kinds(train) if "source" in train.column_names else []
     is_plain = not kinds and not _is_unconditional(train)
+    if not kinds and not is_plain and isinstance(settings.encoder, str):
+        raise SettingsError(f"Without conditions nothing is encoded, got the encoder {settings.encoder!r}; leave it out.")
     encoders = _get_encoders(settings, kinds or ["text"]) if not _is_unconditional(train) else {}
     arguments: dict[str, Any] = {}
     if is_plain or "text" in kinds:
@@ -119,6 +124,8 @@ def build_processor(settings: ModelSettings, train: datasets.Dataset) -> hf_gene
         arguments["target_tokenizer"] = build_tokenizer(
             settings.decoder, train["target"], settings, "target", extra_special_tokens=tokens
         )
+    elif not kinds and not is_plain:
+        arguments["label_names"] = {}  # Nothing is read, and nothing is written as text.
     return hf_genext.GenextProcessor(**arguments)
 
 
@@ -186,6 +193,8 @@ def load_model(
     given = {} if _is_unconditional(train) else _get_encoders(settings, list_kinds(train) or ["text"])
     parts = {kind: _build_encoder(kind, part, settings, processor) for kind, part in given.items()}
     encoder: Any = parts if len(parts) > 1 else next(iter(parts.values()), None)
+    if encoder is None and isinstance(settings.encoder, dict):
+        encoder = hf_genext.GenextNullConditionerConfig(**settings.encoder)
     arguments: dict[str, Any] = {
         "bottleneck": settings.bottleneck,
         "num_latents": settings.num_latents,
@@ -276,9 +285,15 @@ def _join(given: dict[str, Any], name: str, found: Any) -> dict[str, Any]:
 def _build_head_fields(head: dict[str, Any], train: datasets.Dataset) -> dict[str, Any]:
     """A head's fields, with what the rows say: the names of outputs, or how many numbers there are, their means and spreads."""
     kind = head.get("kind", "class")
-    if kind == "regression":
-        numbers = np.array(train["target"], dtype=np.float64)
+    if kind in NUMBER_KINDS:
+        numbers = stack_targets(train)
         spread = numbers.std(axis=0)
+        constant = np.flatnonzero(np.ptp(numbers, axis=0) == 0)
+        if kind != "regression" and len(constant):
+            raise SettingsError(
+                f"Number {constant[0] + 1} of {numbers.shape[1]} of the targets is {numbers[0, constant[0]]:g} in every row, so "
+                "its variance is 0 and no density has it. Leave it out."
+            )
         found = {
             "num_outputs": numbers.shape[1],
             "output_means": numbers.mean(axis=0).tolist(),

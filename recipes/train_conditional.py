@@ -45,6 +45,7 @@ from recipes.conditional_data import (
     RowReader,
     build_output_metrics,
     build_text_metrics,
+    count_sources,
     encode_dataset,
     group_rows,
     load_data,
@@ -173,8 +174,8 @@ def _run(
         data={
             **data.facts,
             "training_rows": len(encoded_train),
-            "validation_sources": len(references["source"]),
-            **({} if data.test is None else {"test_sources": len(scored["source"])}),
+            "validation_sources": count_sources(references),
+            **({} if data.test is None else {"test_sources": count_sources(scored)}),
         },
         hardware=describe_device(torch.get_num_threads() * args.world_size),
         versions=describe_versions(),

@@ -144,8 +144,6 @@ def test_single_outputs_are_scored(tmp_path):
         if other is not None:
             with pytest.raises(ValueError, match="no output 'x'; known are 'n', 'v', 'a'"):
                 pipe.score(WORDS[0], other)
-        with pytest.raises(ValueError, match="so it takes no seed"):
-            pipe(WORDS, seed=1)
 
 
 # Seeds

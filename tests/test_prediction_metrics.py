@@ -8,7 +8,7 @@ import pytest
 from hf_genext.prediction_metrics import PREDICTION_METRICS, build_prediction_metrics
 
 DRAW = np.random.default_rng(0)
-MISSING = {"class": -100, "labels": -100, "regression": np.nan}
+MISSING = {"class": -100, "labels": -100, "regression": np.nan, "density": np.nan}
 
 
 def build(kind):
@@ -17,6 +17,8 @@ def build(kind):
         return DRAW.standard_normal((60, 4)), DRAW.integers(0, 4, 60)
     if kind == "labels":
         return DRAW.standard_normal((60, 5)), DRAW.integers(0, 2, (60, 5))
+    if kind == "density":
+        return DRAW.standard_normal(60).astype(np.float32), DRAW.standard_normal((60, 3)).astype(np.float32)
     means = DRAW.standard_normal((60, 2)).astype(np.float32)
     return means, means + DRAW.standard_normal((60, 2)).astype(np.float32)
 
@@ -47,6 +49,8 @@ def count_by_hand(name, outputs, labels):
         return 100 * np.mean([compute_f1(chosen == place, labels == place) for place in range(4)])
     if name == "micro_f1":
         return 100 * compute_f1(outputs >= 0, labels == 1)
+    if name.startswith("log_likelihood"):
+        return sum(outputs.tolist()) / 60 / (3 if name.endswith("dimension") else 1)
     columns = list(zip(outputs.T.astype(np.float64), labels.T.astype(np.float64), strict=True))
     if name == "spearman":
         return np.mean([np.corrcoef(rank(mean), rank(label))[0, 1] for mean, label in columns])
@@ -57,7 +61,7 @@ def count_by_hand(name, outputs, labels):
 def test_metrics_are_what_counting_by_hand_gives(name):
     kind = PREDICTION_METRICS[name][0]
     outputs, labels = build(kind)
-    found = build_prediction_metrics([name], kind)(outputs, labels)[name]
+    found = build_prediction_metrics([name], "flow" if kind == "density" else kind)(outputs, labels)[name]
     assert found == pytest.approx(count_by_hand(name, outputs, labels), rel=1e-5)
 
 
@@ -65,8 +69,8 @@ def test_metrics_are_what_counting_by_hand_gives(name):
 def test_what_is_not_known_changes_no_metric(name):
     kind = PREDICTION_METRICS[name][0]
     outputs, labels = build(kind)
-    metric = build_prediction_metrics([name], kind)
+    metric = build_prediction_metrics([name], "mixture" if kind == "density" else kind)
     expected = metric(outputs, labels)
     unknown = np.full((20, *labels.shape[1:]), MISSING[kind], dtype=labels.dtype)
-    more = np.concatenate([outputs, DRAW.standard_normal((20, outputs.shape[1])).astype(outputs.dtype)])
+    more = np.concatenate([outputs, DRAW.standard_normal((20, *outputs.shape[1:])).astype(outputs.dtype)])
     assert metric(more, np.concatenate([labels, unknown])) == pytest.approx(expected)

@@ -20,6 +20,9 @@ from .configuration_conditioners_genext import (
 FORMAT_VERSION = 1
 """Version of the folder format that this package writes. It grows when an older package could not read a folder."""
 
+DENSITY_KINDS = ("mixture", "flow")
+"""Heads that are densities over whole vectors."""
+
 
 @strict
 class GenextBottleneckConfig(PreTrainedConfig):
@@ -432,4 +435,4 @@ def _choose_num_heads(hidden_size: int) -> int:
     return max(heads for heads in range(1, max(1, hidden_size // 64) + 1) if hidden_size % heads == 0)
 
 
-__all__ = ["FORMAT_VERSION", "GenextBottleneckConfig", "GenextConfig", "GenextDecoderConfig", "GenextHeadConfig"]
+__all__ = ["DENSITY_KINDS", "FORMAT_VERSION", "GenextBottleneckConfig", "GenextConfig", "GenextDecoderConfig", "GenextHeadConfig"]

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import nn
 
+from .noise_genext import Noise
+
 LEAST_WIDTH = 1e-3
 """Of a spline's bins the least width and height, as a share of its interval, and the least slope between them."""
 
@@ -38,47 +40,62 @@ class GaussianMixture(nn.Module):
         """Numbers that describe the density of a row."""
         return sum(self.parts)
 
-    def split(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """(batch, parameters) -> logits (batch, components), means and scales (batch, components, size), N or `None`."""
+    def split(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Parameters (batch, parameters) by what they say.
+
+        Returns:
+            Logits (batch, components), means and scales (batch, components, size), and the numbers of N row by row (batch,
+            components, below).
+        """
         logits, means, raw, below = parameters.split(self.parts, dim=-1)
-        shape = (-1, self.num_components, self.size)
         # 1 where the parameter is 0.
         scales = nn.functional.softplus(raw + math.log(math.e - 1.0)) + self.least_scale
-        return logits, means.view(shape), scales.view(shape), self._fill(below) if below.shape[-1] else None
+        return logits, *(part.view(len(part), self.num_components, -1) for part in (means, scales, below))  # type: ignore[return-value]
 
-    def _fill(self, below: torch.Tensor) -> torch.Tensor:
-        """The numbers below the diagonal into matrices, (batch, components, size, size)."""
-        rows = below.view(len(below), self.num_components, -1)
-        flat = rows.new_zeros(*rows.shape[:2], self.size**2)
+    def fill(self, below: torch.Tensor) -> torch.Tensor:
+        """The numbers below the diagonal into matrices, (..., below) -> (..., size, size)."""
+        flat = below.new_zeros(*below.shape[:-1], self.size**2)
         row, column = torch.tril_indices(self.size, self.size, -1, device=below.device)
-        return flat.index_copy(-1, row * self.size + column, rows).view(*rows.shape[:2], self.size, self.size)
+        return flat.index_copy(-1, row * self.size + column, below).view(*below.shape[:-1], self.size, self.size)
 
     def log_prob(self, parameters: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """The log-density in nats: (batch, parameters), (batch, size) -> (batch,)."""
-        logits, means, scales, lower = self.split(parameters)
+        """The log-density in nats: (batch, parameters), or (1, parameters) for all rows, and (batch, size) -> (batch,)."""
+        logits, means, scales, below = self.split(parameters)
         errors = values[:, None] - means
-        if lower is not None:
-            errors = errors + (lower @ errors[..., None])[..., 0]
+        if below.shape[-1]:
+            lower = self.fill(below)
+            # One matrix for all rows makes one product of them.
+            is_one = len(lower) == 1
+            products = torch.einsum("bkd,ked->bke", errors, lower[0]) if is_one else (lower @ errors[..., None])[..., 0]
+            errors = errors + products
         normal = -0.5 * (errors / scales).square() - scales.log() - 0.5 * math.log(2 * math.pi)
         return (logits.log_softmax(dim=-1) + normal.sum(dim=-1)).logsumexp(dim=-1)
 
     def mean(self, parameters: torch.Tensor) -> torch.Tensor:
         """(batch, parameters) -> (batch, size)."""
-        logits, means, *_ = self.split(parameters)
+        logits, means, _, _ = self.split(parameters)
         return (logits.softmax(dim=-1)[..., None] * means).sum(dim=1)
 
-    def sample(self, parameters: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """(batch, parameters) -> (batch, size)."""
-        logits, means, scales, lower = self.split(parameters)
-        chosen = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+    def sample(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
+        """Draw vectors.
+
+        Args:
+            parameters: (rows, parameters), or (1, parameters) for all rows.
+            noise: That of the rows.
+            temperature: What the logits are divided by, and the standard deviations multiplied by.
+
+        Returns:
+            (rows, size).
+        """
+        logits, *parts = self.split(parameters)
+        chosen = (logits / temperature + noise.gumbel(self.num_components).to(logits.dtype)).argmax(dim=-1)
         rows = torch.arange(len(chosen), device=chosen.device)
-        noise = torch.randn(means[:, 0].shape, generator=generator, device=means.device, dtype=means.dtype)
-        noise = noise * scales[rows, chosen]
-        if lower is not None:
-            noise = torch.linalg.solve_triangular(lower[rows, chosen], noise[..., None], upper=False, unitriangular=True)[
-                ..., 0
-            ]
-        return means[rows, chosen] + noise
+        means, scales, below = (part.expand(len(rows), -1, -1)[rows, chosen] for part in parts)
+        errors = temperature * scales * noise.normal(self.size).to(means.dtype)
+        if below.shape[-1]:
+            # (I + N) errors = noise, of which the diagonal is not read.
+            errors = torch.linalg.solve_triangular(self.fill(below), errors[..., None], upper=False, unitriangular=True)[..., 0]
+        return means + errors
 
 
 class SplineFlow(nn.Module):
@@ -122,15 +139,22 @@ class SplineFlow(nn.Module):
         return noise
 
     def log_prob(self, context: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """The log-density in nats: (batch, context), (batch, size) -> (batch,)."""
+        """The log-density in nats: (batch, context), or (1, context) for all rows, and (batch, size) -> (batch,)."""
         noise, log_determinant = self.to_noise(values, context)
         return log_determinant - 0.5 * (noise.square() + math.log(2 * math.pi)).sum(dim=-1)
 
-    def sample(self, context: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """(batch, context) -> (batch, size)."""
-        shape = (len(context), self.size)
-        noise = torch.randn(shape, generator=generator, device=context.device, dtype=context.dtype)
-        return self.to_values(noise, context)
+    def sample(self, context: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
+        """Draw vectors.
+
+        Args:
+            context: (rows, context), or (1, context) for all rows.
+            noise: That of the rows.
+            temperature: What the standard deviation of the noise is, 1 where the flow was trained (Kingma and Dhariwal 2018).
+
+        Returns:
+            (rows, size).
+        """
+        return self.to_values(temperature * noise.normal(self.size).to(context.dtype), context)
 
 
 class TriangularLinear(nn.Module):
@@ -180,6 +204,7 @@ class SplineCoupling(nn.Module):
 
     def _find_knots(self, kept: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         """(batch, kept), (batch, context) -> (batch, bent, 3 * bins - 1)."""
+        context = context.expand(len(kept), -1)
         hidden = self.read(torch.cat([kept, context], dim=-1).to(self.read.weight.dtype))
         for layer in self.layers:
             hidden = hidden + layer(nn.functional.silu(hidden))

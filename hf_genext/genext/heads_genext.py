@@ -6,6 +6,7 @@ Legend: batch, target (output positions), hidden, vocab, outputs (classes, label
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from transformers import initialization as init
 from .calibration_genext import fit_class_temperature, fit_label_temperatures, fit_scale_temperatures
 from .configuration_genext import GenextHeadConfig
 from .densities_genext import GaussianMixture, SplineCoupling, SplineFlow, TriangularLinear
+from .noise_genext import Noise
 from .pretrained_genext import GenextPreTrainedModel
 
 
@@ -58,7 +60,8 @@ class PredictionHead(GenextPreTrainedModel):
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """The distribution's parameters, calibrated: (batch, hidden) -> (batch, parameters)."""
-        return self.apply_temperature(self.projection(self.dropout(vectors)).float())
+        parameters = self.projection(self.dropout(vectors))
+        return self.apply_temperature(parameters if parameters.dtype == torch.float64 else parameters.float())
 
     @property
     def temperature(self) -> float | torch.Tensor:
@@ -102,30 +105,36 @@ class PredictionHead(GenextPreTrainedModel):
         """
 
     @abstractmethod
-    def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """A sample for each row."""
+    def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
+        """A sample for each row of the noise.
+
+        Args:
+            parameters: (rows, parameters).
+            noise: That of the rows.
+            temperature: What logits are divided by, and the standard deviations of numbers multiplied by, once more.
+        """
 
     @abstractmethod
     def is_given(self, targets: torch.Tensor) -> torch.Tensor:
         """Where there is a target."""
 
-    def log_prob(self, vectors: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The log-probability of each row's target, in nats, that of several outputs together: (batch, hidden) -> (batch,)."""
+    def score(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The log-probability of each row's target, in nats, that of several outputs together: (batch,).
+
+        Args:
+            parameters: What `forward` gave, (batch, parameters).
+            targets: As the kind of head takes them.
+        """
         self.require_fit(targets)
-        log_probs = self.compute_log_probs(self(vectors), targets)
+        log_probs = self.compute_log_probs(parameters, targets)
         return log_probs if log_probs.dim() == 1 else log_probs.sum(dim=1)
 
-    def sample(self, vectors: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draw each row's output: (batch, hidden) -> (batch,) classes, or (batch, outputs)."""
-        return self.draw(self(vectors), generator)
-
     def compute_loss(
-        self, parameters: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
+        self, log_probs: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """The negative log-probability in nats, averaged over the targets that are given, or divided by a number of them."""
-        self.require_fit(targets)
-        total = -self.compute_log_probs(parameters, targets).sum()
-        return total / (self.is_given(targets).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+        """The negative of what `score` gave, averaged over the targets that are given, or divided by a number of them."""
+        given = self.is_given(targets).sum().clamp(min=1)
+        return -log_probs.sum() / (given if num_items_in_batch is None else num_items_in_batch)
 
 
 class ClassHead(PredictionHead):
@@ -151,9 +160,9 @@ class ClassHead(PredictionHead):
         given = self.is_given(targets)
         return fit_class_temperature(parameters[given], targets[given])
 
-    def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """(batch, outputs) -> (batch,)."""
-        return torch.multinomial(parameters.softmax(dim=-1), 1, generator=generator)[:, 0]
+    def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
+        """(rows, outputs) -> (rows,)."""
+        return (parameters / temperature + noise.gumbel(parameters.shape[-1])).argmax(dim=-1)
 
 
 class LabelsHead(PredictionHead):
@@ -183,9 +192,9 @@ class LabelsHead(PredictionHead):
         """(rows, outputs), (rows, outputs) -> (outputs,)."""
         return fit_label_temperatures(parameters, targets, self.is_given(targets))
 
-    def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """(batch, outputs) -> (batch, outputs) of 0 and 1."""
-        return torch.bernoulli(parameters.sigmoid(), generator=generator).long()
+    def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
+        """(rows, outputs) -> (rows, outputs) of 0 and 1."""
+        return (noise.uniform(parameters.shape[-1]) < (parameters / temperature).sigmoid()).long()
 
 
 class RegressionHead(PredictionHead):
@@ -238,18 +247,21 @@ class RegressionHead(PredictionHead):
         normal = torch.distributions.Normal(mean, scale, validate_args=False)
         return normal.log_prob(target).masked_fill(~given, 0)
 
-    def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """(batch, 2 * outputs) -> (batch, outputs)."""
+    def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
+        """(rows, 2 * outputs) -> (rows, outputs)."""
         mean, scale = self.split(parameters)
-        return torch.normal(mean, scale, generator=generator)
+        return mean + temperature * scale * noise.normal(mean.shape[-1]).to(mean.dtype)
 
 
 class DensityHead(PredictionHead):
     """A density over whole vectors. Targets are (batch, outputs), or (batch,) for one number; NaN in all of a row without one.
 
     The density is one of numbers with the configuration's `output_means` taken away and divided by its `output_scales`;
-    log-probabilities and samples are those of the numbers themselves.
+    log-probabilities and samples are those of the numbers themselves. Where nothing is a condition, the parameters of one row
+    are those of all.
     """
+
+    density: Any
 
     def apply_temperature(self, parameters: torch.Tensor) -> torch.Tensor:
         """Nothing: densities are not calibrated."""
@@ -287,17 +299,19 @@ class DensityHead(PredictionHead):
             )
 
     def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """(batch, parameters), (batch, outputs) -> (batch,)."""
+        """(batch, parameters), or (1, parameters) for all rows, and (batch, outputs) -> (batch,)."""
         targets = targets[:, None] if targets.dim() == 1 else targets
         given = self.is_given(targets).all(dim=1)
         values = targets.to(parameters.dtype).masked_fill(~given[:, None], 0.0)
         shift, unit = self._get_units(values)
-        log_density = self.density.log_prob(parameters, (values - shift) / unit) - unit.log().sum()
+        # In half precision a likelihood would be right to a nat at best.
+        with torch.autocast(values.device.type, enabled=False):
+            log_density = self.density.log_prob(parameters, (values - shift) / unit) - unit.log().sum()
         return log_density.masked_fill(~given, 0.0)
 
-    def draw(self, parameters: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        """(batch, parameters) -> (batch, outputs)."""
-        return self.scale_back(self.density.sample(parameters, generator))
+    def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
+        """(rows, parameters), or (1, parameters) for all rows -> (rows, outputs)."""
+        return self.scale_back(self.density.sample(parameters, noise, temperature))
 
     def scale_back(self, values: torch.Tensor) -> torch.Tensor:
         """From units of `output_scales` around `output_means` to the numbers themselves, (batch, outputs)."""

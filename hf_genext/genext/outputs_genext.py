@@ -71,6 +71,7 @@ class GenextPredictionOutput(ModelOutput):
         logits: Of classes or labels (batch, outputs); of a regression the means; of a density, in evaluation mode, its mean
             (mixture) or what noise of 0 becomes (flow).
         scale: The standard deviations of a regression, (batch, outputs).
+        log_probs: Of a density the log-probability of each row's target in nats, (batch,), 0 where there is none.
         last_hidden_state: The memory, (batch, slots, hidden).
         hidden_states: As the encoder gives them.
         attentions: As the encoder gives them.
@@ -79,6 +80,7 @@ class GenextPredictionOutput(ModelOutput):
     loss: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
     scale: torch.FloatTensor | None = None
+    log_probs: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None

@@ -5,6 +5,7 @@ Legend: batch, slots (memory positions), hidden, outputs (classes, labels or num
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
@@ -16,8 +17,10 @@ from transformers.utils.generic import can_return_tuple
 from .composition_genext import Part, compose_prediction
 from .configuration_genext import GenextConfig
 from .encoders_genext import GenextEncoder
+from .field_conditioners_genext import GenextNullConditioner
 from .heads_genext import DensityHead, RegressionHead, build_prediction_head
 from .memory_genext import MemoryEncoding, average_slots
+from .noise_genext import Noise
 from .outputs_genext import GenextPredictionOutput
 from .pretrained_genext import GenextPreTrainedModel
 
@@ -79,6 +82,7 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
         condition_vectors_mask: torch.Tensor | None = None,
         condition_labels: torch.LongTensor | None = None,
         condition_mask: torch.Tensor | None = None,
+        num_samples: int | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         condition_states: torch.FloatTensor | Mapping[str, torch.FloatTensor] | None = None,
         condition_states_mask: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
@@ -103,6 +107,7 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             condition_states: What frozen conditioners gave before, (batch, length, hidden), in place of a condition, or of
                 several fused ones by their names.
             condition_states_mask: 1 where such a state is real, (batch, length), or likewise by names.
+            num_samples: The number of rows where no condition is given at all; that of the labels if left out.
             num_items_in_batch: Known labels of the whole optimizer step, by which the loss is divided.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained encoder takes besides.
 
@@ -110,44 +115,63 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             The loss (nats for each known label), logits or means (batch, outputs), and standard deviations of a regression.
             Of a density the logits are a point that stands for it, in evaluation mode.
         """
+        conditions = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "pixel_values": pixel_values,
+            "input_features": input_features,
+            "input_values": input_values,
+            "condition_vectors": condition_vectors,
+            "condition_labels": condition_labels,
+            "condition_mask": condition_mask,
+            "condition_states": condition_states,
+        }
         outputs = self.encoder(
-            input_ids=input_ids,
             attention_mask=attention_mask,
-            inputs_embeds=inputs_embeds,
-            pixel_values=pixel_values,
-            input_features=input_features,
-            input_values=input_values,
             feature_attention_mask=feature_attention_mask,
-            condition_vectors=condition_vectors,
             condition_vectors_mask=condition_vectors_mask,
-            condition_labels=condition_labels,
-            condition_mask=condition_mask,
-            condition_states=condition_states,
             condition_states_mask=condition_states_mask,
+            **self._count_rows(labels, {"num_samples": num_samples, **conditions}),
             **kwargs,
         )
-        parameters = self.head(average_slots(outputs.last_hidden_state, outputs.memory_mask))
-        loss = None
+        memory = outputs.last_hidden_state
+        parameters = self.head(self._read_memory(memory, outputs.memory_mask))
+        loss = log_probs = None
         if labels is not None:
-            loss = self.head.compute_loss(parameters, labels, num_items_in_batch)
+            log_probs = self.head.score(parameters, labels)
+            loss = self.head.compute_loss(log_probs, labels, num_items_in_batch)
             for part in (outputs.losses or {}).values():
                 loss = loss + part
-        logits, scale = self._describe(parameters)
+        logits, scale = self._describe(parameters, len(memory))
         return GenextPredictionOutput(
             loss=loss,
-            logits=None if logits is None else logits.to(outputs.last_hidden_state.dtype),
+            logits=None if logits is None else logits.to(memory.dtype),
             scale=scale,
+            log_probs=log_probs if isinstance(self.head, DensityHead) else None,
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
 
-    def _describe(self, parameters: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _count_rows(self, labels: torch.Tensor | None, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The inputs, with as many rows as there are labels where nothing else says how many."""
+        is_empty = all(value is None or (isinstance(value, Mapping) and not value) for value in inputs.values())
+        if labels is not None and is_empty and self.encoder.can_be_unconditional:
+            return {**inputs, "num_samples": len(labels)}
+        return inputs
+
+    def _read_memory(self, memory: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """What the head reads: (batch, hidden); of a density without any condition, which is one for all rows, (1, hidden)."""
+        vectors = average_slots(memory, mask)
+        is_one = isinstance(self.head, DensityHead) and isinstance(self.encoder.conditioner, GenextNullConditioner)
+        return vectors[:1] if is_one else vectors
+
+    def _describe(self, parameters: torch.Tensor, batch_size: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Logits, or numbers and their standard deviations."""
         if isinstance(self.head, RegressionHead):
             return self.head.split(parameters)
         if isinstance(self.head, DensityHead):
-            return None if self.training else self.head.locate(parameters), None
+            return None if self.training else self.head.locate(parameters).expand(batch_size, -1), None
         return parameters, None
 
     def log_prob(self, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
@@ -155,24 +179,51 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
 
         Args:
             labels: As [`GenextForPrediction.forward`] takes them.
-            inputs: As [`GenextEncoder.forward`] takes them.
+            inputs: As [`GenextEncoder.forward`] takes them; none for a model without conditions.
 
         Returns:
             (batch,).
         """
-        return self.head.log_prob(self.embed(**inputs), labels)
+        memory, mask = self.encode(return_mask=True, **self._count_rows(labels, inputs))
+        return self.head.score(self.head(self._read_memory(memory, mask)), labels)
 
-    def sample(self, *, generator: torch.Generator | None = None, **inputs: Any) -> torch.Tensor:
-        """Draw an output for each condition.
+    def sample(
+        self,
+        *,
+        num_return_sequences: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        noise: Noise | None = None,
+        **inputs: Any,
+    ) -> torch.Tensor:
+        """Draw outputs for each condition.
 
         Args:
+            num_return_sequences: Outputs of each condition.
+            temperature: What logits are divided by, and the standard deviations of numbers multiplied by: below 1 the outputs
+                are likelier, and more alike.
             generator: Where the randomness comes from.
+            noise: In place of it, that of each output; [`hf_genext.seeding.KeyedNoise`] draws the same for a row in any batch.
             inputs: As [`GenextEncoder.forward`] takes them.
 
         Returns:
-            Classes (batch,), labels of 0 and 1 (batch, outputs), or numbers (batch, outputs).
+            Classes (rows,), labels of 0 and 1 (rows, outputs), or numbers (rows, outputs), the outputs of one condition beside
+            each other.
+
+        Raises:
+            ValueError: for a temperature that is not above 0, or fewer than one output of each condition.
         """
-        return self.head.sample(self.embed(**inputs), generator)
+        if not (isinstance(temperature, (int, float)) and 0.0 < temperature < math.inf):
+            raise ValueError(f"temperature must be a finite number above 0, got {temperature!r}. For the likeliest do not sample.")
+        if not isinstance(num_return_sequences, int) or num_return_sequences < 1:
+            raise ValueError(f"num_return_sequences must be a whole number of 1 or more, got {num_return_sequences!r}.")
+        memory, mask = self.encode(return_mask=True, **inputs)
+        parameters = self.head(self._read_memory(memory, mask))
+        if len(parameters) == len(memory):
+            parameters = parameters.repeat_interleave(num_return_sequences, dim=0)
+        if noise is None:
+            noise = Noise(len(memory) * num_return_sequences, memory.device, generator)
+        return self.head.draw(parameters, noise, temperature)
 
     @torch.no_grad()
     def calibrate(self, batches: Iterable[Mapping[str, Any]]) -> float | list[float]:

@@ -73,7 +73,7 @@ class GenextProcessor(ProcessorMixin):
         image_processor: Reads pictures.
         feature_extractor: Reads audio.
         label_names: The names of the labels of each field, in the order of their numbers: a dictionary, or pairs of a field and
-            its names.
+            its names. An empty one makes a processor that reads nothing, for a single output without any condition.
         vector_size: Numbers in a vector.
 
     Raises:
@@ -123,7 +123,10 @@ class GenextProcessor(ProcessorMixin):
                     f"example {name}.pad_token = {name}.eos_token."
                 )
         if label_names is None and vector_size is None and not any(part is not None for part in given.values()):
-            raise ValueError(f"A processor needs one part at least: {', '.join(_PARTS)}, label_names or vector_size.")
+            raise ValueError(
+                f"A processor needs one part at least: {', '.join(_PARTS)}, label_names or vector_size. For a model that reads "
+                "nothing give label_names={}."
+            )
         for name, part in given.items():
             setattr(self, name, part)
         self.label_names = None if label_names is None else {field: list(names) for field, names in dict(label_names).items()}
@@ -431,7 +434,7 @@ class GenextProcessor(ProcessorMixin):
         if self.feature_extractor is not None:
             names += [self.feature_extractor.model_input_names[0], "feature_attention_mask"]
         names += ["condition_vectors"] if self.vector_size is not None else []
-        return names + (["condition_labels"] if self.label_names is not None else [])
+        return names + (["condition_labels"] if self.label_names else [])
 
     def to_dict(self) -> dict[str, Any]:
         """The processor as a dictionary, without its tokenizers, but with the names of its parts."""

@@ -1,0 +1,41 @@
+"""Random numbers for the rows of a batch, from which single outputs are sampled.
+
+Legend: rows, size (numbers of a row).
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+class Noise:
+    """Independent random numbers for each row, one after the other from a generator.
+
+    What makes a row's numbers depend on that row alone overrides `uniform`: see [`hf_genext.seeding.KeyedNoise`].
+
+    Args:
+        num_rows: Rows.
+        device: Where the numbers are needed.
+        generator: Where the randomness comes from; torch's own if left out.
+    """
+
+    def __init__(self, num_rows: int, device: torch.device | str, generator: torch.Generator | None = None) -> None:
+        self.num_rows, self.device, self._generator = num_rows, torch.device(device), generator
+
+    def uniform(self, size: int) -> torch.Tensor:
+        """Numbers between 0 and 1, neither of them included, in float64 where the device has it: (rows, size)."""
+        place = self.device if self._generator is None else self._generator.device
+        dtype = torch.float32 if place.type == "mps" else torch.float64
+        drawn = torch.rand(self.num_rows, size, generator=self._generator, device=place, dtype=dtype)
+        return drawn.clamp(min=torch.finfo(dtype).eps / 2).to(self.device)
+
+    def normal(self, size: int) -> torch.Tensor:
+        """Standard normal numbers, (rows, size)."""
+        return torch.special.ndtri(self.uniform(size))
+
+    def gumbel(self, size: int) -> torch.Tensor:
+        """Numbers of the standard Gumbel distribution, (rows, size): the largest of scores plus these is a draw from softmax."""
+        return -torch.log(-torch.log(self.uniform(size)))
+
+
+__all__ = ["Noise"]
