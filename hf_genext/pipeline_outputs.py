@@ -180,7 +180,7 @@ def read_sampling(arguments: dict[str, Any], model: str, top_k: int | None) -> d
         top_k: What the call says of likeliest classes.
 
     Returns:
-        Those of `do_sample`, `num_return_sequences` and `temperature` that are given, and `do_sample` where one of the others is.
+        Those of `do_sample`, `num_return_sequences` and `temperature` that are given; `do_sample` also where another is.
 
     Raises:
         ValueError: for anything else, values that cannot be used, or what does not go together.
@@ -189,8 +189,8 @@ def read_sampling(arguments: dict[str, Any], model: str, top_k: int | None) -> d
     unknown = [name for name in arguments if name not in taken]
     if unknown:
         raise ValueError(
-            f"{model} predicts a single output, so it takes no {unknown[0]}. It takes top_k, truncation and batch_size; to draw "
-            f"from what it predicts {', '.join(taken)}, seed and num_samples."
+            f"{model} predicts a single output, so it takes no {unknown[0]}. It takes top_k, truncation and batch_size; to "
+            f"draw from what it predicts {', '.join(taken)}, seed and num_samples."
         )
     given = {name: value for name, value in arguments.items() if value is not None}
     asked = [name for name in taken[1:] if name in given]

@@ -105,8 +105,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         Any argument of `generate`: `num_beams`, `num_return_sequences`, `do_sample`, `max_new_tokens`, ...
 
     Returns of a call: for each condition a list with one `{"generated_text": str}` for each returned sequence; of a model with
-    a single output `{"label", "score"}` for each class, `{"labels", "scores"}` or `{"value", "uncertainty"}`; for each that is drawn
-    `{"label"}`, `{"labels"}` or `{"value"}`.
+    a single output `{"label", "score"}` for each class, `{"labels", "scores"}` or `{"value", "uncertainty"}`; for each that is
+    drawn `{"label"}`, `{"labels"}` or `{"value"}`.
 
     Example:
         >>> from hf_genext import pipeline

@@ -291,8 +291,8 @@ def _build_head_fields(head: dict[str, Any], train: datasets.Dataset) -> dict[st
         constant = np.flatnonzero(np.ptp(numbers, axis=0) == 0)
         if kind != "regression" and len(constant):
             raise SettingsError(
-                f"Number {constant[0] + 1} of {numbers.shape[1]} of the targets is {numbers[0, constant[0]]:g} in every row, so "
-                "its variance is 0 and no density has it. Leave it out."
+                f"Number {constant[0] + 1} of {numbers.shape[1]} of the targets is {numbers[0, constant[0]]:g} in every row, "
+                "so its variance is 0 and no density has it. Leave it out."
             )
         found = {
             "num_outputs": numbers.shape[1],

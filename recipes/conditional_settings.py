@@ -45,7 +45,8 @@ class ModelSettings:
         default=None, metadata={"help": "Whether a language model reads the memory by cross-attention; else where it can."}
     )
     head: dict | None = field(
-        default=None, metadata={"help": "A single output instead of a decoder: kind class, labels, regression, mixture or flow, and fields."}
+        default=None,
+        metadata={"help": "A single output instead of a decoder: kind class, labels, regression, mixture or flow, and fields."},
     )
     calibrate: bool = field(
         default=False, metadata={"help": "After training, fit the probabilities of a head to the validation rows."}
@@ -98,7 +99,9 @@ class DataSettings:
     )
     source_column: str = field(default="source", metadata={"help": "Column of the condition, where it is a text."})
     target_column: str = field(default="target", metadata={"help": "Column of the output."})
-    target_columns: list[str] | None = field(default=None, metadata={"help": "Columns of several numbers, of a regression or a density."})
+    target_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns of several numbers, of a regression or a density."}
+    )
     column_names: list[str] | None = field(default=None, metadata={"help": "Names for a file without a header."})
     too_long: str = field(default="error", metadata={"help": "Rows longer than the model: error, truncate or drop."})
     unknown_target: str = field(

@@ -435,4 +435,11 @@ def _choose_num_heads(hidden_size: int) -> int:
     return max(heads for heads in range(1, max(1, hidden_size // 64) + 1) if hidden_size % heads == 0)
 
 
-__all__ = ["DENSITY_KINDS", "FORMAT_VERSION", "GenextBottleneckConfig", "GenextConfig", "GenextDecoderConfig", "GenextHeadConfig"]
+__all__ = [
+    "DENSITY_KINDS",
+    "FORMAT_VERSION",
+    "GenextBottleneckConfig",
+    "GenextConfig",
+    "GenextDecoderConfig",
+    "GenextHeadConfig",
+]

@@ -50,7 +50,7 @@ class GaussianMixture(nn.Module):
         logits, means, raw, below = parameters.split(self.parts, dim=-1)
         # 1 where the parameter is 0.
         scales = nn.functional.softplus(raw + math.log(math.e - 1.0)) + self.least_scale
-        return logits, *(part.view(len(part), self.num_components, -1) for part in (means, scales, below))  # type: ignore[return-value]
+        return logits, *(part.view(len(part), self.num_components, -1) for part in (means, scales, below))
 
     def fill(self, below: torch.Tensor) -> torch.Tensor:
         """The numbers below the diagonal into matrices, (..., below) -> (..., size, size)."""

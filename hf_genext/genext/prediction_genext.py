@@ -214,7 +214,9 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             ValueError: for a temperature that is not above 0, or fewer than one output of each condition.
         """
         if not (isinstance(temperature, (int, float)) and 0.0 < temperature < math.inf):
-            raise ValueError(f"temperature must be a finite number above 0, got {temperature!r}. For the likeliest do not sample.")
+            raise ValueError(
+                f"temperature must be a finite number above 0, got {temperature!r}. For the likeliest do not sample."
+            )
         if not isinstance(num_return_sequences, int) or num_return_sequences < 1:
             raise ValueError(f"num_return_sequences must be a whole number of 1 or more, got {num_return_sequences!r}.")
         memory, mask = self.encode(return_mask=True, **inputs)
