@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,15 +71,21 @@ def score_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
     return 100.0 * float(np.abs(gaps).sum() / len(right))
 
 
-def score_micro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
-    """F1 over all labels of all rows together, in percent; a label is predicted from a probability of one half on.
+def score_micro_f1(logits: np.ndarray, labels: np.ndarray, threshold: float = 0.5) -> float:
+    """F1 over all labels of all rows together, in percent.
 
     Args:
         logits: (rows, outputs).
         labels: 0 or 1, (rows, outputs).
+        threshold: The probability from which on a label is predicted.
+
+    Example:
+        >>> score_micro_f1(np.array([[0.0, -1.0, -1.0]]), np.array([[1, 1, 1]]), threshold=0.25)
+        100.0
     """
     known = labels != -100
-    return 100.0 * float(_require("sklearn.metrics").f1_score(labels[known], logits[known] >= 0, zero_division=0))
+    predicted = logits[known] >= np.log(threshold / (1.0 - threshold))
+    return 100.0 * float(_require("sklearn.metrics").f1_score(labels[known], predicted, zero_division=0))
 
 
 def score_spearman(means: np.ndarray, labels: np.ndarray) -> float:
@@ -146,12 +153,15 @@ def list_prediction_metrics(kind: str) -> list[str]:
     return [name for name, (known, _) in PREDICTION_METRICS.items() if known == kind]
 
 
-def build_prediction_metrics(names: Sequence[str], kind: str) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
+def build_prediction_metrics(
+    names: Sequence[str], kind: str, *, threshold: float = 0.5
+) -> Callable[[np.ndarray, np.ndarray], dict[str, float]]:
     """One function that computes several metrics.
 
     Args:
         names: Names of [`PREDICTION_METRICS`].
         kind: The kind of the head: `"class"`, `"labels"`, `"regression"`, `"mixture"` or `"flow"`.
+        threshold: The probability from which on a label is predicted.
 
     Returns:
         A function that gives all results, of logits or means, (rows, outputs), of a density log-probabilities, (rows,), and of
@@ -169,7 +179,10 @@ def build_prediction_metrics(names: Sequence[str], kind: str) -> Callable[[np.nd
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"There is no metric {unknown[0]!r} of a head of kind {kind!r}; known are {', '.join(known)}.")
-    return lambda outputs, labels: {name: PREDICTION_METRICS[name][1](outputs, labels) for name in names}
+    functions = {name: PREDICTION_METRICS[name][1] for name in names}
+    if "micro_f1" in functions:
+        functions["micro_f1"] = partial(score_micro_f1, threshold=threshold)
+    return lambda outputs, labels: {name: function(outputs, labels) for name, function in functions.items()}
 
 
 __all__ = [

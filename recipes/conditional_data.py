@@ -233,11 +233,17 @@ def build_text_metrics(settings: DataSettings, config_path: Path | None) -> Call
     return compute
 
 
-def build_output_metrics(settings: DataSettings, kind: str) -> Callable[..., dict[str, float]]:
-    """The metrics of single outputs that the settings name, or all that there are for the kind of head."""
+def build_output_metrics(settings: DataSettings, kind: str, *, threshold: float = 0.5) -> Callable[..., dict[str, float]]:
+    """The metrics of single outputs that the settings name, or all that there are for the kind of head.
+
+    Args:
+        settings: What names them.
+        kind: The kind of the head.
+        threshold: The probability from which on a label is predicted.
+    """
     if settings.metrics_script is not None:
         raise SettingsError("metrics_script is for generated texts; a head's metrics are named in metrics.")
-    return build_prediction_metrics(settings.metrics or list_prediction_metrics(kind), kind)
+    return build_prediction_metrics(settings.metrics or list_prediction_metrics(kind), kind, threshold=threshold)
 
 
 __all__ = [

@@ -67,6 +67,8 @@ def check_model_settings(settings: ModelSettings) -> None:
         )
     if settings.calibrate and settings.head is None:
         raise SettingsError("calibrate is for the probabilities of a head; leave it out, or give a head.")
+    if settings.choose_threshold and (settings.head or {}).get("kind") != "labels":
+        raise SettingsError("choose_threshold is for a head of kind labels; leave it out.")
     if settings.calibrate and settings.head.get("kind") in DENSITY_KINDS:
         raise SettingsError(f"calibrate has nothing to fit in a head of kind {settings.head['kind']}; leave it out.")
     if settings.head is not None:

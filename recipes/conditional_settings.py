@@ -51,6 +51,10 @@ class ModelSettings:
     calibrate: bool = field(
         default=False, metadata={"help": "After training, fit the probabilities of a head to the validation rows."}
     )
+    choose_threshold: bool = field(
+        default=False,
+        metadata={"help": "After training, choose on the validation rows from which probability on a label is predicted."},
+    )
     freeze_encoder: bool = field(default=False, metadata={"help": "Keep pretrained encoders as they are."})
     cache_states: bool = field(
         default=False, metadata={"help": "Run frozen encoders once over all rows, and keep their states on disk."}

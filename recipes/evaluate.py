@@ -113,7 +113,7 @@ def _score_outputs(
         args=arguments,
         eval_dataset=encoded,
         processing_class=processor,
-        prediction_metrics=build_output_metrics(data, head.kind),
+        prediction_metrics=build_output_metrics(data, head.kind, threshold=head.threshold),
     )
     known = list_prediction_metrics(head.kind)
     scores = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}

@@ -147,9 +147,13 @@ def _run(
     if run_settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(run_settings.early_stopping_patience))
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    finished = trainer.accelerator.unwrap_model(trainer.model)
+    loader = DataLoader(encoded_validation, args.per_device_eval_batch_size, collate_fn=trainer.data_collator)  # type: ignore[arg-type]
     if model_settings.calibrate:
-        loader = DataLoader(encoded_validation, args.per_device_eval_batch_size, collate_fn=trainer.data_collator)  # type: ignore[arg-type]
-        logger.info("Temperature of the head: %s", trainer.accelerator.unwrap_model(trainer.model).calibrate(loader))
+        logger.info("Temperature of the head: %s", finished.calibrate(loader))
+    if model_settings.choose_threshold:
+        logger.info("Probability from which on a label is predicted: %s", finished.choose_threshold(loader))
+        trainer.prediction_metrics = build_output_metrics(data_settings, output, threshold=model.config.head.threshold)
 
     scored = references if data.test is None else group_rows(data.test)
     if metrics and not predicts:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from composition_specimens import CONDITIONS, TOKENS, Cell, build_bert, build_text_and_labels
 from huggingface_hub.errors import StrictDataclassError
+from sklearn.metrics import f1_score
 from specimens import PREDICTION_LABELS, build_config, build_inputs, build_prediction, sharpen
 from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
 
 from hf_genext import GenextConfig, GenextForPrediction, GenextVectorConditionerConfig
+from hf_genext.pipeline_outputs import name_single
+from hf_genext.prediction_metrics import score_micro_f1
 
 INPUTS = build_inputs(with_labels=False)
 
@@ -266,6 +270,41 @@ def test_calibration_finds_the_temperature_under_which_the_outputs_are_likeliest
     loaded = GenextForPrediction.from_pretrained(tmp_path)
     assert loaded.config.head.temperature == pytest.approx(found, rel=1e-3)
     torch.testing.assert_close(loaded.log_prob(drawn, **inputs), model.log_prob(drawn, **inputs))
+
+
+def test_the_threshold_is_the_best_of_all_and_decides_what_is_predicted(tmp_path):
+    model = sharpen(build_prediction("labels"))
+    inputs, drawn = draw_outputs("labels", model, 2.0)
+    drawn[::7, 0] = -100
+    batches = [
+        {name: tensor[part] for name, tensor in {**inputs, "labels": drawn}.items()} for part in (slice(300), slice(300, None))
+    ]
+    threshold = model.choose_threshold(batches)
+    assert threshold == model.config.head.threshold != 0.5
+    logits, labels = model(**inputs).logits.detach().double().numpy(), drawn.numpy()
+    score = score_micro_f1(logits, labels, threshold)
+    known = labels != -100
+    every = np.unique(logits[known])
+    assert score == pytest.approx(max(100 * f1_score(labels[known], logits[known] >= cut) for cut in every))
+    assert score >= score_micro_f1(logits, labels)
+    model.save_pretrained(tmp_path)
+    loaded = GenextForPrediction.from_pretrained(tmp_path)
+    head = loaded.config.head
+    cut = math.log(threshold / (1 - threshold))
+    for shift, count in ((1e-3, head.num_outputs), (-1e-3, 0)):
+        assert len(name_single(head, torch.full((head.num_outputs,), cut + shift), None, 1)[0]["labels"]) == count
+
+
+def test_thresholds_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match='only one of kind "labels"'):
+        build_prediction("class").choose_threshold(
+            [{**INPUTS, "labels": torch.zeros(len(INPUTS["input_ids"]), dtype=torch.long)}]
+        )
+    model = build_prediction("labels")
+    with pytest.raises(ValueError, match="no row has one"):
+        model.choose_threshold([{**INPUTS, "labels": torch.zeros_like(PREDICTION_LABELS["labels"])}])
+    with pytest.raises(StrictDataclassError, match="threshold must be a probability"):
+        GenextConfig(conditioner={"vocab_size": 32}, head={"kind": "labels", "num_outputs": 3, "threshold": 1.0})
 
 
 def test_calibration_without_labels_is_refused_and_labels_without_targets_keep_theirs():

@@ -72,6 +72,30 @@ def fit_scale_temperatures(
     return torch.where(counts > 0, factors, 1.0)
 
 
+def find_threshold(logits: torch.Tensor, targets: torch.Tensor, given: torch.Tensor) -> float | None:
+    """The probability from which on labels are to be predicted for the highest F1 over all labels of all rows together.
+
+    Every cut between two probabilities is tried (Lipton et al. 2014, "Optimal thresholding of classifiers to maximize F1").
+
+    Args:
+        logits: (rows, outputs).
+        targets: 0 or 1, (rows, outputs).
+        given: Where something is known, (rows, outputs).
+
+    Returns:
+        The middle between the least probability that is predicted and the next one; `None` if no label is there.
+    """
+    probabilities, order = logits[given].double().sigmoid().sort(descending=True)
+    found = targets[given][order].double().cumsum(dim=0)
+    if not len(found) or not found[-1]:
+        return None
+    predicted = torch.arange(1, len(found) + 1, dtype=torch.float64, device=found.device)
+    following = torch.cat([probabilities[1:], probabilities.new_zeros(1)])
+    scores = torch.where(probabilities > following, 2.0 * found / (predicted + found[-1]), -1.0)
+    best = int(scores.argmax())
+    return float((probabilities[best] + following[best]) / 2.0)
+
+
 def _find_root(slope: Callable[[torch.Tensor], torch.Tensor], like: torch.Tensor) -> torch.Tensor:
     """Halve, by logarithms, the interval in which a slope that only rises with the inverse temperature is zero."""
     low, high = like / HIGHEST, like / LOWEST
@@ -82,4 +106,4 @@ def _find_root(slope: Callable[[torch.Tensor], torch.Tensor], like: torch.Tensor
     return 1.0 / (low * high).sqrt()
 
 
-__all__ = ["HIGHEST", "LOWEST", "fit_class_temperature", "fit_label_temperatures", "fit_scale_temperatures"]
+__all__ = ["HIGHEST", "LOWEST", "find_threshold", "fit_class_temperature", "fit_label_temperatures", "fit_scale_temperatures"]

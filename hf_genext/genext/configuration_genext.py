@@ -170,6 +170,7 @@ class GenextHeadConfig(PreTrainedConfig):
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
         temperature: What logits are divided by, and the standard deviations of numbers multiplied by, one for all outputs or
             one for each; [`GenextForPrediction.calibrate`] sets it (Guo et al. 2017).
+        threshold: Of labels the probability from which on one is predicted; [`GenextForPrediction.choose_threshold`] sets it.
 
     Example:
         >>> from hf_genext import GenextHeadConfig
@@ -194,6 +195,7 @@ class GenextHeadConfig(PreTrainedConfig):
     dropout: float | int = 0.0
     initializer_range: float | None = None
     temperature: float | int | list[float] = 1.0
+    threshold: float | int = 0.5
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, count the outputs, then let Transformers do the rest."""
@@ -248,6 +250,8 @@ class GenextHeadConfig(PreTrainedConfig):
             )
         if not all(0.0 < temperature < math.inf for temperature in temperatures):
             raise ValueError(f"A temperature must be above 0, got {self.temperature}.")
+        if not 0.0 < self.threshold < 1.0:
+            raise ValueError(f"threshold must be a probability above 0 and below 1, got {self.threshold}.")
 
 
 class GenextPartSpec(SubConfigSpec):

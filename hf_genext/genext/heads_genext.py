@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 from transformers import initialization as init
 
-from .calibration_genext import fit_class_temperature, fit_label_temperatures, fit_scale_temperatures
+from .calibration_genext import find_threshold, fit_class_temperature, fit_label_temperatures, fit_scale_temperatures
 from .configuration_genext import GenextHeadConfig
 from .densities_genext import GaussianMixture, SplineCoupling, SplineFlow, TriangularLinear
 from .noise_genext import Noise
@@ -91,6 +91,20 @@ class PredictionHead(GenextPreTrainedModel):
         if not self.is_given(targets).any():
             raise ValueError("Calibration needs rows whose targets are known; there are none. Give labelled rows.")
         self.config.temperature = (self.fit_temperature(parameters, targets) * self.temperature).tolist()
+
+    def choose_threshold(self, parameters: torch.Tensor, targets: torch.Tensor) -> None:
+        """Set the probability from which on a label is predicted, for the highest F1 (labels only).
+
+        Args:
+            parameters: What `forward` gave, (rows, parameters).
+            targets: What it should have given.
+
+        Raises:
+            ValueError: for a head that predicts no labels, and if none is known to be there.
+        """
+        raise ValueError(
+            f'A head of kind "{self.config.kind}" predicts without a threshold; only one of kind "labels" has it. Leave it out.'
+        )
 
     @abstractmethod
     def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -191,6 +205,14 @@ class LabelsHead(PredictionHead):
     def fit_temperature(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(rows, outputs), (rows, outputs) -> (outputs,)."""
         return fit_label_temperatures(parameters, targets, self.is_given(targets))
+
+    def choose_threshold(self, parameters: torch.Tensor, targets: torch.Tensor) -> None:
+        """(rows, outputs), (rows, outputs)."""
+        self.require_fit(targets)
+        threshold = find_threshold(parameters, targets, self.is_given(targets))
+        if threshold is None:
+            raise ValueError("A threshold is chosen on rows that have labels, and no row has one. Give labelled rows.")
+        self.config.threshold = threshold
 
     def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
         """(rows, outputs) -> (rows, outputs) of 0 and 1."""

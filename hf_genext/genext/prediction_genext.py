@@ -252,6 +252,31 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             >>> model.calibrate([batch]) == model.config.head.temperature
             True
         """
+        self.head.calibrate(*self._predict(batches))
+        return self.config.head.temperature
+
+    @torch.no_grad()
+    def choose_threshold(self, batches: Iterable[Mapping[str, Any]]) -> float:
+        """Choose from which probability on a label is predicted, for the highest F1 over all labels of all rows together.
+
+        A half is best for the share of labels that are right, not for F1. It is kept as `config.head.threshold`, saved with the
+        model, and what the pipeline's `labels` are chosen by. Calibrate before, for the temperature changes probabilities.
+
+        Args:
+            batches: Inputs as [`GenextForPrediction.forward`] takes them, with `labels`, of rows that the model was not trained
+                on.
+
+        Returns:
+            The threshold.
+
+        Raises:
+            ValueError: for a head that predicts no labels, if there are no rows, or none that has a label.
+        """
+        self.head.choose_threshold(*self._predict(batches))
+        return self.config.head.threshold
+
+    def _predict(self, batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the head gives for all rows, (rows, parameters), and what it should have given."""
         was_training, device = self.training, self.device
         self.eval()
         parameters, targets = [], []
@@ -266,8 +291,7 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             self.train(was_training)
         if not targets:
             raise ValueError("Calibration needs rows whose targets are known; there are none. Give labelled rows.")
-        self.head.calibrate(torch.cat(parameters), torch.cat(targets))
-        return self.config.head.temperature
+        return torch.cat(parameters), torch.cat(targets)
 
     @classmethod
     def from_encoder_pretrained(
