@@ -177,13 +177,10 @@ def _open(model: PreTrainedModel, engine: str, quantization: str | None) -> Engi
     if lacking:
         raise UnfitExportError(f"The export {str(path.parent)!r} lacks its file {lacking[0]!r}. Write it again: {command}")
     try:
-        opened = OPENERS[engine](model, path.parent)
+        return OPENERS[engine](model, path.parent)
     except Exception as error:  # Each engine has errors of its own.
         what = f"{_PACKAGES[engine]} cannot open {str(path.parent)!r}: {error}"
         raise UnfitExportError(f"{what}. Write it again: {command}") from error
-    # ONNX Runtime's int8 takes one scale for all rows that run at once.
-    opened.mixes_rows = (engine, quantization) == ("onnx", "int8")
-    return opened
 
 
 def _find_facts(model: PreTrainedModel, name: str) -> tuple[Path, Mapping[str, Any]] | None:
