@@ -55,7 +55,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "generation.json"
 SEARCHES: dict[str, dict[str, Any]] = {"greedy": {}, "beams 5": {"num_beams": 5}}
 BATCH_SIZES = (1, 32)
 MAX_NEW_TOKENS = 48
-BATCHES_OF_TOKENS = (512, 1024, 2048, 4096, 8192)
+BATCHES_OF_TOKENS = (1024, 2048, 4096)
 """Of which the best is CTranslate2's own way with a list."""
 BARE = "bare "
 """What CTranslate2 without this package is called in results, before the name of the export."""
@@ -174,7 +174,7 @@ def list_pipelines(pipe: Any, exports: dict[str, Exported], words: list[str]) ->
         if exported.engine == "ctranslate2":
             translate = functools.partial(BareTranslator(exported), beam_size=1, batch_type="tokens")
             sizes = {size: functools.partial(translate, max_batch_size=size) for size in BATCHES_OF_TOKENS}
-            spent = measure({str(size): way for size, way in sizes.items()}, dict.fromkeys(map(str, sizes), words), 2)
+            spent = measure({str(size): way for size, way in sizes.items()}, dict.fromkeys(map(str, sizes), words), 1)
             best = min(sizes, key=lambda size: spent["milliseconds_per_input"][str(size)])
             print(name, "batches of its own", spent["milliseconds_per_input"], flush=True)
             ways[f"{BARE}{name}"] = sizes[best]
@@ -238,9 +238,10 @@ def measure_model(folder: str, words: list[str], options: argparse.Namespace) ->
             print(folder, label, batch_size, *(row[name] for name in SHOWN), flush=True)
             rows.append(row)
     given = words[: options.num_inputs]
-    ways = list_pipelines(pipe, exports, given[: max(1, len(given) // 5)])
-    part = given[: max(1, round(options.peer_share * len(given)))]
-    listed = measure(ways, {name: part if name == "plain" else given for name in ways}, options.num_list_rounds)
+    ways = list_pipelines(pipe, exports, given[: max(1, len(given) // 10)])
+    shares = {name: 1.0 if "ctranslate2" in name else options.share for name in ways} | {"plain": options.peer_share}
+    parts = {name: given[: max(1, round(share * len(given)))] for name, share in shares.items()}
+    listed = measure(ways, parts, options.num_list_rounds)
     print(folder, "list", *(listed[name] for name in SHOWN), flush=True)
     return {
         "hidden_size": config.hidden_size,
@@ -268,6 +269,7 @@ def main() -> None:
     parser.add_argument("--num_words", type=int, default=40, help="Words of a round at batch 1; eight times as many at 32.")
     parser.add_argument("--num_inputs", type=int, default=10_000, help="Inputs of the list.")
     parser.add_argument("--peer_share", type=float, default=0.02, help="The share of the list that the plain pipeline answers.")
+    parser.add_argument("--share", type=float, default=1.0, help="The share that PyTorch and ONNX Runtime answer.")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -177,7 +177,7 @@ def read_windows(
                 break
             window.append(row)
             place += 1
-            size += sum(tensor.nbytes for tensor in row.values() if torch.is_tensor(tensor))
+            size += sum(tensor.nbytes for tensor in row.values() if isinstance(tensor, torch.Tensor))
         yield window, error
         limit = min(2 * limit, MAX_ROWS_OF_WINDOW)
 
@@ -264,11 +264,8 @@ class RowPadding:
 def _describe(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What rows of one batch must have in common."""
     may_differ = _PADDED if all(name in row and row[name].dim() == 2 for name in _PADDED) else ()
-    return tuple(
-        (name, None if name in may_differ else value.shape[1:], value.dtype)
-        for name, value in sorted(row.items())
-        if torch.is_tensor(value)
-    )
+    tensors = [(name, value) for name, value in row.items() if isinstance(value, torch.Tensor)]
+    return tuple(sorted((name, None if name in may_differ else value.shape[1:], str(value.dtype)) for name, value in tensors))
 
 
 def _measure(row: Mapping[str, Any]) -> int:

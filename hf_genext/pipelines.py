@@ -165,7 +165,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         )
         self._writer = TargetWriter(self.model, self.processor, self.target_tokenizer)
         self._namer = SourceNamer(self.model, self.processor, self.tokenizer)
-        self.engine_model = open_engine(self.model, engine, quantization)
+        # The pipeline is not told by which token it was opened; a processor of ours is.
+        self.engine_model = open_engine(self.model, engine, quantization, getattr(self.processor, "access", {}))
 
     @property
     def reader(self) -> ConditionReader:
