@@ -1,20 +1,27 @@
-"""What decoding by steps and batches of like length are worth: CPU seconds beside `generate` and beside a plain pipeline.
+r"""What steps, exports and batches of like length are worth: CPU seconds beside `generate`, CTranslate2, a pipeline.
 
-    accelerate launch recipes/train_conditional.py recipes/g2p/demo.yaml --output_dir out/g2p-192 --max_minutes 9
-    accelerate launch recipes/train_conditional.py recipes/g2p/config.yaml --output_dir out/g2p-256 --max_minutes 9
-    python benchmarks/generation.py --models out/g2p-192 out/g2p-256          # about 15 minutes on one core
+    accelerate launch recipes/train_conditional.py recipes/g2p/demo.yaml --output_dir out/g2p-192 --max_minutes 9 \
+        --conditioner.use_qk_norm false --decoder.use_qk_norm false
+    accelerate launch recipes/train_conditional.py recipes/g2p/config.yaml --output_dir out/g2p-256 --max_minutes 9 \
+        --conditioner.use_qk_norm false --decoder.use_qk_norm false
+    python benchmarks/generation.py --models out/g2p-192 out/g2p-256          # about half an hour on one core
 
 Trained models, for random weights end where it happens to be: with those the lengths of outputs, and so all times, say nothing.
+Without the norm of queries and keys CTranslate2 runs them, too; where a model has it, the rows of CTranslate2 are left out.
 
 In each round every way of doing the same takes its turn on the same words, in one process; the order turns, too, and the first
-round warms up. The peers are Transformers' own: `model.generate`, and a pipeline with its defaults, which is what its
+round warms up. The peers are Transformers' own, `model.generate` and a pipeline with its defaults, which is what its
 text2text-generation pipeline was until version 4: one input after the other through `generate`. In a round the plain pipeline
-answers a part of the list, for its cost does not depend on how many inputs there are.
+answers a part of the list, for its cost does not depend on how many inputs there are. For its exports CTranslate2 is another,
+its `Translator`, called directly on the same export with what the tokenizer gives; for the list with its own batching, sorted
+by length, of the best of some numbers of tokens. Exports that are not in a model's folder are written there.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import itertools
 import json
 import os
 import random
@@ -22,6 +29,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, ROOT / "benchmarks"))]
 
+import ctranslate2
 import torch
 import transformers
 from transformers import Pipeline, pipeline
@@ -36,6 +45,8 @@ from transformers import Pipeline, pipeline
 import hf_genext  # noqa: F401  registers the pipeline
 from benchmarks.report import write_tables
 from hf_genext.devices import describe_device
+from hf_genext.engines.opening_engines import ENGINES, name_export
+from hf_genext.export import export_model
 from hf_genext.fast_decoding import generate_fast
 from recipes.g2p.prepare_data import prepare_data
 from recipes.running import describe_versions
@@ -44,6 +55,11 @@ RESULTS = ROOT / "benchmarks" / "results" / "generation.json"
 SEARCHES: dict[str, dict[str, Any]] = {"greedy": {}, "beams 5": {"num_beams": 5}}
 BATCH_SIZES = (1, 32)
 MAX_NEW_TOKENS = 48
+BATCHES_OF_TOKENS = (1024, 2048, 4096)
+"""Of which the best is CTranslate2's own way with a list."""
+BARE = "bare "
+"""What CTranslate2 without this package is called in results, before the name of the export."""
+SHOWN = ("ratio", "equal_tokens", "over_bare", "equal_to_bare")
 
 Way = Callable[[list[str]], list[str]]
 """Words to pronunciations."""
@@ -70,37 +86,103 @@ class PlainPipeline(Pipeline):
         return self.processor.target_tokenizer.decode(model_outputs[0], skip_special_tokens=True)
 
 
-def list_ways(pipe: Any, batch_size: int, search: dict[str, Any]) -> dict[str, Way]:
-    """The ways to decode a batch, the peer first; an engine that runs exported models would be one more."""
+@dataclass
+class Exported:
+    """An export of a model beside the model itself.
 
-    def decode(generate: Callable[..., torch.Tensor]) -> Way:
+    Attributes:
+        engine: Which engine runs it.
+        pipe: The pipeline that does.
+        folder: Where it stands.
+    """
+
+    engine: str
+    pipe: Any
+    folder: Path
+
+
+def open_exports(folder: str) -> dict[str, Exported]:
+    """The exports of a model, by what they are called in tables; those that are not there are written."""
+    exports = {}
+    for engine, quantization in itertools.product(ENGINES, (None, "int8")):
+        target = Path(folder, name_export(engine, quantization))
+        try:
+            if not target.is_dir():
+                export_model(folder, engine=engine, quantization=quantization)
+        except ValueError as error:
+            print(folder, "has no export for", engine, error, flush=True)
+            continue
+        pipe = pipeline("conditional-generation", model=folder, engine=engine, quantization=quantization)
+        exports[" ".join(filter(None, (engine, quantization)))] = Exported(engine, pipe, target)
+    return exports
+
+
+class BareTranslator:
+    """CTranslate2 as its own users call it: what the tokenizer gives goes in as it is, and what comes out is decoded.
+
+    Args:
+        exported: An export for it.
+    """
+
+    def __init__(self, exported: Exported) -> None:
+        self._processor = exported.pipe.processor
+        self._translator = ctranslate2.Translator(str(exported.folder), device="cpu", inter_threads=1, intra_threads=1)
+
+    def __call__(self, words: list[str], **arguments: Any) -> list[str]:
+        """Words to pronunciations, as `translate_batch` takes its arguments."""
+        tokens = [[str(number) for number in ids] for ids in self._processor.tokenizer(words)["input_ids"]]
+        results = self._translator.translate_batch(tokens, max_decoding_length=MAX_NEW_TOKENS, **arguments)
+        ids = [[int(token) for token in result.hypotheses[0]] for result in results]
+        return self._processor.target_tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
+def list_ways(pipe: Any, exports: dict[str, Exported], batch_size: int, search: dict[str, Any]) -> dict[str, Way]:
+    """The ways to decode a batch, the peer first."""
+
+    def cut(run: Callable[[list[str]], list[str]]) -> Way:
+        def decode(words: list[str]) -> list[str]:
+            return [text for start in range(0, len(words), batch_size) for text in run(words[start : start + batch_size])]
+
+        return decode
+
+    def generate(generate: Callable[..., torch.Tensor]) -> Way:
         def run(words: list[str]) -> list[str]:
-            answers = []
-            for start in range(0, len(words), batch_size):
-                batch = pipe.processor(text=words[start : start + batch_size], return_tensors="pt", padding=True)
-                ids = generate(**batch, **search, max_new_tokens=MAX_NEW_TOKENS)
-                answers += pipe.processor.target_tokenizer.batch_decode(ids, skip_special_tokens=True)
-            return answers
+            batch = pipe.processor(text=words, return_tensors="pt", padding=True)
+            ids = generate(**batch, **search, max_new_tokens=MAX_NEW_TOKENS)
+            return pipe.processor.target_tokenizer.batch_decode(ids, skip_special_tokens=True)
 
-        return run
+        return cut(run)
 
-    def step(**arguments: Any) -> torch.Tensor:
-        return generate_fast(pipe.model, **arguments)
+    ways = {"generate": generate(pipe.model.generate), "torch": generate(functools.partial(generate_fast, pipe.model))}
+    for name, exported in exports.items():
+        ways[name] = generate(exported.pipe.engine_model.generate)
+        if exported.engine == "ctranslate2":
+            ways[f"{BARE}{name}"] = cut(functools.partial(BareTranslator(exported), beam_size=search.get("num_beams", 1)))
+    return ways
 
-    return {"generate": decode(pipe.model.generate), "torch": decode(step)}
 
-
-def list_pipelines(pipe: Any) -> dict[str, Way]:
-    """The ways to answer a list, the peer first."""
+def list_pipelines(pipe: Any, exports: dict[str, Exported], words: list[str]) -> dict[str, Way]:
+    """The ways to answer a list, the peer first; CTranslate2's own batches are as large as is best for some of the words."""
     plain = PlainPipeline(model=pipe.model, processor=pipe.processor)
-    return {
-        "plain": lambda words: plain(words, max_new_tokens=MAX_NEW_TOKENS),
-        "torch": lambda words: [answer["generated_text"] for (answer,) in pipe(words, max_new_tokens=MAX_NEW_TOKENS)],
-    }
+
+    def answer(pipe: Any) -> Way:
+        return lambda words: [answer["generated_text"] for (answer,) in pipe(words, max_new_tokens=MAX_NEW_TOKENS)]
+
+    ways = {"plain": lambda words: plain(words, max_new_tokens=MAX_NEW_TOKENS), "torch": answer(pipe)}
+    for name, exported in exports.items():
+        ways[name] = answer(exported.pipe)
+        if exported.engine == "ctranslate2":
+            translate = functools.partial(BareTranslator(exported), beam_size=1, batch_type="tokens")
+            sizes = {size: functools.partial(translate, max_batch_size=size) for size in BATCHES_OF_TOKENS}
+            spent = measure({str(size): way for size, way in sizes.items()}, dict.fromkeys(map(str, sizes), words), 1)
+            best = min(sizes, key=lambda size: spent["milliseconds_per_input"][str(size)])
+            print(name, "batches of its own", spent["milliseconds_per_input"], flush=True)
+            ways[f"{BARE}{name}"] = sizes[best]
+    return ways
 
 
 def measure(ways: dict[str, Way], words: dict[str, list[str]], num_rounds: int) -> dict[str, Any]:
-    """Milliseconds of CPU time for an input in each way, in turns; the peer's over each, and the share of equal answers.
+    """Milliseconds of CPU time for an input in each way, in turns; the peer's over each, and the share of equal tokens.
 
     Args:
         ways: The peer first.
@@ -116,37 +198,55 @@ def measure(ways: dict[str, Way], words: dict[str, list[str]], num_rounds: int) 
             answers[name] = ways[name](words[name])
             spent[name].append(1e3 * (time.process_time() - started) / len(words[name]))
     medians = {name: statistics.median(rounds[1:]) for name, rounds in spent.items()}
-    pairs = {name: list(zip(answers[peer], answers[name], strict=False)) for name in others}
+    bare = {name: f"{BARE}{name}" for name in others if f"{BARE}{name}" in ways}
     return {
         "inputs": {name: len(given) for name, given in words.items()},
         "milliseconds_per_input": medians,
         "rounds": {name: rounds[1:] for name, rounds in spent.items()},
         "ratio": {name: medians[peer] / medians[name] for name in others},
-        "equal": {name: sum(first == second for first, second in found) / len(found) for name, found in pairs.items()},
+        "equal_tokens": {name: count_equal_tokens(answers[peer], answers[name]) for name in others},
+        "over_bare": {
+            name: statistics.median(ours / its for ours, its in zip(spent[name][1:], spent[other][1:], strict=True))
+            for name, other in bare.items()
+        },
+        "equal_to_bare": {name: count_equal_tokens(answers[other], answers[name]) for name, other in bare.items()},
     }
+
+
+def count_equal_tokens(first: list[str], second: list[str]) -> float:
+    """The share of positions that hold the same phoneme, of those of the longer of two pronunciations; as far as both go."""
+    equal = total = 0
+    for pair in zip(first, second, strict=False):
+        rows = [text.split() for text in pair]
+        equal += sum(one == other for one, other in zip(*rows, strict=False))
+        total += max(map(len, rows))
+    return equal / total
 
 
 def measure_model(folder: str, words: list[str], options: argparse.Namespace) -> dict[str, Any]:
     """Everything about one model."""
-    pipe = pipeline("conditional-generation", model=folder)
+    pipe = pipeline("conditional-generation", model=folder, engine="torch")
+    exports = open_exports(folder)
     config = pipe.model.config.decoder
     rows = []
     for label, search in SEARCHES.items():
         for batch_size in BATCH_SIZES:
-            ways = list_ways(pipe, batch_size, search)
+            ways = list_ways(pipe, exports, batch_size, search)
             given = words[: options.num_words * (1 if batch_size == 1 else 8)]
             row = {"search": label, "batch_size": batch_size}
             row |= measure(ways, dict.fromkeys(ways, given), options.num_rounds)
-            print(folder, label, batch_size, row["ratio"], row["equal"], flush=True)
+            print(folder, label, batch_size, *(row[name] for name in SHOWN), flush=True)
             rows.append(row)
-    ways = list_pipelines(pipe)
     given = words[: options.num_inputs]
-    part = given[: max(1, round(options.peer_share * len(given)))]
-    listed = measure(ways, {name: part if name == "plain" else given for name in ways}, options.num_list_rounds)
-    print(folder, "list", listed["ratio"], listed["equal"], flush=True)
+    ways = list_pipelines(pipe, exports, given[: max(1, len(given) // 10)])
+    shares = {name: 1.0 if "ctranslate2" in name else options.share for name in ways} | {"plain": options.peer_share}
+    parts = {name: given[: max(1, round(share * len(given)))] for name, share in shares.items()}
+    listed = measure(ways, parts, options.num_list_rounds)
+    print(folder, "list", *(listed[name] for name in SHOWN), flush=True)
     return {
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
+        "use_qk_norm": config.use_qk_norm,
         "batches": rows,
         "list": listed,
     }
@@ -169,6 +269,7 @@ def main() -> None:
     parser.add_argument("--num_words", type=int, default=40, help="Words of a round at batch 1; eight times as many at 32.")
     parser.add_argument("--num_inputs", type=int, default=10_000, help="Inputs of the list.")
     parser.add_argument("--peer_share", type=float, default=0.02, help="The share of the list that the plain pipeline answers.")
+    parser.add_argument("--share", type=float, default=1.0, help="The share that PyTorch and ONNX Runtime answer.")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)

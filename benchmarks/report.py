@@ -181,24 +181,24 @@ def _cached_encoders(results: dict[str, Any]) -> str:
 
 
 def _generation(results: dict[str, Any]) -> str:
-    ways = list(results["models"][0]["batches"][0]["ratio"])
-    shown = " | ".join(f"{way}: ms an input | ratio | equal" for way in ways)
-    lines = [f"| model | search | inputs at once | Transformers, ms an input | {shown} |"]
-    lines.append("|---|---|---:|---:|" + "---:|---:|---:|" * len(ways))
+    lines = ["| model | search | inputs at once | way | ms an input | ratio | equal tokens | beside bare CTranslate2 |"]
+    lines.append("|---|---|---:|---|---:|---:|---:|---:|")
 
-    def show(model: dict[str, Any], search: str, size: str, row: dict[str, Any]) -> str:
-        spent = row["milliseconds_per_input"]
-        (peer,) = spent.keys() - row["ratio"].keys()
-        cells = [f"{model['num_hidden_layers']}+{model['num_hidden_layers']} layers, {model['hidden_size']}", search, size]
-        cells.append(f"{spent[peer]:.2f}")
-        for way in ways:
-            cells += [f"{spent[way]:.2f}", f"**{row['ratio'][way]:.2f}**", f"{100 * row['equal'][way]:.1f}%"]
-        return f"| {' | '.join(cells)} |"
+    def show(model: dict[str, Any], search: str, size: str, row: dict[str, Any]) -> None:
+        layers = model["num_hidden_layers"]
+        norm = ", query and key norm" if model["use_qk_norm"] else ""
+        for way, spent in row["milliseconds_per_input"].items():
+            cells = [f"{layers}+{layers} layers, {model['hidden_size']}{norm}", search, size, way, f"{spent:.2f}"]
+            has_ratio = way in row["ratio"]
+            cells += [f"**{row['ratio'][way]:.2f}**", f"{100 * row['equal_tokens'][way]:.1f}%"] if has_ratio else ["1.00", ""]
+            cells.append(f"{row['over_bare'][way]:.3f}" if way in row["over_bare"] else "")
+            lines.append(f"| {' | '.join(cells)} |")
 
     for model in results["models"]:
-        lines += [show(model, row["search"], str(row["batch_size"]), row) for row in model["batches"]]
+        for row in model["batches"]:
+            show(model, row["search"], str(row["batch_size"]), row)
         size = max(model["list"]["inputs"].values())
-        lines.append(show(model, "greedy, pipeline", f"a list of {size:,}", model["list"]))
+        show(model, "greedy, pipeline", f"a list of {size:,}", model["list"])
     first = results["models"][0]
     rounds, listed = (len(row["rounds"]["torch"]) for row in (first["batches"][0], first["list"]))
     note = f"medians of {rounds} rounds that take turns, {listed} for the list, of which the plain pipeline answers a part"

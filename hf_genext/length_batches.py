@@ -8,6 +8,7 @@ Legend: rows (conditions), length (input positions), returned (outputs of each c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,8 @@ MAX_TOKENS_PER_BATCH = 4096
 MAX_ROWS_PER_BATCH = 256
 """Rows of a batch, beams counted: conditions may be short where outputs are long."""
 MAX_ROWS_OF_WINDOW = 2048
+MAX_ROWS_READ_AHEAD = 256
+"""Inputs that are read together."""
 MAX_BYTES_OF_WINDOW = 64 << 20
 
 _PADDED = ("input_ids", "attention_mask")
@@ -37,6 +40,7 @@ class LengthSorted(IterableDataset):
         rows: Inputs of the model, each with a batch axis of 1, and whatever else goes with a row in lists.
         forward: Runs the model on a batch, and gives what has as many entries.
         pad: Makes a batch of several rows.
+        finish: Makes an answer of each entry of what `forward` gave, of which it is told how many there are.
         max_rows: Of a batch.
         is_eager: Whether all answers are waited for anyhow, so that the first window may be as large as the others. It begins
             with one row else, and each has twice as many as the one before.
@@ -47,30 +51,70 @@ class LengthSorted(IterableDataset):
         rows: Iterable[Mapping[str, Any]],
         forward: Callable[[dict[str, Any]], Mapping[str, Any]],
         pad: Callable[[list[Mapping[str, Any]]], Mapping[str, Any]],
+        finish: Callable[[Mapping[str, Any], int], list[Any]],
         *,
         max_rows: int = MAX_ROWS_PER_BATCH,
         max_tokens: int = MAX_TOKENS_PER_BATCH,
         is_eager: bool = False,
     ) -> None:
-        self._rows, self._forward, self._pad = rows, forward, pad
+        self._rows, self._forward, self._pad, self._finish = rows, forward, pad, finish
         self._max_rows, self._max_tokens, self._is_eager = max_rows, max_tokens, is_eager
 
     def __len__(self) -> int:
         return len(self._rows)  # type: ignore[arg-type]
 
-    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+    def __iter__(self) -> Iterator[Any]:
         for window, error in read_windows(self._rows, 1 if not self._is_eager else MAX_ROWS_OF_WINDOW):
             yield from self._answer(window)
             if error is not None:
                 raise error
 
-    def _answer(self, window: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        answers: list[Mapping[str, Any]] = [{}] * len(window)
+    def _answer(self, window: list[Mapping[str, Any]]) -> list[Any]:
+        answers: list[Any] = [None] * len(window)
         for batch in plan_batches(window, max_tokens=self._max_tokens, max_rows=self._max_rows):
             outputs = self._forward(dict(self._pad([window[index] for index in batch])))
-            for place, index in enumerate(batch):
-                answers[index] = {name: _take(value, place) for name, value in outputs.items()}
+            for index, answer in zip(batch, self._finish(outputs, len(batch)), strict=True):
+                answers[index] = answer
         return answers
+
+
+class RowsAhead:
+    """Rows of inputs that are read some at a time, no more of them than a [`LengthSorted`] asks for at once.
+
+    Args:
+        inputs: What is read.
+        iterate: Makes an iterator over them.
+        read: Reads some inputs to as many rows.
+        first: Inputs that are read at first; twice as many each time, up to the most.
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        iterate: Callable[[Any], Iterator[Any]],
+        read: Callable[[list[Any]], Iterable[Mapping[str, Any]]],
+        first: int,
+    ) -> None:
+        self._inputs, self._iterate, self._read, self._first = inputs, iterate, read, first
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        iterator, count = self._iterate(self._inputs), min(self._first, MAX_ROWS_OF_WINDOW)
+        while True:
+            given: list[Any] = []
+            error = None
+            try:
+                given.extend(itertools.islice(iterator, count))
+            except Exception as failure:  # Those before it are answered first.
+                error = failure
+            yield from self._read(given)
+            if error is not None:
+                raise error
+            if len(given) < count:
+                return
+            count = min(2 * count, MAX_ROWS_READ_AHEAD, MAX_ROWS_OF_WINDOW)
 
 
 def run_each(
@@ -103,7 +147,7 @@ def run_each(
                 waiting += [batch[len(batch) // 2 :], batch[: len(batch) // 2]]
             continue
         for place, index in enumerate(batch):
-            answers[index] = {name: _take(value, place) for name, value in outputs.items()}
+            answers[index] = take_entry(outputs, place)
     return answers
 
 
@@ -133,7 +177,7 @@ def read_windows(
                 break
             window.append(row)
             place += 1
-            size += sum(tensor.nbytes for tensor in row.values() if torch.is_tensor(tensor))
+            size += sum(tensor.nbytes for tensor in row.values() if isinstance(tensor, torch.Tensor))
         yield window, error
         limit = min(2 * limit, MAX_ROWS_OF_WINDOW)
 
@@ -220,11 +264,8 @@ class RowPadding:
 def _describe(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What rows of one batch must have in common."""
     may_differ = _PADDED if all(name in row and row[name].dim() == 2 for name in _PADDED) else ()
-    return tuple(
-        (name, None if name in may_differ else value.shape[1:], value.dtype)
-        for name, value in sorted(row.items())
-        if torch.is_tensor(value)
-    )
+    tensors = [(name, value) for name, value in row.items() if isinstance(value, torch.Tensor)]
+    return tuple(sorted((name, None if name in may_differ else value.shape[1:], str(value.dtype)) for name, value in tensors))
 
 
 def _measure(row: Mapping[str, Any]) -> int:
@@ -235,17 +276,19 @@ def _measure(row: Mapping[str, Any]) -> int:
     return max((value.shape[1] for value in row.values() if torch.is_tensor(value) and value.dim() > 1), default=1)
 
 
-def _take(value: Any, place: int) -> Any:
-    """A row of a batch's output, with the batch axis that it would have alone."""
-    return value[place : place + 1] if torch.is_tensor(value) else value[place]
+def take_entry(outputs: Mapping[str, Any], place: int) -> dict[str, Any]:
+    """A row of a batch's outputs, with the batch axis that it would have alone."""
+    return {name: value[place : place + 1] if torch.is_tensor(value) else value[place] for name, value in outputs.items()}
 
 
 __all__ = [
     "LengthSorted",
     "RowPadding",
+    "RowsAhead",
     "batch_by_length",
     "count_outputs",
     "plan_batches",
     "read_windows",
     "run_each",
+    "take_entry",
 ]

@@ -5,6 +5,7 @@ Legend: batch, length (input positions).
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,6 +104,10 @@ class ConditionReader:
         self._image_processor = getattr(processor, "image_processor", None) or image_processor
         self._feature_extractor = getattr(processor, "feature_extractor", None) or feature_extractor
         self._is_ours = hasattr(processor, "read_conditions")
+        has_others = hasattr(getattr(model.config, "conditioner", None), "conditioners")
+        self._reads_text_alone = (
+            self._is_ours and not has_others and self._find_medium() is None and self.list_conditions() == ["text"]
+        )
 
     def read(self, given: Any, options: TextOptions) -> tuple[dict[str, torch.Tensor], bool]:
         """One condition to the model's inputs, with a batch of one, and whether its text was cut.
@@ -121,6 +126,28 @@ class ConditionReader:
         if self._is_ours:
             return self._read_with_processor(condition, options)
         return self._read_with_parts(condition, options)
+
+    def read_texts(self, texts: Sequence[Any]) -> list[dict[str, torch.Tensor]] | None:
+        """Texts to what [`read`] gives for each of them, read together.
+
+        Returns:
+            `None` where that would not be the same: for anything but texts with some content that the model takes whole, and
+            for a model of more than text.
+        """
+        if not self._reads_text_alone or not all(isinstance(text, str) and text.strip() for text in texts) or not texts:
+            return None
+        encoded = dict(self._processor.tokenizer(list(texts)))
+        encoded.pop("token_type_ids", None)
+        if set(encoded) != {"input_ids", "attention_mask"}:
+            return None
+        lengths = [len(ids) for ids in encoded["input_ids"]]
+        if max(lengths) >= self._tokenizer.model_max_length:
+            return None
+        columns = (
+            torch.tensor([[*itertools.chain.from_iterable(encoded[name])]]).split(lengths, dim=1)
+            for name in ("input_ids", "attention_mask")
+        )
+        return [{"input_ids": ids, "attention_mask": mask} for ids, mask in zip(*columns, strict=True)]
 
     def list_conditions(self) -> list[str]:
         """What the model is given: some of text, image, audio, vector and label, or nothing."""

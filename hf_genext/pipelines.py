@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -172,7 +172,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         )
         self._writer = TargetWriter(self.model, self.processor, self.target_tokenizer)
         self._namer = SourceNamer(self.model, self.processor, self.tokenizer)
-        self.engine_model = open_engine(self.model, engine, quantization)
+        # The pipeline is not told by which token it was opened; a processor of ours is.
+        self.engine_model = open_engine(self.model, engine, quantization, getattr(self.processor, "access", {}))
 
     @property
     def reader(self) -> ConditionReader:
@@ -357,6 +358,17 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         row = Row(None, row.seed, row.targets, row.channel, was_cut)
         return {**inputs, "rows": [row]}
 
+    def preprocess_many(self, inputs: Sequence[Any], **parameters: Any) -> Iterable[dict[str, Any]]:
+        """What `preprocess` gives for each of some inputs; texts are read together."""
+        rows = [given if isinstance(given, Row) else Row(given) for given in inputs]
+        # Nothing is cut of what is read so, so that truncation does not matter.
+        is_plain = parameters.keys() <= {"truncation"} and not getattr(self, "prefix", None)
+        read = self._reader.read_texts([row.condition for row in rows]) if is_plain else None
+        if read is None:
+            return super().preprocess_many(rows, **parameters)
+        kept = (Row(None, row.seed, row.targets, row.channel) for row in rows)
+        return ({**tensors, "rows": [row]} for tensors, row in zip(read, kept, strict=True))
+
     def _forward(self, model_inputs: dict[str, Any], **arguments: Any) -> dict[str, Any]:
         """Run the model on a batch: ids (batch, returned, target) and their scores, or the parameters of single outputs."""
         rows = [row for part in model_inputs.pop("rows") for row in (part if isinstance(part, list) else [part])]
@@ -504,6 +516,15 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
                 if is_allowed
             ]
         return answers
+
+    def postprocess_many(self, outputs: Mapping[str, Any], count: int, **parameters: Any) -> list[Any]:
+        """What `postprocess` gives for each condition of a batch; texts that nothing goes with are decoded together."""
+        if set(outputs) != {"sequences", "was_cut"} or bool(outputs["was_cut"].any()):
+            return super().postprocess_many(outputs, count, **parameters)
+        sequences = outputs["sequences"]
+        together = {"sequences": sequences.flatten(0, 1)[None], "was_cut": outputs["was_cut"][:1]}
+        answers, returned = self.postprocess(together, **parameters), sequences.shape[1]
+        return [answers[place * returned : (place + 1) * returned] for place in range(count)]
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Save model and processor, so that the folder opens without remote code where the package is installed.

@@ -6,14 +6,24 @@ Legend: batch (inputs that run at once).
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from transformers import Pipeline
 
 from .fast_decoding import find_obstacle, get_setting
-from .length_batches import MAX_ROWS_PER_BATCH, MAX_TOKENS_PER_BATCH, LengthSorted, RowPadding, count_outputs, run_each
-from .pipeline_inputs import Row
+from .length_batches import (
+    MAX_ROWS_PER_BATCH,
+    MAX_ROWS_READ_AHEAD,
+    MAX_TOKENS_PER_BATCH,
+    LengthSorted,
+    RowPadding,
+    RowsAhead,
+    count_outputs,
+    run_each,
+    take_entry,
+)
+from .pipeline_inputs import Row, iterate_inputs
 
 AUTOMATIC = 0
 """The batch size of many inputs for which nobody chose one, and that give the same in batches of like length."""
@@ -29,6 +39,14 @@ class LengthSortedPipeline(Pipeline):
 
     _own_arguments: ClassVar[tuple[str, ...]] = ()
     engine_model: Any
+
+    def preprocess_many(self, inputs: Sequence[Any], **parameters: Any) -> Iterable[dict[str, Any]]:
+        """What `preprocess` gives for each of some inputs, in their order."""
+        return (self.preprocess(given, **parameters) for given in inputs)
+
+    def postprocess_many(self, outputs: Mapping[str, Any], count: int, **parameters: Any) -> list[Any]:
+        """What `postprocess` gives for each of the entries of what a batch gave."""
+        return [self.postprocess(take_entry(outputs, place), **parameters) for place in range(count)]
 
     def answer_each(self, inputs: Sequence[Any], *, batch_size: int | None = None, **kwargs: Any) -> list[Any]:
         """What a call gives for a list, with the error of each input that fails in the place of its answer.
@@ -51,7 +69,11 @@ class LengthSortedPipeline(Pipeline):
         limits = {"max_rows": 1 if size is None else size}
         if size == AUTOMATIC:
             limits = self._limit_batches(forward)
-        answers: list[Any] = [self._try(self.preprocess, given, preprocess) for given in inputs]
+        answers: list[Any]
+        try:
+            answers = list(self.preprocess_many(inputs, **preprocess))
+        except Exception:  # One of them, and each has its own answer.
+            answers = [self._try(self.preprocess, given, preprocess) for given in inputs]
         read = [place for place, answer in enumerate(answers) if not isinstance(answer, Exception)]
         run = functools.partial(self.forward, **forward)
         outputs = run_each([answers[place] for place in read], run, RowPadding(self.model), **limits)
@@ -77,7 +99,7 @@ class LengthSortedPipeline(Pipeline):
             if batch_size < 1:
                 raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
             return batch_size
-        if not self.model.can_generate() or getattr(self.engine_model, "mixes_rows", False):
+        if not self.model.can_generate():
             return None
         arguments = self._list_arguments({**self._forward_params, **self._sanitize_parameters(**kwargs)[1]})
         if find_obstacle(self.model, **arguments) is not None:
@@ -100,15 +122,27 @@ class LengthSortedPipeline(Pipeline):
         """The answers of many inputs one after the other, as Transformers gives them, or by batches of like length."""
         parameters = (preprocess_params, forward_params, postprocess_params)
         answers: Any = super().get_iterator(inputs, num_workers, batch_size or 1, *parameters)
-        if batch_size == AUTOMATIC:
-            forward, limits = functools.partial(self.forward, **forward_params), self._limit_batches(forward_params)
-            rows, is_eager = answers.loader.loader, isinstance(inputs, list)
-            answers.loader = LengthSorted(rows, forward, RowPadding(self.model), is_eager=is_eager, **limits)
+        if batch_size != AUTOMATIC:
+            return answers
+        is_eager = isinstance(inputs, list)
+        rows = answers.loader.loader
+        if not num_workers:
+            read = functools.partial(self.preprocess_many, **preprocess_params)
+            rows = RowsAhead(inputs, iterate_inputs, read, MAX_ROWS_READ_AHEAD if is_eager else 1)
+        forward = functools.partial(self.forward, **forward_params)
+        finish = functools.partial(self.postprocess_many, **postprocess_params)
+        limits = self._limit_batches(forward_params)
+        answers.loader = LengthSorted(rows, forward, RowPadding(self.model), finish, is_eager=is_eager, **limits)
+        answers.infer, answers.params = _keep, {}
         return answers
 
     def _limit_batches(self, forward_params: dict[str, Any]) -> dict[str, int]:
         outputs = count_outputs(self.model, self._list_arguments(forward_params))
         return {"max_rows": max(1, MAX_ROWS_PER_BATCH // outputs), "max_tokens": MAX_TOKENS_PER_BATCH // outputs}
+
+
+def _keep(answer: Any) -> Any:
+    return answer
 
 
 __all__ = ["AUTOMATIC", "LengthSortedPipeline"]

@@ -178,6 +178,7 @@ def read(job: dict) -> dict:
     hub = job.get("hub", {})
     told, opened, objects = open_kind(job["kind"], job["repo"], hub)
     told["modules"] = sorted({type(each).__module__.split(".")[0] for each in objects})
+    told["engine"] = getattr(getattr(opened, "engine_model", None), "engine", "torch")
     if "save" in job:
         save_kind(opened, job["save"])
     if job.get("twice"):

@@ -351,11 +351,36 @@ def test_ctranslate2_leaves_other_start_tokens_to_pytorch(ctranslate2_folder):
     assert pipe(WORDS, decoder_start_token_id=7) == peer(WORDS, decoder_start_token_id=7)
 
 
-def test_rows_that_int8_would_mix_run_alone_unless_batches_are_asked_for(onnx_folder):
+def test_a_row_by_int8_does_not_depend_on_its_batch(tmp_path):
+    model = build_model(seed=5)
+    # Rows of one length, so that nothing is masked; one of them has far larger states, whose scale the others must not take.
+    ids = build_batch(9)["input_ids"].clamp(min=4)
+    with torch.no_grad():
+        model.encoder.conditioner.embed_tokens.weight[ids[3, 0]] *= 50
+    write_onnx(model, tmp_path, "int8")
+    exported = OnnxModel(model, tmp_path)
+    tokens = torch.randint(4, 37, (9, 6), generator=torch.Generator().manual_seed(1))
+
+    def run(rows):
+        memory = exported.encode_conditions({"input_ids": ids[rows], "attention_mask": torch.ones_like(ids[rows])})
+        stepper = exported.start_steps(memory)
+        return memory.last_hidden_state, torch.stack([stepper.step(column).clone() for column in tokens[rows].t()], dim=1)
+
+    memory, logits = run(slice(0, 9))
+    for row in range(9):
+        for given, wanted in zip(run(slice(row, row + 1)), (memory, logits), strict=True):
+            torch.testing.assert_close(given[0], wanted[row], atol=1e-5, rtol=1e-5)
+    exact = model.encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    assert not torch.allclose(memory, exact, atol=1e-3), "nothing was rounded; the specimen shows nothing"
+
+
+def test_answers_by_int8_are_those_of_each_row_alone(onnx_folder):
     pipe = open_pipeline(onnx_folder, engine="onnx", quantization="int8")
-    assert pipe._choose_batch_size() is None
-    assert pipe._choose_batch_size(batch_size=8) == 8
-    assert open_pipeline(onnx_folder, engine="onnx")._choose_batch_size() == 0
+    call = {"return_scores": True, "num_beams": 2, "num_return_sequences": 2}
+    alone = [pipe(word, **call) for word in WORDS]
+    for batch_size in (None, 3):
+        assert_equal_answers(pipe(WORDS, batch_size=batch_size, **call), alone)
+    assert pipe._choose_batch_size() == 0
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from test_hub import RESULTS
 from transformers import AutoConfig, pipeline
 from transformers.dynamic_module_utils import get_imports, get_relative_import_files
 
-from hf_genext import ConditionalGenerationPipeline, GenextModel, StaticEmbeddingModel
+from hf_genext import ConditionalGenerationPipeline, GenextModel, GenextProcessor, StaticEmbeddingModel
 from hf_genext.genext.modeling_genext import GenextForConditionalGeneration
 from hf_genext.hub import render_model_card
 from hf_genext.publishing import add_code, complete_folder, flatten_code
@@ -512,6 +512,29 @@ def test_what_stands_beside_the_model_goes_along(bench, tmp_path):
     assert {"curve.png", "results.json", "ctranslate2/model.bin"} <= set(repository)
     assert b'model="me/beside"' in repository["README.md"]
     assert_same(bench.run({"do": "read", "repo": "me/beside", "world": "bare", "hub": {"trust_remote_code": True}}), pushed)
+
+
+@pytest.mark.slow
+def test_a_token_of_the_call_opens_the_exports_of_a_private_repository(bench):
+    pytest.importorskip("onnxruntime", reason="needs the extra: pip install 'hf_genext[onnx]'")
+    program = (
+        "from hf_genext import pipeline\nfrom hf_genext.export import export_model\n"
+        "export_model('out/g2p')\n"
+        "pipeline('conditional-generation', model='out/g2p').push_to_hub('me/exported', private=True)\n"
+    )
+    pushed = bench.run({"do": "run", "program": program})
+    told = bench.run({"do": "read", "repo": "me/exported", "hub": {"token": "hf_of_me"}}, token=None)
+    assert told["engine"] == "onnx"
+    assert_same(told, pushed)
+
+
+def test_the_token_that_opened_a_processor_is_not_saved(tmp_path):
+    build_processor().save_pretrained(tmp_path / "first")
+    opened = GenextProcessor.from_pretrained(tmp_path / "first", token="hf_of_me")
+    assert opened.access == {"token": "hf_of_me"}
+    opened.save_pretrained(tmp_path / "second")
+    assert "hf_of_me" not in repr(opened)
+    assert not [path for path in (tmp_path / "second").rglob("*") if path.is_file() and b"hf_of_me" in path.read_bytes()]
 
 
 @pytest.mark.slow

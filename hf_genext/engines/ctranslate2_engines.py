@@ -8,13 +8,13 @@ Legend: batch (conditions), length (input positions), returned (outputs of each 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from .models_engines import EngineModel, require_package
@@ -71,11 +71,12 @@ class CTranslate2Model(EngineModel):
     title = "CTranslate2"
     _own_settings: Set[str] = frozenset()
     """Arguments of the model's own `generate` that are settings."""
+    _known_settings: Set[str] = frozenset(_KNOWN)
 
     def __init__(self, model: PreTrainedModel, folder: Path) -> None:
         super().__init__(model)
         self._engine = self._open(require_package("ctranslate2"), str(folder))
-        self._settled: tuple[str, GenerationConfig, dict[str, Any]] | None = None
+        self._settled: tuple[str, GenerationConfig, dict[str, Any], str | None] | None = None
 
     def _open(self, ctranslate2: Any, folder: str) -> Any:
         return ctranslate2.Translator(folder, device="cpu", inter_threads=1, intra_threads=torch.get_num_threads())
@@ -84,20 +85,20 @@ class CTranslate2Model(EngineModel):
         """That it writes whole outputs."""
         return "CTranslate2 writes whole outputs"
 
-    @torch.no_grad()
     def generate(self, **arguments: Any) -> Any:
         """As [`EngineModel.generate`]."""
         inputs = {name: value for name, value in arguments.items() if torch.is_tensor(value)}
         processors = list(arguments.get("logits_processor") or [])
         settings = {name: value for name, value in arguments.items() if name not in inputs and name != "logits_processor"}
-        config, unknown = self._settle(settings)
-        obstacle = self._find_obstacle(inputs, config, unknown, processors) or self._find_difference(config)
+        config, unknown, setting = self._settle(settings)
+        obstacle = self._find_obstacle(inputs, config, unknown, processors) or setting or self._find_difference(config)
         if obstacle is not None:
-            return self._fall_back(obstacle, arguments)
+            with torch.no_grad():
+                return self._fall_back(obstacle, arguments)
         return self._run(inputs, config, processors)
 
-    def _settle(self, settings: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any]]:
-        """The configuration of a call, and what is none; worked out once for calls like the one before."""
+    def _settle(self, settings: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any], str | None]:
+        """The configuration of a call, what is none, and which setting is an obstacle; once for calls like the one before."""
         key = repr((settings, vars(self.torch_model.generation_config)))
         settled = self._settled
         if settled is None or settled[0] != key:
@@ -105,7 +106,7 @@ class CTranslate2Model(EngineModel):
             config, unknown = self.torch_model._prepare_generation_config(settings.get("generation_config"), **others)
             for name in self._own_settings & unknown.keys():
                 setattr(config, name, unknown.pop(name))
-            settled = self._settled = (key, config, unknown)
+            settled = self._settled = (key, config, unknown, _find_setting(config, self._known_settings))
         return settled[1:]
 
     def _find_obstacle(
@@ -123,7 +124,7 @@ class CTranslate2Model(EngineModel):
         start = config.decoder_start_token_id if prompts is None else prompts[:, 0].unique().tolist()
         if start not in (own := self.torch_model.generation_config.decoder_start_token_id, [own]):
             return f"outputs begin with token {start}, and those of the export with {own}"
-        return _find_setting(config) or _find_processor(processors)
+        return _find_processor(processors)
 
     def _find_difference(self, config: GenerationConfig) -> str | None:
         if self.only_exact and (config.num_beams or 1) > 1:
@@ -131,24 +132,22 @@ class CTranslate2Model(EngineModel):
         return None
 
     def _run(self, inputs: Mapping[str, torch.Tensor], config: GenerationConfig, processors: list[Any]) -> torch.Tensor:
-        ids, beams = inputs["input_ids"], config.num_beams or 1
-        mask = inputs.get("attention_mask")
-        real = torch.ones_like(ids) if mask is None else mask
-        prompts = inputs.get("decoder_input_ids")
-        if prompts is None:
-            start = config.decoder_start_token_id
-            prompts = torch.full((len(ids), 1), config.bos_token_id if start is None else start)
+        sources, beams = _list_real(inputs["input_ids"], inputs.get("attention_mask")), config.num_beams or 1
+        prompts = self._list_prompts(inputs.get("decoder_input_ids"), config, len(sources))
         returned = config.num_return_sequences or 1
-        for processor in processors:
-            processor(prompts.repeat_interleave(max(beams, returned), dim=0), None)
-        forced = [] if config.forced_bos_token_id is None or prompts.shape[1] > 1 else [config.forced_bos_token_id]
-        prefixes = [[*row[1:], *forced] for row in prompts.tolist()]
-        room = config.max_new_tokens or (config.max_length or 20) - prompts.shape[1]
+        if processors:
+            rows = torch.tensor(prompts).repeat_interleave(max(beams, returned), dim=0)
+            for processor in processors:
+                processor(rows, None)
+        width = len(prompts[0])
+        forced = [] if config.forced_bos_token_id is None or width > 1 else [config.forced_bos_token_id]
+        prefixes = [_name([*row[1:], *forced]) for row in prompts] if forced or width > 1 else None
+        room = config.max_new_tokens or (config.max_length or 20) - width
         last = config.forced_eos_token_id
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         results = self._engine.translate_batch(
-            [_name(row[keep].tolist()) for row, keep in zip(ids, real.bool(), strict=True)],
-            [_name(prefix) for prefix in prefixes] if prefixes[0] else None,
+            [_name(row) for row in sources],
+            prefixes,
             beam_size=beams,
             num_hypotheses=returned,
             length_penalty=config.length_penalty if beams > 1 else 1,
@@ -156,24 +155,33 @@ class CTranslate2Model(EngineModel):
             end_token=ends,
             return_end_token=True,
             max_input_length=0,
-            max_decoding_length=prompts.shape[1] - 1 + room - (last is not None),
+            max_decoding_length=width - 1 + room - (last is not None),
             min_decoding_length=0,
         )
-        outputs = []
-        for result, prompt in zip(results, prompts.tolist(), strict=True):
-            for tokens in result.hypotheses:
-                written = [prompt[0], *map(int, tokens)]
-                # What is cut ends all the same, where the model's settings say so.
-                is_cut = last is not None and written[-1] not in ends
-                outputs.append(torch.tensor([*written, last] if is_cut else written))
-        pad = ends[0] if config.pad_token_id is None else config.pad_token_id
-        return nn.utils.rnn.pad_sequence(outputs, batch_first=True, padding_value=pad)
+        outputs = [
+            [prompt[0], *map(int, tokens)]
+            for result, prompt in zip(results, prompts, strict=True)
+            for tokens in result.hypotheses
+        ]
+        if last is not None:
+            # What is cut ends all the same, where the model's settings say so.
+            outputs = [written if written[-1] in ends else [*written, last] for written in outputs]
+        return _pad(outputs, ends[0] if config.pad_token_id is None else config.pad_token_id)
+
+    @staticmethod
+    def _list_prompts(given: torch.Tensor | None, config: GenerationConfig, count: int) -> list[list[int]]:
+        """What outputs begin with: of each row the tokens that are given, or the start token."""
+        if given is not None:
+            return given.tolist()
+        start = config.decoder_start_token_id
+        return [[config.bos_token_id if start is None else start]] * count
 
 
 class CTranslate2Whisper(CTranslate2Model):
     """Whisper in CTranslate2: recordings of up to 30 seconds, without time stamps."""
 
     _own_settings = frozenset(("language", "task"))
+    _known_settings = frozenset(_KNOWN | _KNOWN_OF_WHISPER)
 
     def _open(self, ctranslate2: Any, folder: str) -> Any:
         self._view = ctranslate2.StorageView.from_array
@@ -196,7 +204,7 @@ class CTranslate2Whisper(CTranslate2Model):
         for name in ("suppress_tokens", "begin_suppress_tokens"):
             if getattr(config, name) != getattr(own, name):
                 return f"{name} is not what was exported"
-        return _find_setting(config, _KNOWN_OF_WHISPER)
+        return None
 
     def _run(self, inputs: Mapping[str, torch.Tensor], config: GenerationConfig, processors: list[Any]) -> torch.Tensor:
         features = inputs["input_features"]
@@ -215,8 +223,7 @@ class CTranslate2Whisper(CTranslate2Model):
             max_length=prompts.shape[1] + room,
         )
         # Whisper's own `generate` gives its outputs without prompt and end, too.
-        outputs = [torch.tensor(tokens, dtype=torch.long) for result in results for tokens in result.sequences_ids]
-        return nn.utils.rnn.pad_sequence(outputs, batch_first=True, padding_value=config.pad_token_id)
+        return _pad([tokens for result in results for tokens in result.sequences_ids], config.pad_token_id)
 
 
 def open_ctranslate2_model(model: PreTrainedModel, folder: Path) -> CTranslate2Model:
@@ -225,7 +232,7 @@ def open_ctranslate2_model(model: PreTrainedModel, folder: Path) -> CTranslate2M
     return (CTranslate2Whisper if is_whisper else CTranslate2Model)(model, folder)
 
 
-def _find_setting(config: GenerationConfig, more: Set[str] = frozenset()) -> str | None:
+def _find_setting(config: GenerationConfig, known: Set[str]) -> str | None:
     """The first setting of generation that CTranslate2 is not given."""
     if config.do_sample:
         return "samples are drawn by seeds of this package"
@@ -233,7 +240,7 @@ def _find_setting(config: GenerationConfig, more: Set[str] = frozenset()) -> str
         return "there are fewer beams than outputs to return"
     neutral = GenerationConfig._get_default_generation_params()
     for name, value in vars(config).items():
-        if value and name[0] != "_" and name not in _KNOWN and name not in more and value != neutral.get(name):
+        if value and name[0] != "_" and name not in known and value != neutral.get(name):
             return f"{name} is set"
     return None
 
@@ -246,7 +253,21 @@ def _find_processor(processors: list[Any]) -> str | None:
 
 
 def _name(ids: list[int]) -> list[str]:
-    return [str(number) for number in ids]
+    return list(map(str, ids))
+
+
+def _list_real(ids: torch.Tensor, mask: torch.Tensor | None) -> list[list[int]]:
+    """The tokens of each row that are no padding: (batch, length)."""
+    rows = ids.tolist()
+    if mask is None:
+        return rows
+    return [row if all(real) else list(itertools.compress(row, real)) for row, real in zip(rows, mask.tolist(), strict=True)]
+
+
+def _pad(rows: list[list[int]], padding: int | None) -> torch.Tensor:
+    """Rows of unlike length as (rows, longest), padded on the right."""
+    longest = max(map(len, rows))
+    return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=torch.long)
 
 
 __all__ = ["CTranslate2Model", "CTranslate2Whisper", "open_ctranslate2_model"]

@@ -45,7 +45,6 @@ class EngineModel:
 
     Attributes:
         torch_model: That model.
-        mixes_rows: Whether an answer depends on the rows beside it, so that only who asks for batches gets them.
         only_exact: Whether the engine leaves to PyTorch what it would answer otherwise than PyTorch.
         obstacle: Why the last call that the engine could not run was PyTorch's, the end of a sentence with "because".
     """
@@ -56,7 +55,6 @@ class EngineModel:
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.torch_model = model
-        self.mixes_rows = False
         self.only_exact = False
         self.obstacle: str | None = None
 

@@ -43,19 +43,20 @@ def write_onnx(model: PreTrainedModel, folder: Path, quantization: str | None) -
     if obstacle is not None:
         raise ValueError(f"This {type(model).__name__} cannot be written as ONNX, because {obstacle}.")
     require_package("onnxruntime")
-    graphs = {
-        "memory.onnx": write_memory(model.decoder),
-        "decoder.onnx": write_decoder(model.decoder, model.head.projection.weight),
-    }
-    if can_write_encoder(model.encoder):
-        graphs["encoder.onnx"] = write_encoder(model.encoder)
-    for name, graph in graphs.items():
-        _save(graph, folder / name)
+    _write_graphs(model, folder, None)
     _compare(model, OnnxModel(model, folder))
-    if quantization == "int8":
-        for name in graphs:
-            _quantize(folder / name)
-    return {"encoder": "onnx" if "encoder.onnx" in graphs else "torch"}
+    if quantization is not None:
+        for path in folder.iterdir():
+            path.unlink()
+        _write_graphs(model, folder, quantization)
+    return {"encoder": "onnx" if can_write_encoder(model.encoder) else "torch"}
+
+
+def _write_graphs(model: Any, folder: Path, quantization: str | None) -> None:
+    _save(write_memory(model.decoder, quantization), folder / "memory.onnx")
+    _save(write_decoder(model.decoder, model.head.projection.weight, quantization), folder / "decoder.onnx")
+    if can_write_encoder(model.encoder):
+        _save(write_encoder(model.encoder, quantization), folder / "encoder.onnx")
 
 
 def _find_obstacle(model: PreTrainedModel) -> str | None:
@@ -69,20 +70,6 @@ def _save(graph: Any, path: Path) -> None:
     is_large = graph.ByteSize() > _LARGEST
     more = {"save_as_external_data": True, "location": f"{path.name}_data"} if is_large else {}
     onnx.save(graph, str(path), **more)
-
-
-def _quantize(path: Path) -> None:
-    """The matrices of a graph as int8, one scale for each column."""
-    quantization = require_package("onnxruntime.quantization")
-    onnx = require_package("onnx")
-    graph = onnx.load(str(path))
-    for left in path.parent.glob(f"{path.name}*"):
-        left.unlink()
-    # There is nothing to be simplified first, which it would advise.
-    onnx.helper.set_model_props(graph, {"onnx.quant.pre_process": "onnxruntime.quant"})
-    # Unsigned weights, because the products of signed ones overflow on processors without VNNI.
-    kind = quantization.QuantType.QUInt8
-    quantization.quantize_dynamic(graph, str(path), op_types_to_quantize=["MatMul"], per_channel=True, weight_type=kind)
 
 
 def _compare(model: Any, exported: OnnxModel) -> None:

@@ -30,13 +30,22 @@ _IR_VERSION = 10
 _LEAST = float(np.finfo(np.float32).min)
 _TO_THE_END = 2**62
 
+_DOMAIN = "com.microsoft"
+_LEVELS, _MIDDLE = 127, 128
+"""Of bytes: as many on each side of zero, and the one that is zero."""
+
 
 class GraphWriter:
-    """Writes one graph, node by node; every method returns the names of what it made."""
+    """Writes one graph, node by node; every method returns the names of what it made.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: The graph's.
+        quantization: `"int8"` for products with weights in whole numbers of one byte, `None` for float32.
+    """
+
+    def __init__(self, name: str, quantization: str | None = None) -> None:
         self._onnx = require_package("onnx")
-        self._name = name
+        self._name, self._quantization = name, quantization
         self._nodes: list[Any] = []
         self._weights: list[Any] = []
         self._inputs: list[Any] = []
@@ -59,9 +68,10 @@ class GraphWriter:
         return name
 
     def weight(self, values: torch.Tensor | Sequence[int] | int | float) -> str:
-        """A constant: a tensor as float32, whole numbers as int64."""
+        """A constant: a tensor as float32 or the bytes that it is, whole numbers as int64."""
         if isinstance(values, torch.Tensor):
-            array = values.detach().float().cpu().contiguous().numpy()
+            kept = values if values.dtype == torch.uint8 else values.float()
+            array = kept.detach().cpu().contiguous().numpy()
         else:
             array = np.asarray(values, dtype=np.float32 if isinstance(values, float) else np.int64)
         key = (array.dtype.str, array.shape, array.tobytes()) if array.size <= 64 else (len(self._weights),)
@@ -72,7 +82,26 @@ class GraphWriter:
 
     def linear(self, states: str, weight: torch.Tensor) -> str:
         """(..., in) by (out, in) -> (..., out)."""
-        return self.add("MatMul", states, self.weight(weight.t()))
+        if self._quantization is None:
+            return self.add("MatMul", states, self.weight(weight.t()))
+        return self._multiply_bytes(states, weight.detach().float())
+
+    def _multiply_bytes(self, states: str, weight: torch.Tensor) -> str:
+        """A product of bytes: a scale for each column of the weight, and for each row of the states by itself.
+
+        `quantize_dynamic` of ONNX Runtime takes one scale for all rows that run at once, so that rows change each other.
+        """
+        scales = (weight.abs().amax(dim=1) / _LEVELS).clamp(min=torch.finfo(torch.float32).tiny)
+        # Unsigned, because the products of signed bytes overflow on processors without VNNI.
+        numbers = (torch.round(weight / scales[:, None]) + _MIDDLE).to(torch.uint8)
+        # Of a row of zeros nothing is known but that it is finite, and it becomes zeros again.
+        largest = self.add("ReduceMax", self.add("Abs", states), self.weight([-1]), keepdims=1)
+        step, middle = self.weight(torch.tensor(1 / _LEVELS)), self.weight(torch.tensor(_MIDDLE, dtype=torch.uint8))
+        rounded = self.add("QuantizeLinear", self.add("Div", states, largest), step, middle)
+        middles = torch.full_like(numbers[:, 0], _MIDDLE)
+        factors = (self.weight(numbers.t()), step, self.weight(scales), middle, self.weight(middles))
+        product = self.add("MatMulIntegerToFloat", rounded, *factors, domain=_DOMAIN)
+        return self.add("Mul", product, largest)
 
     def normalize(self, states: str, norm: Any) -> str:
         """The norm over the last axis."""
@@ -118,9 +147,10 @@ class GraphWriter:
             self._nodes.append(helper.make_node("Identity", [made], [name]))
             values.append(helper.make_tensor_value_info(name, self._onnx.TensorProto.FLOAT, list(shape)))
         graph = helper.make_graph(self._nodes, self._name, self._inputs, values, self._weights)
-        return helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR_VERSION, producer_name="hf_genext"
-        )
+        domains = [helper.make_opsetid("", _OPSET)]
+        if self._quantization is not None:
+            domains.append(helper.make_opsetid(_DOMAIN, 1))
+        return helper.make_model(graph, opset_imports=domains, ir_version=_IR_VERSION, producer_name="hf_genext")
 
     # Layers
 
@@ -174,9 +204,9 @@ def can_write_encoder(encoder: Any) -> bool:
     return type(conditioner) is GenextTextConditioner and conditioner.config.rope_parameters["rope_type"] in STEADY_ROPE_TYPES
 
 
-def write_encoder(encoder: Any) -> Any:
+def write_encoder(encoder: Any, quantization: str | None = None) -> Any:
     """The encoder of texts: `input_ids` and `attention_mask`, (batch, length) -> `memory`, and `memory_mask` if it has one."""
-    writer, conditioner = GraphWriter("encoder"), encoder.conditioner
+    writer, conditioner = GraphWriter("encoder", quantization), encoder.conditioner
     ids = writer.declare("input_ids", ("batch", "length"), is_whole=True)
     mask = writer.declare("attention_mask", ("batch", "length"), is_whole=True)
     states = writer.add("Gather", writer.weight(conditioner.embed_tokens.weight), ids)
@@ -221,23 +251,23 @@ def _pool(writer: GraphWriter, states: str, bottleneck: Any, bias: str) -> str:
     return writer.normalize(memory, bottleneck.norm)
 
 
-def write_memory(decoder: Any) -> Any:
+def write_memory(decoder: Any, quantization: str | None = None) -> Any:
     """What the decoder reads of a memory: `memory` (batch, slots, hidden) -> `memory_0`, ...: keys and values of each layer."""
-    writer, config = GraphWriter("memory"), decoder.config
+    writer, config = GraphWriter("memory", quantization), decoder.config
     shape = ("batch", config.num_attention_heads, "slots", config.hidden_size // config.num_attention_heads)
     memory = writer.declare("memory", ("batch", "slots", config.cross_attention_hidden_size))
     parts = [part for layer in decoder.layers for part in writer.read(memory, layer.cross_attn)]
     return writer.finish({f"memory_{index}": (part, shape) for index, part in enumerate(parts)})
 
 
-def write_decoder(decoder: Any, projection: torch.Tensor) -> Any:
+def write_decoder(decoder: Any, projection: torch.Tensor, quantization: str | None = None) -> Any:
     """One token of each row: ids and everything before them -> logits, and what the cache lacks.
 
     Inputs are `tokens` (batch, outputs), `position` (a scalar), `bias` (capacity,), `memory_bias` (batch, 1, 1, slots), and for
     each layer the keys and values `cache_i` (batch, outputs, heads, capacity, head) and `memory_i` (batch, heads, slots, head).
     Outputs are `logits` (batch, outputs, vocab) and `new`, (2 * layers, batch, outputs, heads, head).
     """
-    writer, config = GraphWriter("decoder"), decoder.config
+    writer, config = GraphWriter("decoder", quantization), decoder.config
     heads = config.num_attention_heads
     head = config.hidden_size // heads
     tokens = writer.declare("tokens", ("batch", "outputs"), is_whole=True)

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -106,13 +107,19 @@ def write_command(model: PreTrainedModel, engine: str, quantization: str | None)
     return f"python -m hf_genext.export {model.name_or_path or 'MODEL'} --engine {engine}{option}"
 
 
-def open_engine(model: PreTrainedModel, engine: str = "auto", quantization: str | None = None) -> PreTrainedModel | EngineModel:
+def open_engine(
+    model: PreTrainedModel,
+    engine: str = "auto",
+    quantization: str | None = None,
+    access: Mapping[str, Any] = MappingProxyType({}),
+) -> PreTrainedModel | EngineModel:
     """The model by the engine that is asked for.
 
     Args:
         model: The PyTorch model, opened from the folder or repository that holds the export.
         engine: `"onnx"`, `"ctranslate2"`, `"torch"`; `"auto"` takes what is there and fits, in this order.
         quantization: `None` or `"int8"`, as the export was made.
+        access: What opens the repository's files, such as the `token` of whoever may read it.
 
     Returns:
         The model itself for PyTorch, else what behaves like it.
@@ -126,14 +133,14 @@ def open_engine(model: PreTrainedModel, engine: str = "auto", quantization: str 
     if engine == "torch":
         return model
     if engine != "auto":
-        return _open(model, engine, quantization)
+        return _open(model, engine, quantization, access)
     if quantization is None and model.dtype != torch.float32:
         return model  # Engines compute in float32, whose answers are not those of half of it.
     for candidate in ENGINES:
         try:
-            if _find_facts(model, name_export(candidate, quantization)) is None:
+            if _find_facts(model, name_export(candidate, quantization), access) is None:
                 continue
-            opened = _open(model, candidate, quantization)
+            opened = _open(model, candidate, quantization, access)
             # Who names no engine expects the answers that PyTorch gives.
             opened.only_exact = True
             return opened
@@ -145,10 +152,10 @@ def open_engine(model: PreTrainedModel, engine: str = "auto", quantization: str 
     return model
 
 
-def _open(model: PreTrainedModel, engine: str, quantization: str | None) -> EngineModel:
+def _open(model: PreTrainedModel, engine: str, quantization: str | None, access: Mapping[str, Any]) -> EngineModel:
     name = name_export(engine, quantization)
     command = write_command(model, engine, quantization)
-    found = _find_facts(model, name)
+    found = _find_facts(model, name, access)
     if found is None:
         where = model.name_or_path or "the model, which is in no folder"
         raise ValueError(f"There is no {name!r} export in {where!r}. Write it: {command}")
@@ -173,22 +180,19 @@ def _open(model: PreTrainedModel, engine: str, quantization: str | None) -> Engi
             f"The export {str(path.parent)!r} is of other weights or another configuration than the model has, which were "
             f"changed since. Write it again: {command}"
         )
-    lacking = [file for file in facts["files"] if _find_file(model, f"{name}/{file}") is None]
+    lacking = [file for file in facts["files"] if _find_file(model, f"{name}/{file}", access) is None]
     if lacking:
         raise UnfitExportError(f"The export {str(path.parent)!r} lacks its file {lacking[0]!r}. Write it again: {command}")
     try:
-        opened = OPENERS[engine](model, path.parent)
+        return OPENERS[engine](model, path.parent)
     except Exception as error:  # Each engine has errors of its own.
         what = f"{_PACKAGES[engine]} cannot open {str(path.parent)!r}: {error}"
         raise UnfitExportError(f"{what}. Write it again: {command}") from error
-    # ONNX Runtime's int8 takes one scale for all rows that run at once.
-    opened.mixes_rows = (engine, quantization) == ("onnx", "int8")
-    return opened
 
 
-def _find_facts(model: PreTrainedModel, name: str) -> tuple[Path, Mapping[str, Any]] | None:
+def _find_facts(model: PreTrainedModel, name: str, access: Mapping[str, Any]) -> tuple[Path, Mapping[str, Any]] | None:
     """The `export.json` of a model's export, and what it says."""
-    path = _find_file(model, f"{name}/{EXPORT_NAME}") if model.name_or_path else None
+    path = _find_file(model, f"{name}/{EXPORT_NAME}", access) if model.name_or_path else None
     if path is None:
         return None
     try:
@@ -201,7 +205,7 @@ def _find_facts(model: PreTrainedModel, name: str) -> tuple[Path, Mapping[str, A
     return path, facts
 
 
-def _find_file(model: PreTrainedModel, name: str) -> Path | None:
+def _find_file(model: PreTrainedModel, name: str, access: Mapping[str, Any]) -> Path | None:
     """A file beside the model's, wherever that was opened from."""
     try:
         found = cached_file(
@@ -211,8 +215,9 @@ def _find_file(model: PreTrainedModel, name: str) -> Path | None:
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
             _raise_exceptions_for_gated_repo=False,
+            **access,
         )
-    except OSError as error:  # A folder that is gone, or a repository that only a token of the call may read.
+    except OSError as error:  # A folder that is gone, or a repository that only a token which is not known here may read.
         raise UnfitExportError(f"Whether {model.name_or_path!r} holds {name!r} cannot be seen: {error}") from error
     return None if found is None else Path(found)
 

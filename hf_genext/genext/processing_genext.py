@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +29,7 @@ OUTPUTS_NAME = "allowed_outputs.json"
 """The file of a model's folder that holds the outputs that it may give."""
 
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+_ACCESS_ARGUMENTS = ("cache_dir", "local_files_only", "token")
 _PARTS = ("tokenizer", "target_tokenizer", "image_processor", "feature_extractor")
 _READS = {
     "text": ("tokenizer", "text"),
@@ -102,6 +104,8 @@ class GenextProcessor(ProcessorMixin):
     get_attributes = _PartNames()
     outputs_file: str | None = None
     """Of a processor that was opened: the file beside it that holds the outputs which the model may give, if there is one."""
+    access: Mapping[str, Any] = MappingProxyType({})
+    """Of a processor that was opened: the `token` and what else opens a file beside it. It is never saved."""
 
     def __init__(
         self,
@@ -445,7 +449,8 @@ class GenextProcessor(ProcessorMixin):
         if self.label_names is not None:
             # Pairs keep their order, keys of a file do not.
             output["label_names"] = [[field, names] for field, names in self.label_names.items()]
-        output.pop("outputs_file", None)
+        for name in ("outputs_file", "access"):
+            output.pop(name, None)
         return output | {"parts": self.get_attributes()}
 
     @classmethod
@@ -456,6 +461,7 @@ class GenextProcessor(ProcessorMixin):
         processor.outputs_file = cached_file(
             pretrained_model_name_or_path, OUTPUTS_NAME, _raise_exceptions_for_missing_entries=False, **hub
         )
+        processor.access = {name: hub[name] for name in _ACCESS_ARGUMENTS if name in hub}
         return processor
 
     @classmethod

@@ -53,15 +53,15 @@ _FIRST_CAPACITY = 32
 
 
 class _Layer(NamedTuple):
-    """The weights of a layer, and what its cross-attention reads."""
+    """The weights of a layer, matrices as (in, out)."""
 
     self_norm: torch.Tensor
     qkv: torch.Tensor
-    qk_norm: torch.Tensor | None  # (2, 1, head)
+    qk_norm: torch.Tensor | None  # (2, 1, head); in the rotary tables where they are precise
     self_out: torch.Tensor
     cross_norm: torch.Tensor
     cross_query: torch.Tensor
-    cross_query_norm: torch.Tensor | None
+    cross_query_norm: torch.Tensor | None  # in the memory's keys where they are precise
     cross_out: torch.Tensor
     mlp_norm: torch.Tensor
     gate_up: torch.Tensor
@@ -106,8 +106,9 @@ def _has_hooks(module: nn.Module) -> bool:
 class GenextStepper:
     """A native decoder and its head on a batch of memories, at one length.
 
-    In float32 and beyond, the factor of the attention scores stands in the rotary tables and in the memory's keys. In half
-    precision, where that would round otherwise than `forward` does, everything happens in the order of `forward`.
+    In float32 and beyond, the rotary tables and the memory's keys hold what would be a product of its own in every step: the
+    factor of the attention scores, and the weights of the norms of queries and keys. In half precision, where that would round
+    otherwise than `forward` does, everything happens in the order of `forward`.
 
     Args:
         decoder: The native decoder, for which [`find_stepping_obstacle`] finds none.
@@ -133,59 +134,49 @@ class GenextStepper:
         self._head_dim = config.hidden_size // config.num_attention_heads
         self._scaling = self._head_dim**-0.5
         self._eps = config.rms_norm_eps
+        self._has_qk_norm = config.use_qk_norm
         self._is_precise = memory.dtype in (torch.float32, torch.float64)
         # Half precision rounds between the operations of a plain attention, and the fused one does not.
         self._is_plain = self._is_precise or config._attn_implementation == "eager"
         self._rotary = decoder.rotary_emb
         self._embedding: torch.Tensor = decoder.embed_tokens.weight
-        self._projection = projection
+        self._projection = projection.t()
         self._layers = [self._read_layer(layer) for layer in decoder.layers]
         self._final_norm = self._read_norm(decoder.norm)
-        self._floors = {
-            width: memory.new_tensor(math.sqrt(self._eps * width), dtype=torch.float32)
-            for width in (config.hidden_size, self._head_dim)
-        }
+        self._head_floor = memory.new_tensor(math.sqrt(self._eps * self._head_dim))
         self._memory_keys, self._memory_values = self._read_memory(decoder.layers, memory)
+        self._memories = self._view_memories()
         self._memory_bias = self._read_mask(memory_mask, memory.dtype)
+        self._qk_weights = self._read_qk_weights(decoder.layers)
         self._cache = memory.new_empty(0, len(self._layers), 2, memory.shape[0] * num_outputs * self._num_heads, self._head_dim)
+        self._stream = memory.new_empty(0, config.hidden_size + 1)
 
     @torch.no_grad()
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """Take one token of each row: ids (rows,) -> logits (rows, vocab)."""
         if self.length == self._cache.shape[0]:
             self._grow()
-        place, rows = self.length, tokens.shape[0]
-        linear = nn.functional.linear
-        cos, sin = self._cos[place], self._sin[place]
-        states = nn.functional.embedding(tokens, self._embedding)
-        for index, layer in enumerate(self._layers):
-            mixed = linear(self._normalize(states, layer.self_norm), layer.qkv)
-            mixed = mixed.view(rows, 3, self._num_heads, self._head_dim)
-            query_key = mixed[:, :2]
-            if layer.qk_norm is not None:
-                query_key = self._normalize(query_key, layer.qk_norm)
-            query_key = query_key * cos + query_key.roll(self._head_dim // 2, -1) * sin
-            keys, values = self._views[index]
-            keys[place].copy_(query_key[:, 1].reshape(-1, self._head_dim))
-            values[place].copy_(mixed[:, 2].reshape(-1, self._head_dim))
-            attended = self._attend(
-                query_key[:, 0].reshape(-1, 1, self._head_dim),
-                keys[: place + 1].transpose(0, 1),
-                values[: place + 1].transpose(0, 1),
-            )
-            states = states + linear(attended.view(rows, -1), layer.self_out)
-            query = linear(self._normalize(states, layer.cross_norm), layer.cross_query)
-            query = query.view(-1, self._num_outputs, self._num_heads, self._head_dim)
-            if layer.cross_query_norm is not None:
-                query = self._normalize(query, layer.cross_query_norm)
-            query = query.transpose(1, 2).reshape(-1, self._num_outputs, self._head_dim)
-            attended = self._attend(query, self._memory_keys[index], self._memory_values[index], self._memory_bias)
-            attended = attended.view(-1, self._num_heads, self._num_outputs, self._head_dim).transpose(1, 2)
-            states = states + linear(attended.reshape(rows, -1), layer.cross_out)
-            gate, up = linear(self._normalize(states, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
-            states = states + linear(layer.activation(gate) * up, layer.down)
+        place, rows, width = self.length, tokens.shape[0], self._head_dim
+        states = self._begin(nn.functional.embedding(tokens, self._embedding))
+        for layer, (key_rows, value_rows, keys, values), (cos, sin), memory in zip(
+            self._layers, self._views, self._tables, self._memories, strict=True
+        ):
+            mixed = torch.mm(self._normalize(states, layer.self_norm), layer.qkv).view(rows, 3, self._num_heads, width)
+            query_key = self._normalize_heads(mixed[:, :2], layer.qk_norm)
+            query_key = self._turn(query_key, cos[place], sin[place])
+            key_rows[place].copy_(query_key[:, 1])
+            value_rows[place].copy_(mixed[:, 2])
+            query = query_key[:, 0].reshape(-1, 1, width)
+            attended = self._attend(query, keys[:, :, : place + 1], values[:, : place + 1])
+            states = self._add(states, attended.view(rows, -1), layer.self_out)
+            query = torch.mm(self._normalize(states, layer.cross_norm), layer.cross_query)
+            query = self._normalize_heads(query.view(-1, self._num_outputs, self._num_heads, width), layer.cross_query_norm)
+            attended = self._attend(self._swap(query), *memory, self._memory_bias)
+            states = self._add(states, self._swap_back(attended).reshape(rows, -1), layer.cross_out)
+            gate, up = torch.mm(self._normalize(states, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
+            states = self._add(states, layer.activation(gate) * up, layer.down)
         self.length += 1
-        return linear(self._normalize(states, self._final_norm), self._projection)
+        return torch.mm(self._normalize(states, self._final_norm), self._projection)
 
     @torch.no_grad()
     def select(self, rows: torch.Tensor, memories: torch.Tensor | None = None) -> None:
@@ -205,8 +196,11 @@ class GenextStepper:
                 tensor.unflatten(1, (-1, heads)).index_select(1, memories).flatten(1, 2)
                 for tensor in (self._memory_keys, self._memory_values)
             )
+            self._memories = self._view_memories()
             if self._memory_bias is not None:
                 self._memory_bias = self._memory_bias.unflatten(0, (-1, heads)).index_select(0, memories).flatten(0, 1)
+
+    # Rooms and tables
 
     def _grow(self) -> None:
         """Make room for as many tokens again, and look up the angles of their positions."""
@@ -219,33 +213,85 @@ class GenextStepper:
         half = self._head_dim // 2
         # Turning the halves is a roll once the first half of the sines is negative.
         sin = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
-        # The first row is for queries, the second for keys.
-        scales = cos.new_tensor([self._scaling if self._is_precise else 1.0, 1.0])[:, None, None]
-        self._cos, self._sin = (table.view(capacity, 1, 1, self._head_dim) * scales for table in (cos, sin))
+        # (layers or 1, capacity, 2, 1, head), queries before keys; what is rolled meets weights that are rolled, too.
+        cos, sin = (table.view(1, capacity, 1, 1, self._head_dim) for table in (cos, sin))
+        if self._qk_weights is not None:
+            cos, sin = cos * self._qk_weights, sin * self._qk_weights.roll(half, -1)
+        count = len(self._layers)
+        self._tables = list(zip(cos.expand(count, *cos.shape[1:]), sin.expand(count, *sin.shape[1:]), strict=True))
 
     def _view_cache(self) -> None:
-        """Keys and values of each layer, each (capacity, rows * heads, head)."""
-        self._views = [layer.unbind(1) for layer in self._cache.unbind(1)]
+        """Keys and values of each layer as they are written, (capacity, rows, heads, head), and as they are read."""
+        self._views = []
+        for layer in self._cache.unbind(1):
+            keys, values = layer.unbind(1)
+            rows = (part.unflatten(1, (-1, self._num_heads)) for part in (keys, values))
+            self._views.append((*rows, keys.permute(1, 2, 0), values.transpose(0, 1)))
+
+    def _view_memories(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The memory's keys and values of each layer, (batch * heads, head, slots) and (batch * heads, slots, head)."""
+        return list(zip(self._memory_keys.mT, self._memory_values, strict=True))
+
+    # Parts of a layer
+
+    def _begin(self, embedded: torch.Tensor) -> torch.Tensor:
+        """The states of one token of each row, (rows, hidden), with a number behind each row that makes norms of their length.
+
+        `_normalize` divides by the root of a sum of squares and an epsilon; the number is the root of that.
+        """
+        if not self._is_precise:
+            return embedded
+        rows, width = embedded.shape
+        if self._stream.shape[0] != rows:
+            self._stream = embedded.new_full((rows, width + 1), math.sqrt(self._eps * width))
+            self._states = self._stream[:, :width]
+        return self._states.copy_(embedded)
 
     def _normalize(self, states: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """RMSNorm over the last axis; in float32 with half as many operations as PyTorch's own on a CPU."""
-        width = states.shape[-1]
+        """RMSNorm of the states; in float32 with half as many operations as PyTorch's own on a CPU."""
         if self._is_precise:
-            norms = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
-            return states / torch.hypot(norms, self._floors[width]) * weight
-        if weight.dim() == 1:
-            return nn.functional.rms_norm(states, (width,), weight.to(states.dtype), self._eps)
-        return (nn.functional.rms_norm(states.float(), (width,), None, self._eps) * weight).to(states.dtype)
+            return states / torch.linalg.vector_norm(self._stream, dim=-1, keepdim=True) * weight
+        return nn.functional.rms_norm(states, (states.shape[-1],), weight.to(states.dtype), self._eps)
+
+    def _normalize_heads(self, heads: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+        """RMSNorm of queries and keys, if there is one, (..., head); in float32 without its weight, which stands elsewhere."""
+        if not self._has_qk_norm:
+            return heads
+        if self._is_precise:
+            return heads / torch.hypot(torch.linalg.vector_norm(heads, dim=-1, keepdim=True), self._head_floor)
+        return (nn.functional.rms_norm(heads.float(), (self._head_dim,), None, self._eps) * weight).to(heads.dtype)
+
+    def _turn(self, query_key: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """Rotary positions: (rows, 2, heads, head) -> the same."""
+        rolled = query_key.roll(self._head_dim // 2, -1)
+        if self._is_precise:
+            return torch.addcmul(query_key * cos, rolled, sin)
+        return query_key * cos + rolled * sin
+
+    def _add(self, states: torch.Tensor, added: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Add a product to the states, (rows, hidden); in float32 in their place."""
+        return states.addmm_(added, weight) if self._is_precise else states + torch.mm(added, weight)
+
+    def _swap(self, query: torch.Tensor) -> torch.Tensor:
+        """(batch, outputs, heads, head) -> (batch * heads, outputs, head)."""
+        if self._num_outputs > 1:
+            query = query.transpose(1, 2)
+        return query.reshape(-1, self._num_outputs, self._head_dim)
+
+    def _swap_back(self, attended: torch.Tensor) -> torch.Tensor:
+        """(batch * heads, outputs, head) -> what is (rows, hidden) once it is reshaped."""
+        if self._num_outputs == 1:
+            return attended
+        return attended.view(-1, self._num_heads, self._num_outputs, self._head_dim).transpose(1, 2)
 
     def _attend(
         self, query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Attention of n heads: (n, target, head) and twice (n, length, head) -> (n, target, head)."""
+        """Attention of n heads: (n, target, head), (n, head, length) and (n, length, head) -> (n, target, head)."""
         if not self._is_plain:
             return nn.functional.scaled_dot_product_attention(
-                query[None], keys[None], values[None], None if bias is None else bias[None], scale=self._scaling
+                query[None], keys.mT[None], values[None], None if bias is None else bias[None], scale=self._scaling
             )[0]
-        keys = keys.transpose(1, 2)
         if self._is_precise:
             scores = torch.bmm(query, keys) if bias is None else torch.baddbmm(bias, query, keys)
             return torch.bmm(scores.softmax(dim=-1), values)
@@ -254,15 +300,35 @@ class GenextStepper:
             scores = scores + bias
         return torch.bmm(scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype), values)
 
+    # What is read once
+
     def _read_memory(self, layers: nn.ModuleList, memory: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the memory in all layers, each (layers, batch * heads, slots, head)."""
         keys, values = [], []
         for layer in layers:
             attention: Any = layer.cross_attn
-            key, value = (attention.split_heads(part).flatten(0, 1) for part in attention.kv_proj(memory).chunk(2, dim=-1))
-            keys.append(attention.k_norm(key) * (self._scaling if self._is_precise else 1.0))
-            values.append(value)
+            key, value = attention.kv_proj(memory).unflatten(-1, (2, -1, self._head_dim)).unbind(2)
+            if not self._is_precise:
+                key = attention.k_norm(key)
+            elif self._has_qk_norm:
+                weight = attention.q_norm.weight * attention.k_norm.weight * (self._scaling * self._head_dim)
+                key = self._normalize_heads(key, None) * weight
+            else:
+                key = key * self._scaling
+            keys.append(key.transpose(1, 2).flatten(0, 1))
+            values.append(value.transpose(1, 2).flatten(0, 1))
         return torch.stack(keys), torch.stack(values)
+
+    def _read_qk_weights(self, layers: Any) -> torch.Tensor | None:
+        """What queries and keys of all layers are multiplied by, (layers or 1, 1, 2, 1, head or 1)."""
+        if not self._is_precise:
+            return None
+        factors = self._embedding.new_tensor([self._scaling, 1.0]).view(1, 1, 2, 1, 1)
+        if not self._has_qk_norm:
+            return factors
+        weights = [norm.weight for layer in layers for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm)]
+        # In float32 heads are divided by the root of their sum of squares, not of their mean.
+        return torch.stack(weights).view(-1, 1, 2, 1, self._head_dim) * (factors * math.sqrt(self._head_dim))
 
     def _read_mask(self, mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
         """What is added to scores, for the fused attention where to look: (batch, slots) -> (batch * heads, 1, slots)."""
@@ -275,27 +341,28 @@ class GenextStepper:
 
     def _read_layer(self, layer: Any) -> _Layer:
         attention, cross, mlp = layer.self_attn, layer.cross_attn, layer.mlp
-        has_norm = isinstance(attention.q_norm, GenextRMSNorm)
+        has_weights = self._has_qk_norm and not self._is_precise
         return _Layer(
             self_norm=self._read_norm(layer.self_attn_norm),
-            qkv=attention.qkv_proj.weight,
-            qk_norm=self._read_norm(attention.q_norm, attention.k_norm) if has_norm else None,
-            self_out=attention.o_proj.weight,
+            qkv=attention.qkv_proj.weight.t(),
+            qk_norm=torch.stack([norm.weight for norm in (attention.q_norm, attention.k_norm)])[:, None]
+            if has_weights
+            else None,
+            self_out=attention.o_proj.weight.t(),
             cross_norm=self._read_norm(layer.cross_attn_norm),
-            cross_query=cross.q_proj.weight,
-            cross_query_norm=self._read_norm(cross.q_norm) if has_norm else None,
-            cross_out=cross.o_proj.weight,
+            cross_query=cross.q_proj.weight.t(),
+            cross_query_norm=cross.q_norm.weight if has_weights else None,
+            cross_out=cross.o_proj.weight.t(),
             mlp_norm=self._read_norm(layer.mlp_norm),
-            gate_up=mlp.gate_up_proj.weight,
-            down=mlp.down_proj.weight,
+            gate_up=mlp.gate_up_proj.weight.t(),
+            down=mlp.down_proj.weight.t(),
             activation=nn.functional.silu if type(mlp.act_fn) is nn.SiLU else mlp.act_fn,
         )
 
-    def _read_norm(self, *norms: Any) -> torch.Tensor:
-        """The weight of one norm, (width,), or of two, (2, 1, width), as `_normalize` takes them."""
-        weight = norms[0].weight if len(norms) == 1 else torch.stack([norm.weight for norm in norms])[:, None]
+    def _read_norm(self, norm: Any) -> torch.Tensor:
+        """The weight of a norm of the states, (hidden,), as `_normalize` takes it."""
         # In float32 states are divided by the root of their sum of squares, not of their mean.
-        return weight * math.sqrt(weight.shape[-1]) if self._is_precise else weight
+        return norm.weight * math.sqrt(norm.weight.shape[0]) if self._is_precise else norm.weight
 
 
 __all__ = ["GenextStepper", "find_stepping_obstacle"]
