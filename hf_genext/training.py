@@ -398,9 +398,11 @@ class GenextTrainer(Seq2SeqTrainer):
         if memory["first"] is None and math.isfinite(loss):
             memory["first"] = memory["best"] = loss
         first, best = memory["first"], memory["best"]
-        is_far_above = not math.isfinite(loss) or loss > self.args.divergence_factor * first
+        # The loss of numbers and densities may be negative, where a factor says nothing.
+        scale = first if first is None or first > 0 else max(1.0, -first)
+        is_far_above = not math.isfinite(loss) or loss > first + (self.args.divergence_factor - 1) * scale
         if not is_far_above:
-            is_forgotten = best < 0.8 * first and loss > first - 0.1 * (first - best)
+            is_forgotten = best < first - 0.2 * scale and loss > first - 0.1 * (first - best)
             memory["forgotten"] = memory["forgotten"] + 1 if is_forgotten else 0
             memory["best"] = min(best, loss)
             if memory["forgotten"] < 3:

@@ -11,11 +11,12 @@ from typing import Any
 
 import datasets
 import numpy as np
+from torch.utils.data import DataLoader
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 import hf_genext
 from hf_genext.conditions import NUMBER_KINDS, find_label_names, find_output_names, list_kinds, stack_targets
-from hf_genext.genext.configuration_genext import DENSITY_KINDS
+from hf_genext.genext.configuration_genext import DENSITY_KINDS, LINEAR_KINDS
 from hf_genext.genext.tokenization_genext import REVERSED
 from hf_genext.media_columns import MEDIA_KINDS
 from recipes.arguments import SettingsError
@@ -296,13 +297,37 @@ def _build_head_fields(head: dict[str, Any], train: datasets.Dataset) -> dict[st
                 f"Number {constant[0] + 1} of {numbers.shape[1]} of the targets is {numbers[0, constant[0]]:g} in every row, "
                 "so its variance is 0 and no density has it. Leave it out."
             )
-        found = {
-            "num_outputs": numbers.shape[1],
-            "output_means": numbers.mean(axis=0).tolist(),
-            "output_scales": np.where(spread > 0, spread, 1.0).tolist(),
-        }
+        found: dict[str, Any] = {"num_outputs": numbers.shape[1]}
+        if kind not in LINEAR_KINDS:  # Which find the means themselves, and mean what they find by the scales.
+            found["output_means"] = numbers.mean(axis=0).tolist()
+            found["output_scales"] = np.where(spread > 0, spread, 1.0).tolist()
         return {**found, **head, "kind": kind}
     return {"output_names": find_output_names(train, kind), **head, "kind": kind}
+
+
+def fit_linear_parts(model: PreTrainedModel, rows: Any, collator: Any, batch_size: int) -> bool:
+    """Fit a linear bottleneck that has no components yet, and a linear head, to the training rows.
+
+    Args:
+        model: The model, not wrapped in an adapter.
+        rows: What it is trained on.
+        collator: Makes batches of them.
+        batch_size: Rows of a batch.
+
+    Returns:
+        Whether that is all there is to learn: the head is fitted, not trained.
+
+    Raises:
+        SettingsError: for rows that have no such fit.
+    """
+    head, bottleneck = model.config.head, model.config.bottleneck
+    is_all = head is not None and head.kind in LINEAR_KINDS
+    if is_all or (bottleneck.kind == "linear" and not bottleneck.is_fitted):
+        try:
+            model.fit(DataLoader(rows, batch_size, collate_fn=collator))
+        except ValueError as error:
+            raise SettingsError(f"{'head' if is_all else 'bottleneck'}: {error}") from error
+    return is_all
 
 
 def adapt(model: PreTrainedModel, fields: dict[str, Any]) -> Any:
@@ -320,4 +345,11 @@ def adapt(model: PreTrainedModel, fields: dict[str, Any]) -> Any:
         raise SettingsError(f"lora: {error}") from error
 
 
-__all__ = ["adapt", "build_processor", "check_model_settings", "load_model", "require_needed_models"]
+__all__ = [
+    "adapt",
+    "build_processor",
+    "check_model_settings",
+    "fit_linear_parts",
+    "load_model",
+    "require_needed_models",
+]

@@ -34,7 +34,7 @@ class ModelSettings:
     )
     feature_extractor: NameOrFields | None = field(default=None, metadata={"help": "Likewise, of recordings."})
     bottleneck: NameOrFields | None = field(
-        default=None, metadata={"help": "none, pooled, or fields of the bottleneck's configuration."}
+        default=None, metadata={"help": "none, pooled, linear, or fields of the bottleneck's configuration."}
     )
     num_latents: int | None = field(default=None, metadata={"help": "Slots of a pooled memory."})
     decoder: NameOrFields | None = field(

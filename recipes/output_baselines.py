@@ -32,7 +32,7 @@ class OutputComparison:
         train: Rows with a column for each condition, and `target`.
         validation: Likewise.
         test: Likewise, what is scored.
-        metrics: Turns logits or means (rows, outputs), and their labels, into named numbers.
+        metrics: Turns logits or means (rows, outputs), or log-densities (rows,), and their labels, into named numbers.
     """
 
     own: Any
@@ -55,7 +55,7 @@ def run_output_baselines(
         score: Gives each baseline's label and its metrics.
         own: The dataclass of the script's own settings, read along with the recipe's.
         argv: The command line without the program's name; that of this process if left out.
-        output: The kind of the output: `"class"`, `"labels"` or `"regression"`.
+        output: The kind of the output, as a head names it: `"class"`, `"labels"`, `"regression"`, `"flow"`, ...
 
     Returns:
         The metrics of each baseline.

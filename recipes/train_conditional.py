@@ -52,7 +52,7 @@ from recipes.conditional_data import (
     spread_rows,
     write_example,
 )
-from recipes.conditional_model import adapt, check_model_settings, load_model, require_needed_models
+from recipes.conditional_model import adapt, check_model_settings, fit_linear_parts, load_model, require_needed_models
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.plots import draw_validation_curve
 from recipes.results import build_results, summarize, update_recipe_results
@@ -129,6 +129,8 @@ def _run(
         encoded_train, encoded_validation = (
             _cache_states(model, processor, rows, args) for rows in (encoded_train, encoded_validation)
         )
+    collator = _build_collator(processor)
+    is_complete = fit_linear_parts(model.to(args.device), encoded_train, collator, args.per_device_eval_batch_size)
     references = group_rows(data.validation)
     trained = model if model_settings.lora is None else adapt(model, model_settings.lora)
     if model_settings.cache_states:
@@ -146,7 +148,10 @@ def _run(
     )
     if run_settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(run_settings.early_stopping_patience))
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if is_complete:
+        trainer.evaluate()
+    else:
+        trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     finished = trainer.accelerator.unwrap_model(trainer.model)
     loader = DataLoader(encoded_validation, args.per_device_eval_batch_size, collate_fn=trainer.data_collator)  # type: ignore[arg-type]
     if model_settings.calibrate:
@@ -206,10 +211,15 @@ def _run(
     print(f'  pipe = pipeline("conditional-generation", model="{output_dir}")\n  pipe({code or repr(example)})')
 
 
+def _build_collator(processor: Any) -> ConditionalCollator:
+    """What makes batches of rows outside training."""
+    tokenizer = processor.tokenizer
+    return ConditionalCollator(0 if tokenizer is None else tokenizer.pad_token_id)
+
+
 def _cache_states(model: Any, processor: Any, rows: EncodedPairs | EncodedRows, args: GenextTrainingArguments) -> CachedStates:
     """Rows with the states of the frozen encoders, which one rank of each machine computes."""
-    tokenizer = processor.tokenizer
-    collator = ConditionalCollator(0 if tokenizer is None else tokenizer.pad_token_id)
+    collator = _build_collator(processor)
     model.to(args.device)
     with args.main_process_first(desc="running the frozen encoders"):
         return cache_states(

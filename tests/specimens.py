@@ -29,6 +29,7 @@ from hf_genext import (
     StaticEmbeddingModel,
     train_tokenizer,
 )
+from hf_genext.genext.configuration_genext import DENSITY_KINDS, LINEAR_KINDS
 
 WORDS = ["cat", "violin", "violins", "at", "tacit", "a", "civil", "vital"]
 PHONEMES = ["K AE T", "V AY AH L IH N", "V AY AH L IH N Z", "AE T", "T AE S IH T", "AH", "S IH V AH L", "V AY T AH L"]
@@ -59,7 +60,9 @@ class PipelineSpecimen:
 
 def build_config(kind: str = "none", *, tie: bool = True, dropout: float = 0.0) -> GenextConfig:
     """A configuration with small, odd and unequal sizes."""
-    bottleneck = {"kind": "none"}
+    bottleneck: dict[str, Any] = {"kind": "none"}
+    if kind == "linear":
+        bottleneck = {"kind": "linear", "hidden_size": 30, "is_fitted": True}
     if kind == "pooled":
         bottleneck = {"kind": "pooled", "num_latents": 5, "hidden_size": 40, "num_attention_heads": 2}
     return GenextConfig(
@@ -163,8 +166,7 @@ PREDICTION_LABELS = {
     "class": torch.tensor([0, 4, 2]),
     "labels": torch.tensor([[0, 1, 1], [1, 0, -100], [0, 0, 1]]),
     "regression": torch.tensor([[0.5, -1.0], [2.0, float("nan")], [0.0, 1.0]]),
-    "mixture": torch.tensor([[0.5, -1.0], [float("nan"), float("nan")], [0.0, 1.0]]),
-    "flow": torch.tensor([[0.5, -1.0], [float("nan"), float("nan")], [0.0, 1.0]]),
+    **dict.fromkeys(DENSITY_KINDS, torch.tensor([[0.5, -1.0], [float("nan"), float("nan")], [0.0, 1.0]])),
 }
 
 
@@ -173,6 +175,8 @@ def build_prediction(kind: str, bottleneck: str = "none", **fields) -> GenextFor
     config = build_config(bottleneck)
     if kind == "flow":
         fields = {"num_transforms": 2, "transform_size": 8, "num_bins": 4, **fields}
+    if kind in LINEAR_KINDS:
+        fields = {"num_components": 1, "num_bins": 4, **fields}
     config.head = GenextHeadConfig(kind=kind, num_outputs={"class": 5, "labels": 3}.get(kind, 2), **fields)
     return GenextForPrediction(config)
 
@@ -189,6 +193,7 @@ MODEL_SPECIMENS = (
         for label, build in (
             ("none", lambda model_class=model_class: sharpen(model_class(build_config("none")))),
             ("pooled", lambda model_class=model_class: sharpen(model_class(build_config("pooled")))),
+            ("linear", lambda model_class=model_class: sharpen(model_class(build_config("linear")))),
             ("untied", lambda model_class=model_class: sharpen(model_class(build_config("none", tie=False)))),
         )
     ]
@@ -204,6 +209,8 @@ MODEL_SPECIMENS = (
             ("regression", "none"),
             ("mixture", "pooled"),
             ("flow", "none"),
+            ("ppca", "none"),
+            ("ica", "pooled"),
         )
     ]
     + [
@@ -243,6 +250,7 @@ CONFIG_SPECIMENS = [
         condition_dropout=0.25,
     ),
     GenextBottleneckConfig(kind="pooled", num_latents=3),
+    GenextBottleneckConfig(kind="linear", hidden_size=5, linear_kind="ica", is_fitted=True),
     GenextDecoderConfig(vocab_size=11),
     StaticEmbeddingConfig(vocab_size=9, hidden_size=5, num_buckets=4),
 ]

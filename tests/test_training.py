@@ -215,6 +215,14 @@ def test_divergence_is_told_from_noise(tmp_path):
         build_trainer(tmp_path)._raise_if_diverged(float("nan"))
 
 
+def test_divergence_is_told_from_a_loss_below_zero(tmp_path):
+    trainer = build_trainer(tmp_path)
+    for loss in (-0.5, -1.0, -2.0, -1.5, -2.5):  # As of a density over small numbers.
+        trainer._raise_if_diverged(loss)
+    with pytest.raises(TrainingDivergedError):
+        trainer._raise_if_diverged(1.6)
+
+
 def test_the_source_tokenizer_does_not_overwrite_the_models_token_ids(tmp_path):
     processor = build_processor()
     processor.tokenizer.pad_token = "a"  # Another id than the target's padding.

@@ -11,6 +11,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from .configuration_genext import GenextBottleneckConfig
 from .layers_genext import GenextCrossAttention, GenextDropout, GenextMLP, GenextRMSNorm
+from .linear_bottlenecks_genext import LinearBottleneck
 from .outputs_genext import BottleneckOutput
 from .pretrained_genext import GenextPreTrainedModel
 
@@ -59,6 +60,8 @@ class PooledBottleneck(GenextPreTrainedModel):
 
 def build_bottleneck(config: GenextBottleneckConfig, states_size: int) -> nn.Module:
     """Build the bottleneck that a configuration describes, for states of a given width."""
+    if config.kind == "linear":
+        return LinearBottleneck(config, states_size)
     return PooledBottleneck(config, states_size) if config.kind == "pooled" else NoBottleneck()
 
 

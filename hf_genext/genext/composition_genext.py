@@ -30,7 +30,7 @@ from .configuration_conditioners_genext import (
     build_part_config,
     get_states_size,
 )
-from .configuration_genext import GenextConfig, GenextDecoderConfig
+from .configuration_genext import SLOT_FOR_EACH_STATE, GenextConfig, GenextDecoderConfig
 from .language_models_genext import choose_opener, close_cross_attention, require_language_model
 from .pretrained_conditioners_genext import get_loading_arguments, take_encoder
 
@@ -175,9 +175,9 @@ def _build_bottleneck_fields(bottleneck: Any, num_latents: int | None) -> Any:
             raise ValueError(f"num_latents={num_latents} is given beside a bottleneck's own fields; put it among them.")
         return bottleneck
     kind = bottleneck or ("none" if num_latents is None else "pooled")
-    if kind == "none" and num_latents is not None:
+    if kind in SLOT_FOR_EACH_STATE and num_latents is not None:
         raise ValueError(
-            f'bottleneck="none" hands on as many states as there are, got num_latents={num_latents}. Choose "pooled".'
+            f'bottleneck="{kind}" hands on as many states as there are, got num_latents={num_latents}. Choose "pooled".'
         )
     return {"kind": kind} if num_latents is None else {"kind": kind, "num_latents": num_latents}
 

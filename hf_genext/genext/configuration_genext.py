@@ -20,8 +20,14 @@ from .configuration_conditioners_genext import (
 FORMAT_VERSION = 1
 """Version of the folder format that this package writes. It grows when an older package could not read a folder."""
 
-DENSITY_KINDS = ("mixture", "flow")
+DENSITY_KINDS = ("mixture", "flow", "ppca", "ica")
 """Heads that are densities over whole vectors."""
+
+LINEAR_KINDS = ("ppca", "ica")
+"""Those of them that are fitted in closed form."""
+
+SLOT_FOR_EACH_STATE = ("none", "linear")
+"""Bottlenecks whose memory is as long as the input."""
 
 
 @strict
@@ -30,10 +36,14 @@ class GenextBottleneckConfig(PreTrainedConfig):
 
     Args:
         kind: `"none"` hands the states on as they are. `"pooled"` reads them with `num_latents` learned queries, so that
-            the memory has a fixed number of slots whatever the input's length.
+            the memory has a fixed number of slots whatever the input's length. `"linear"` gives of each state its first
+            `hidden_size` principal components, or independent ones, each of variance 1; the model's `fit` finds them before
+            training, and they stay.
         num_latents: Number of slots of a pooled memory.
         hidden_size: Width of the memory. Left out, the conditioner's width, or that of the language model that decodes.
-            `"none"` takes no other width than the conditioner's.
+            `"none"` takes no other width than the conditioner's, `"linear"` no more.
+        linear_kind: `"pca"` or `"ica"`, of a linear bottleneck.
+        is_fitted: Whether a linear bottleneck has its components; `fit` sets it.
         num_attention_heads: Heads of the pooling attention; if left out, the conditioner's number where it divides the width,
             else as many as divide it into heads of 64 or a little more.
         intermediate_size: Width inside the gated MLP that follows the pooling; three times `hidden_size` if left out.
@@ -47,9 +57,11 @@ class GenextBottleneckConfig(PreTrainedConfig):
 
     model_type = "genext_bottleneck"
 
-    kind: Literal["none", "pooled"] = "none"
+    kind: Literal["none", "pooled", "linear"] = "none"
     num_latents: int = 1
     hidden_size: int | None = None
+    linear_kind: Literal["pca", "ica"] = "pca"
+    is_fitted: bool = False
     num_attention_heads: int | None = None
     intermediate_size: int | None = None
     hidden_act: str = "silu"
@@ -151,7 +163,9 @@ class GenextHeadConfig(PreTrainedConfig):
     Args:
         kind: `"class"` is one of several classes, `"labels"` any number of several labels, `"regression"` one or several
             numbers, each with its uncertainty. `"mixture"` and `"flow"` are densities over a whole vector, whose numbers may
-            depend on each other: a mixture of Gaussians, and a normalising flow.
+            depend on each other: a mixture of Gaussians, and a normalising flow. `"ppca"` and `"ica"` are densities, too, but
+            linear ones, which [`GenextForPrediction.fit`] fits in closed form: probabilistic PCA (Tipping and Bishop 1999), and
+            the same with independent sources, each of a distribution of its own, in place of normal ones.
         num_outputs: Number of classes, labels or numbers.
         output_names: Their names.
         output_means: Of numbers the mean of each in the data. With `output_scales` the head learns numbers of mean 0 and
@@ -160,11 +174,11 @@ class GenextHeadConfig(PreTrainedConfig):
         least_scale: Of a regression or a mixture how certain the head can be at most: the least standard deviation that it
             gives, in units of `output_scales`, before it is calibrated. A larger one keeps a training calm, for an error
             costs as much as the square of its ratio to it.
-        num_components: Of a mixture its Gaussians.
+        num_components: Of a mixture its Gaussians; of a linear density its components.
         covariance: Of a mixture `"full"`, or `"diagonal"` for numbers that are independent within a Gaussian.
         num_transforms: Of a flow its steps.
         transform_size: Of a flow the width of the networks in its steps.
-        num_bins: Of a flow the pieces of its splines.
+        num_bins: Of a flow the pieces of its splines; of ICA those of the function that makes a source of a normal number.
         tail_bound: Of a flow where its splines end, on either side of 0, in units of `output_scales`; beyond, it is linear.
         dropout: Dropout before the projection.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
@@ -180,7 +194,7 @@ class GenextHeadConfig(PreTrainedConfig):
 
     model_type = "genext_head"
 
-    kind: Literal["class", "labels", "regression", "mixture", "flow"] = "class"
+    kind: Literal["class", "labels", "regression", "mixture", "flow", "ppca", "ica"] = "class"
     num_outputs: int | None = None
     output_names: list[str] | None = None
     output_means: list[float | int] | None = None
@@ -223,7 +237,8 @@ class GenextHeadConfig(PreTrainedConfig):
                 continue
             if self.kind in ("class", "labels"):
                 raise ValueError(
-                    f'{name} is for a head of numbers ("regression", "mixture" or "flow"), not "{self.kind}"; leave it out.'
+                    f'{name} is for a head of numbers ("regression", {", ".join(f"{kind!r}" for kind in DENSITY_KINDS)}), not '
+                    f'"{self.kind}"; leave it out.'
                 )
             if len(numbers) != self.num_outputs:
                 raise ValueError(f"{name} must have a number for each of the {self.num_outputs} outputs, got {len(numbers)}.")
@@ -235,6 +250,11 @@ class GenextHeadConfig(PreTrainedConfig):
         for name in ("num_components", "num_transforms", "transform_size", "num_bins"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
+        if self.kind in LINEAR_KINDS and self.num_components > self.num_outputs:
+            raise ValueError(
+                f'A head of kind "{self.kind}" has at most as many components as a vector has numbers, {self.num_outputs}; got '
+                f"num_components={self.num_components}."
+            )
         if self.num_bins > 100:
             raise ValueError(
                 f"num_bins must be 100 or less, got {self.num_bins}; a spline has 8 pieces, and seldom needs more."
@@ -391,8 +411,13 @@ class GenextConfig(PreTrainedConfig):
                 f'A bottleneck of kind "none" keeps the conditioner\'s width of {states_size}, got '
                 f'hidden_size={bottleneck.hidden_size}. Leave it out, or choose kind="pooled".'
             )
+        if bottleneck.kind == "linear" and not 1 <= (bottleneck.hidden_size or states_size) <= states_size:
+            raise ValueError(
+                f'A bottleneck of kind "linear" gives 1 to {states_size} components of states of that width, got '
+                f"hidden_size={bottleneck.hidden_size}."
+            )
         if bottleneck.hidden_size is None:
-            reads_any_width = bottleneck.kind == "none" or self.has_native_decoder
+            reads_any_width = bottleneck.kind in SLOT_FOR_EACH_STATE or self.has_native_decoder
             bottleneck.hidden_size = states_size if reads_any_width else get_states_size(self.decoder)
         if bottleneck.num_attention_heads is None:
             heads = getattr(self.conditioner, "num_attention_heads", None)
@@ -442,6 +467,8 @@ def _choose_num_heads(hidden_size: int) -> int:
 __all__ = [
     "DENSITY_KINDS",
     "FORMAT_VERSION",
+    "LINEAR_KINDS",
+    "SLOT_FOR_EACH_STATE",
     "GenextBottleneckConfig",
     "GenextConfig",
     "GenextDecoderConfig",

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 
 import torch
 
+from .configuration_genext import SLOT_FOR_EACH_STATE
 from .encoders_genext import CONDITION_INPUTS
 from .outputs_genext import GenextEncoderOutput
 
@@ -134,7 +135,7 @@ class MemoryDecoding:
         bottleneck, slots = self.config.bottleneck, memory.shape[1]
         if bottleneck.kind == "pooled" and slots != bottleneck.num_latents:
             raise ValueError(f"A memory of this model has {bottleneck.num_latents} slots, got {slots}.")
-        if memory_mask is None and bottleneck.kind == "none" and slots > 1 and self.encoder.conditioner.can_pad:
+        if memory_mask is None and bottleneck.kind in SLOT_FOR_EACH_STATE and slots > 1 and self.encoder.conditioner.can_pad:
             raise ValueError(
                 "Without a bottleneck some of the slots can be padding, so decode needs memory_mask=: take both from "
                 "encode(..., return_mask=True). If all slots are real, give torch.ones(memory.shape[:2])."

@@ -21,9 +21,10 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
 from .composition_genext import Part, compose
-from .configuration_genext import GenextConfig
+from .configuration_genext import SLOT_FOR_EACH_STATE, GenextConfig
 from .decoders_genext import build_decoder
 from .encoders_genext import CONDITION_INPUTS, GenextEncoder
+from .fitting_genext import ClosedFormFitting
 from .heads_genext import TokenHead, compute_token_loss
 from .memory_genext import MemoryDecoding, MemoryEncoding
 from .outputs_genext import GenextEncoderOutput
@@ -32,7 +33,7 @@ from .resizing_genext import resize_part
 from .stepping_genext import GenextStepper, find_stepping_obstacle
 
 
-class GenextModel(MemoryEncoding, GenextPreTrainedModel):
+class GenextModel(MemoryEncoding, ClosedFormFitting, GenextPreTrainedModel):
     """The encoder alone: features and fixed-length states. Opens folders of every kind of `Genext` model.
 
     Example:
@@ -99,7 +100,7 @@ class GenextModel(MemoryEncoding, GenextPreTrainedModel):
                 json.dump(content, file, indent=2)
 
 
-class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, GenextPreTrainedModel, GenerationMixin):
+class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, ClosedFormFitting, GenextPreTrainedModel, GenerationMixin):
     """A conditional model with a sequence output: encoder, decoder and token head.
 
     Args:
@@ -353,7 +354,7 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, GenextPreTr
         if isinstance(encoder_outputs, GenextEncoderOutput):
             return encoder_outputs
         # Somebody else's output carries no mask of its own: without a bottleneck the input's is right.
-        memory_mask = attention_mask if self.config.bottleneck.kind == "none" and self.encoder.reads_text else None
+        memory_mask = attention_mask if self.config.bottleneck.kind in SLOT_FOR_EACH_STATE and self.encoder.reads_text else None
         return GenextEncoderOutput(last_hidden_state=encoder_outputs[0], memory_mask=memory_mask)
 
     # Generation

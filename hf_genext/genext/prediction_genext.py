@@ -16,16 +16,18 @@ from transformers.utils.generic import can_return_tuple
 
 from .composition_genext import Part, compose_prediction
 from .configuration_genext import GenextConfig
+from .density_heads_genext import DensityHead
 from .encoders_genext import GenextEncoder
 from .field_conditioners_genext import GenextNullConditioner
-from .heads_genext import DensityHead, RegressionHead, build_prediction_head
+from .fitting_genext import ClosedFormFitting
+from .heads_genext import RegressionHead, build_prediction_head
 from .memory_genext import MemoryEncoding, average_slots
 from .noise_genext import Noise
 from .outputs_genext import GenextPredictionOutput
 from .pretrained_genext import GenextPreTrainedModel
 
 
-class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
+class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedModel):
     """A conditional model with a single output: encoder and head. The head reads the mean of the memory's real slots.
 
     Args:
@@ -135,7 +137,7 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             **kwargs,
         )
         memory = outputs.last_hidden_state
-        parameters = self.head(self._read_memory(memory, outputs.memory_mask))
+        parameters = self.head(self._average(memory, outputs.memory_mask))
         loss = log_probs = None
         if labels is not None:
             log_probs = self.head.score(parameters, labels)
@@ -160,8 +162,20 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
             return {**inputs, "num_samples": len(labels)}
         return inputs
 
-    def _read_memory(self, memory: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """What the head reads: (batch, hidden); of a density without any condition, which is one for all rows, (1, hidden)."""
+    def read_memory(self, labels: torch.Tensor | None, inputs: dict[str, Any]) -> torch.Tensor:
+        """What the head reads for a batch of conditions.
+
+        Args:
+            labels: As many as there are rows, where there are no conditions.
+            inputs: As [`GenextEncoder.forward`] takes them.
+
+        Returns:
+            (batch, hidden); of a density without any condition, which is one for all rows, (1, hidden).
+        """
+        return self._average(*self.encode(return_mask=True, **self._count_rows(labels, inputs)))
+
+    def _average(self, memory: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """The mean of a memory's real slots, of one row for all where nothing is a condition of a density."""
         vectors = average_slots(memory, mask)
         is_one = isinstance(self.head, DensityHead) and isinstance(self.encoder.conditioner, GenextNullConditioner)
         return vectors[:1] if is_one else vectors
@@ -184,8 +198,7 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
         Returns:
             (batch,).
         """
-        memory, mask = self.encode(return_mask=True, **self._count_rows(labels, inputs))
-        return self.head.score(self.head(self._read_memory(memory, mask)), labels)
+        return self.head.score(self.head(self.read_memory(labels, inputs)), labels)
 
     def sample(
         self,
@@ -220,7 +233,7 @@ class GenextForPrediction(MemoryEncoding, GenextPreTrainedModel):
         if not isinstance(num_return_sequences, int) or num_return_sequences < 1:
             raise ValueError(f"num_return_sequences must be a whole number of 1 or more, got {num_return_sequences!r}.")
         memory, mask = self.encode(return_mask=True, **inputs)
-        parameters = self.head(self._read_memory(memory, mask))
+        parameters = self.head(self._average(memory, mask))
         if len(parameters) == len(memory):
             parameters = parameters.repeat_interleave(num_return_sequences, dim=0)
         if noise is None:
