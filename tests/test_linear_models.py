@@ -207,7 +207,7 @@ def test_padding_is_no_state_and_a_frozen_encoder_is_fitted_to():
     config = build_config("linear")
     config.bottleneck.is_fitted = False
     model = sharpen(GenextForConditionalGeneration(config))
-    with pytest.raises(ValueError, match="the encoder would be trained after it.*freeze_encoder=True"):
+    with pytest.raises(ValueError, match=r"the encoder would be trained after it.*freeze_encoder=True"):
         model.fit([{"input_ids": ids, "attention_mask": mask}])
     model.encoder.conditioner.requires_grad_(False)
     model.fit([{"input_ids": ids, "attention_mask": mask, "labels": ids}] * 2)
@@ -248,7 +248,9 @@ def test_what_cannot_be_fitted_is_refused():
         build_density("flow").fit([])
     with pytest.raises(ValueError, match="give them as labels"):
         build_density("ppca", num_components=1).fit([{"num_samples": 3}])
-    with pytest.raises(StrictDataclassError, match="at most as many components as a vector has numbers, 6; got num_components=7"):
+    with pytest.raises(
+        StrictDataclassError, match="at most as many components as a vector has numbers, 6; got num_components=7"
+    ):
         build_density("ppca", num_components=7)
     with pytest.raises(ValueError, match="gives 1 to 6 components of states of that width, got hidden_size=7"):
         GenextForPrediction.from_encoder_pretrained(

@@ -26,8 +26,8 @@ MOST_ROWS = 100_000
 _LEAST_VARIANCE = 1e-12
 """Of the largest variance the share below which there is none, but for rounding."""
 
-_MOST_ITERATIONS = 500
-_TOLERANCE = 1e-7
+_MOST_ITERATIONS = 200
+_TOLERANCE = 1e-6
 
 
 class LinearDensity(nn.Module):
