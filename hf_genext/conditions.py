@@ -450,8 +450,11 @@ def encode_rows(
     parts: dict[str, list[Any]] = {}
     labels: list[Any] = []
     limits: dict[str, Any] = {"limit": max_source_length, "too_long": too_long}
+    # Numbers are taken as arrays: as numbers of Python they would take ten times the memory.
+    numbers = stack_targets(dataset).astype(np.float32) if output in NUMBER_KINDS else None
+    read = dataset if numbers is None else dataset.remove_columns("target")
     for start in range(0, len(dataset), _ENCODING_CHUNK):
-        chunk: dict[str, Any] = dataset[start : start + _ENCODING_CHUNK]
+        chunk: dict[str, Any] = read[start : start + _ENCODING_CHUNK]
         kept = keep[start : start + _ENCODING_CHUNK]
         if "text" in kinds:
             texts = list(chunk["text"])
@@ -466,6 +469,8 @@ def encode_rows(
             parts.setdefault("condition_labels", []).append(
                 processor(condition_labels=list(chunk["label"]))["condition_labels"]
             )
+        if numbers is not None:
+            continue
         targets = list(chunk["target"])
         if output == "text":
             rows = processor(text_target=targets)["labels"]
@@ -484,7 +489,7 @@ def encode_rows(
         name: [values[place] for place in places] if name == "input_ids" else np.concatenate(values)[places]
         for name, values in parts.items()
     }
-    wanted = [labels[place] for place in places]
+    wanted: Any = [labels[place] for place in places] if numbers is None else numbers[places]
     media = None if set(kinds).isdisjoint(MEDIA_KINDS) else MediaReader(dataset.select(places), processor)
     return EncodedRows(conditions, wanted if output == "text" else np.array(wanted), media), report
 
@@ -499,9 +504,7 @@ def _read_tokens(processor: GenextProcessor, texts: list[str | None]) -> list[li
 def _number_outputs(
     targets: list[Any], output: str, names: list[str], keep: np.ndarray, report: DataReport, *, rule: str, start: int
 ) -> list[Any]:
-    """Single outputs as numbers: a class, 0 and 1 for each label, or those that they are."""
-    if output in NUMBER_KINDS:
-        return [np.array(target, dtype=np.float32) for target in targets]
+    """Single outputs as numbers: a class, or 0 and 1 for each label."""
     numbers = {name: number for number, name in enumerate(names)}
     missing = [
         row

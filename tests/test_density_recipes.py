@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
             "x": x,
             "y": y,
             "side": "ab"[side],
-            "numbers": [float(side), 0.5 * x, y + x, z, 3.0 * z - y],
+            "numbers": [float(side), 0.5 * x, y + x, z, x * y],
         }
         lines.append(json.dumps({**named, "gloss": ("left it is", "right")[side], "same": [x, 1.0]}) + "\n")
     for name, part in (("train", lines[:200]), ("test", lines[200:])):
@@ -113,6 +113,7 @@ def _split_as_the_recipe(folder):
 def test_a_density_depends_on_its_condition_and_its_numbers_may_stand_in_columns(folder):
     head = {"kind": "mixture", "num_components": 2}
     both = {"conditions": {"label": "side"}, "target_columns": ["x", "y"], "head": head}
+    both["validation_file"] = [str(folder / "test.jsonl")]  # Two conditions cannot be parted.
     train([write_settings(folder, "sides", **both, encoder={"hidden_size": 8}, max_steps=150)])
     pipe = pipeline("conditional-generation", model=str(folder / "sides"))
     for side, centre in (("a", 0.0), ("b", 4.0)):
@@ -160,7 +161,13 @@ def test_reduce_then_generate_is_one_line(folder):
             "Row 2: the vector .* not a finite number",
         ),
         (
-            {"head": {"kind": "regression"}, "target_column": "x", "conditions": {"text": "gloss"}, "bottleneck": "linear"},
+            {
+                "head": {"kind": "regression"},
+                "target_column": "x",
+                "conditions": {"text": "gloss"},
+                "bottleneck": "linear",
+                "validation_file": ["few.jsonl"],
+            },
             "the encoder would be trained after it",
         ),
     ],

@@ -232,7 +232,10 @@ def spoil(rows, row, column, value):
         (spoil(draw_rows(), slice(None), 4, 7.0), "Number 5 of the vectors is the same in all rows: its variance is 0"),
         (spoil(draw_rows(), 3, 1, math.nan), "in row 3 of the batch 1 of 6 numbers are missing"),
         (spoil(draw_rows(), 90, 1, math.inf), "Number 2 of row 91 is inf, and a linear model needs finite numbers"),
-        (np.repeat(draw_rows()[:, :2], 3, axis=1) * [1, 1, 2, 2, 3, 3], "The 600 rows lie in 2 dimensions of the 6"),
+        (
+            np.repeat(draw_rows()[:, :2], 3, axis=1) * [1, 1, 2, 2, 3, 3],
+            r"the 600 rows lie in 2 dimensions of the 6\. A density needs some noise .* Choose 1 components or fewer",
+        ),
         (draw_rows() * np.nan, "there are none. Give labelled rows"),
     ],
 )
@@ -260,3 +263,19 @@ def test_what_cannot_be_fitted_is_refused():
         GenextForPrediction.from_encoder_pretrained(
             GenextVectorConditionerConfig(vector_size=6), {"kind": "class"}, bottleneck="linear", num_latents=2
         )
+
+
+def test_a_bottleneck_takes_states_that_lie_in_fewer_dimensions():
+    rows = np.repeat(draw_rows()[:, :2], 3, axis=1)
+    rows[:, 5] = 1.0  # As of a unit that never fires.
+    batches = [{"condition_vectors": torch.tensor(rows, dtype=torch.float32)}]
+
+    def build(size):
+        bottleneck = {"kind": "linear", "hidden_size": size}
+        encoder = GenextVectorConditionerConfig(vector_size=6)
+        return GenextForPrediction.from_encoder_pretrained(encoder, {"kind": "class"}, bottleneck=bottleneck)
+
+    memory = build(2).fit(batches).encode(**batches[0])[:, 0]
+    torch.testing.assert_close(memory.T.cov(), torch.eye(2), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match=r"lie in 2 dimensions of the 6\. Choose 2 components or fewer"):
+        build(3).fit(batches)

@@ -184,7 +184,7 @@ class LinearHead(DensityHead):
         Raises:
             ValueError: for targets that have no such fit.
         """
-        moments, size, hidden = Moments(), self.config.num_outputs, 0
+        moments, hidden = Moments(), 0
         for vectors, values in self._unite(read()):
             # Where nothing is a condition there is nothing that the mean could depend on.
             hidden = vectors.shape[1] if len(vectors) == len(values) else 0
@@ -193,7 +193,7 @@ class LinearHead(DensityHead):
             raise ValueError("A density is fitted to rows whose targets are known; there are none. Give labelled rows.")
         weights, covariance = regress(moments.covariance, moments.mean, hidden)
         bias = moments.mean[hidden:] - weights @ moments.mean[:hidden]
-        directions, variances, rest = find_components(covariance, self.config.num_components, moments.count)
+        directions, variances, rest = find_components(covariance, self.config.num_components, moments.count, of_density=True)
         mixing = directions * variances.sqrt()[:, None]
         density = self.density
         if density.num_bins is not None:

@@ -176,21 +176,24 @@ class Moments:
         return self._scatter / max(1, self.count - 1)
 
 
-def find_components(covariance: torch.Tensor, num_components: int, num_rows: int) -> tuple[torch.Tensor, torch.Tensor, float]:
+def find_components(
+    covariance: torch.Tensor, num_components: int, num_rows: int, *, of_density: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, float]:
     """The principal components of a covariance.
 
     Args:
         covariance: (size, size), in float64.
         num_components: How many.
         num_rows: Of how many rows the covariance is.
+        of_density: Whether they are a density's, which needs some variance in every number, and outside the components.
 
     Returns:
-        Directions of length 1 (components, size), the variances along them (components,), both from the largest on, and the mean
-        of the other variances, 0 where there are none.
+        Directions of length 1 (components, size), the variances along them (components,), both from the largest on, and the
+        mean of the other variances, 0 where there are none.
 
     Raises:
-        ValueError: for more components than the vectors have numbers or than there are rows, a number that is the same in all
-            rows, or rows that lie in fewer dimensions.
+        ValueError: for more components than the vectors have numbers or than there are rows, or rows that lie in fewer
+            dimensions; of a density for a number that is the same in all rows.
     """
     size = len(covariance)
     if num_components > min(size, num_rows - 1):
@@ -201,20 +204,22 @@ def find_components(covariance: torch.Tensor, num_components: int, num_rows: int
         )
     spread = covariance.diagonal()
     constant = (spread <= _LEAST_VARIANCE * spread.max()).nonzero()
-    if len(constant):
+    if of_density and len(constant):
         raise ValueError(
-            f"Number {int(constant[0, 0]) + 1} of the vectors is the same in all rows: its variance is 0, and no density has that. "
-            "Leave it out."
+            f"Number {int(constant[0, 0]) + 1} of the vectors is the same in all rows: its variance is 0, and no density has "
+            "that. Leave it out."
         )
     variances, directions = torch.linalg.eigh(covariance)
     variances, directions = variances.flip(0), directions.flip(1).T
-    rest = float(variances[num_components:].mean()) if num_components < size else 0.0
     rank = int((variances > _LEAST_VARIANCE * variances[0]).sum())
-    if rank <= num_components and rank < size:
+    most = rank - 1 if of_density and rank < size else rank
+    if num_components > most:
+        noise = " A density needs some noise outside its components." if of_density else ""
         raise ValueError(
-            f"The {num_rows} rows lie in {rank} dimensions of the {size}, so {num_components} components leave no noise outside "
-            f"them and the density has no bound. Choose fewer than {rank} components, or leave out numbers that follow from others."
+            f"{num_components} components were asked for, but the {num_rows} rows lie in {rank} dimensions of the {size}.{noise} "
+            f"Choose {most} components or fewer, or leave out numbers that follow from others."
         )
+    rest = float(variances[num_components:].mean()) if num_components < size else 0.0
     return directions[:num_components], variances[:num_components], rest
 
 
