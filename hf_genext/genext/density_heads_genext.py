@@ -178,8 +178,8 @@ class LinearHead(DensityHead):
         """Fit mean, components, noise and sources to targets.
 
         Args:
-            read: Gives all rows from the start, in parts: memories (rows, hidden), or (1, hidden) where nothing is a condition, and
-                targets as `forward` takes them.
+            read: Gives all rows from the start, in parts: memories (rows, hidden), or (1, hidden) where nothing is a condition,
+                and targets as `forward` takes them.
 
         Raises:
             ValueError: for targets that have no such fit.

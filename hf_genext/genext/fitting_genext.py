@@ -32,8 +32,8 @@ class ClosedFormFitting:
         thousand of them at most. What the memory says of the mean of a linear density is a least-squares fit.
 
         Args:
-            batches: Inputs as the model's `forward` takes them, of a head with `labels`: a `DataLoader`, or a list. They are read
-                more than once.
+            batches: Inputs as the model's `forward` takes them, of a head with `labels`: a `DataLoader`, or a list. They are
+                read more than once.
 
         Returns:
             The model itself.
@@ -49,8 +49,9 @@ class ClosedFormFitting:
             >>> head = {"kind": "ppca", "num_outputs": 3, "num_components": 1}
             >>> model = GenextForPrediction.from_encoder_pretrained(GenextNullConditionerConfig(hidden_size=2), head)
             >>> rows = torch.randn(100, 3, generator=torch.Generator().manual_seed(0))
-            >>> model.fit([{"labels": rows}]).log_prob(rows).mean() > torch.distributions.Normal(0, 2).log_prob(rows).sum(1).mean()
-            tensor(True)
+            >>> peer = torch.distributions.MultivariateNormal(rows.mean(dim=0), 2 * torch.eye(3))
+            >>> bool(model.fit([{"labels": rows}]).log_prob(rows).mean() > peer.log_prob(rows).mean())
+            True
         """
         if isinstance(batches, Iterator):
             raise TypeError("fit reads the rows more than once, and a generator gives them once: give a list, or a DataLoader.")
@@ -58,8 +59,8 @@ class ClosedFormFitting:
         parts = [part for part in (bottleneck, head) if isinstance(part, (LinearBottleneck, LinearHead))]
         if not parts:
             raise ValueError(
-                f'Nothing of this {type(self).__name__} is fitted in closed form: that is for a bottleneck of kind "linear" and a '
-                'head of kind "ppca" or "ica". Train it.'
+                f'Nothing of this {type(self).__name__} is fitted in closed form: that is for a bottleneck of kind "linear" '
+                'and a head of kind "ppca" or "ica". Train it.'
             )
         was_training = self.training
         self.train(False)
@@ -77,9 +78,9 @@ class ClosedFormFitting:
         trained = next((name for name, value in self.encoder.conditioner.named_parameters() if value.requires_grad), None)
         if trained is not None:
             raise ValueError(
-                "A linear bottleneck is fitted once, to states that stay as they are, but the encoder would be trained after it "
-                f"(such as its {trained}). Set freeze_encoder=True for a pretrained one; give a vector no hidden_size, so that it is "
-                "its own state."
+                "A linear bottleneck is fitted once, to states that stay as they are, but the encoder would be trained after "
+                f"it (such as its {trained}). Set freeze_encoder=True for a pretrained one; give a vector no hidden_size, so "
+                "that it is its own state."
             )
 
     def _move(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], torch.Tensor | None]]:

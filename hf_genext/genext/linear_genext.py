@@ -33,9 +33,9 @@ _TOLERANCE = 1e-6
 class LinearDensity(nn.Module):
     """A subspace with independent sources, and the same noise in all directions outside it.
 
-    With normal sources it is probabilistic PCA (Tipping and Bishop 1999): the rows of `mixing` are the principal directions, each
-    as long as the standard deviation along it. With `num_bins` each source is what a monotone function of that many straight pieces
-    makes of a standard normal number (Chen and Gopinath 2000, "Gaussianization"), and the rows are ICA's.
+    With normal sources it is probabilistic PCA (Tipping and Bishop 1999): the rows of `mixing` are the principal directions,
+    each as long as the standard deviation along it. With `num_bins` each source is what a monotone function of that many
+    straight pieces makes of a standard normal number (Chen and Gopinath 2000, "Gaussianization"), and the rows are ICA's.
 
     Args:
         size: Numbers of a vector.
@@ -68,8 +68,8 @@ class LinearDensity(nn.Module):
             errors: Vectors with their mean taken away, (batch, size).
 
         Returns:
-            Sources (batch, components), what is left outside the subspace (batch, size), and the logarithm of the volume that the
-            rows of `mixing` span, a scalar.
+            Sources (batch, components), what is left outside the subspace (batch, size), and the logarithm of the volume that
+            the rows of `mixing` span, a scalar.
         """
         mixing = self.mixing.to(errors.dtype)
         factor = torch.linalg.cholesky(mixing @ mixing.T)
@@ -159,8 +159,8 @@ class Moments:
         if len(broken):
             row, column = broken[0].tolist()
             raise ValueError(
-                f"Number {column + 1} of row {self.count + row + 1} is {rows[row, column].item()}, and a linear model needs finite "
-                "numbers. Leave such rows out."
+                f"Number {column + 1} of row {self.count + row + 1} is {rows[row, column].item()}, and a linear model needs "
+                "finite numbers. Leave such rows out."
             )
         mean = rows.mean(dim=0)
         centred = rows - mean
@@ -216,8 +216,8 @@ def find_components(
     if num_components > most:
         noise = " A density needs some noise outside its components." if of_density else ""
         raise ValueError(
-            f"{num_components} components were asked for, but the {num_rows} rows lie in {rank} dimensions of the {size}.{noise} "
-            f"Choose {most} components or fewer, or leave out numbers that follow from others."
+            f"{num_components} components were asked for, but the {num_rows} rows lie in {rank} dimensions of the {size}."
+            f"{noise} Choose {most} components or fewer, or leave out numbers that follow from others."
         )
     rest = float(variances[num_components:].mean()) if num_components < size else 0.0
     return directions[:num_components], variances[:num_components], rest

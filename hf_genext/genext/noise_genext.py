@@ -34,7 +34,7 @@ class Noise:
         return torch.special.ndtri(self.uniform(size))
 
     def gumbel(self, size: int) -> torch.Tensor:
-        """Standard Gumbel numbers, (rows, size): the largest of scores plus these is a draw from their softmax."""
+        """Numbers of the standard Gumbel distribution, (rows, size): scores plus these are largest where softmax draws."""
         return -torch.log(-torch.log(self.uniform(size)))
 
 
