@@ -174,17 +174,17 @@ def _name_numbers(head: Any, numbers: torch.Tensor) -> Any:
 def read_sampling(arguments: dict[str, Any], model: str, top_k: int | None) -> dict[str, Any]:
     """What a call asks of a model with a single output about drawing from it.
 
-        Args:
-            arguments: What is neither for reading conditions nor for naming answers.
-            model: The model's class, for errors.
-            top_k: What the call says of likeliest classes.
+    Args:
+        arguments: What is neither for reading conditions nor for naming answers.
+        model: The model's class, for errors.
+        top_k: What the call says of likeliest classes.
 
-        Returns:
-                Those of `do_sample`, `num_return_sequences` and `temperature` that are given, and `do_sample` where one of the others
-            is.
-    
-        Raises:
-            ValueError: for anything else, values that cannot be used, or what does not go together.
+    Returns:
+        Those of `do_sample`, `num_return_sequences` and `temperature` that are given, and `do_sample` where one of the others
+        is.
+
+    Raises:
+        ValueError: for anything else, values that cannot be used, or what does not go together.
     """
     taken = ("do_sample", "num_return_sequences", "temperature")
     unknown = [name for name in arguments if name not in taken]
