@@ -28,7 +28,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from hf_genext.devices import describe_device
 from hf_genext.engines.opening_engines import ENGINES, name_export
 from hf_genext.export import export_model
 from hf_genext.fast_decoding import generate_fast
+from hf_genext.length_batches import RowPadding
 from recipes.g2p.prepare_data import prepare_data
 from recipes.running import describe_versions
 
@@ -145,17 +146,29 @@ def list_ways(pipe: Any, exports: dict[str, Exported], batch_size: int, search: 
 
         return decode
 
-    def generate(generate: Callable[..., torch.Tensor]) -> Way:
+    def read_by_processor(words: list[str]) -> Mapping[str, torch.Tensor]:
+        return pipe.processor(text=words, return_tensors="pt", padding=True)
+
+    pad = RowPadding(pipe.model)
+
+    def read_by_pipeline(words: list[str]) -> Mapping[str, torch.Tensor]:
+        batch = pad(list(pipe.preprocess_many(words)))
+        del batch["rows"]
+        return batch
+
+    def generate(read: Callable[[list[str]], Mapping[str, torch.Tensor]], generate: Callable[..., torch.Tensor]) -> Way:
         def run(words: list[str]) -> list[str]:
-            batch = pipe.processor(text=words, return_tensors="pt", padding=True)
-            ids = generate(**batch, **search, max_new_tokens=MAX_NEW_TOKENS)
+            ids = generate(**read(words), **search, max_new_tokens=MAX_NEW_TOKENS)
             return pipe.processor.target_tokenizer.batch_decode(ids, skip_special_tokens=True)
 
         return cut(run)
 
-    ways = {"generate": generate(pipe.model.generate), "torch": generate(functools.partial(generate_fast, pipe.model))}
+    ways = {
+        "generate": generate(read_by_processor, pipe.model.generate),
+        "torch": generate(read_by_pipeline, functools.partial(generate_fast, pipe.model)),
+    }
     for name, exported in exports.items():
-        ways[name] = generate(exported.pipe.engine_model.generate)
+        ways[name] = generate(read_by_pipeline, exported.pipe.engine_model.generate)
         if exported.engine == "ctranslate2":
             ways[f"{BARE}{name}"] = cut(functools.partial(BareTranslator(exported), beam_size=search.get("num_beams", 1)))
     return ways

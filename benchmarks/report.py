@@ -205,6 +205,17 @@ def _generation(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{results['hardware']}; CPU seconds, {note}."])
 
 
+def _batch_jobs(results: dict[str, Any]) -> str:
+    lines = ["| rows | CPU ms a row | peak memory, MiB |", "|---:|---:|---:|"]
+    lines += [
+        f"| {job['rows']:,} | {job['cpu_milliseconds_per_row']:.3f} | {job['peak_mib']:,.0f} |" for job in results["jobs"]
+    ]
+    layers, start = results["model"]["num_hidden_layers"], results["start"]
+    note = f"{layers}+{layers} layers of {results['model']['hidden_size']}"
+    begin = f"A job of one row takes {start['cpu_seconds']:.1f} CPU seconds and {start['peak_mib']:,.0f} MiB"
+    return "\n".join([*lines, "", f"{results['hardware']}; {note}. {begin}."])
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": _training,
     "ranks": _ranks,
@@ -216,6 +227,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "compositions": _compositions,
     "cached_encoders": _cached_encoders,
     "generation": _generation,
+    "batch_jobs": _batch_jobs,
 }
 
 

@@ -35,6 +35,7 @@ from hf_genext.media_columns import MEDIA_KINDS, MediaReader, find_unreadable, l
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from accelerate import PartialState
     from datasets import Dataset
 
     from hf_genext.genext.processing_genext import GenextProcessor
@@ -130,6 +131,7 @@ def read_rows(
     config_name: str | None = None,
     spaces: Mapping[str, Any] | None = None,
     unreadable: Literal["error", "drop"] = "error",
+    ranks: PartialState | None = None,
 ) -> tuple[Dataset, DataReport]:
     """Read rows of conditions and targets. Pictures and recordings are opened once, to see that they can be, and not kept.
 
@@ -146,6 +148,7 @@ def read_rows(
         config_name: Configuration of a `datasets` source.
         spaces: For each folder that a condition names the space: a mapping of words to vectors (size,).
         unreadable: What to do with a row whose picture or recording cannot be opened.
+        ranks: Those that all read the same rows together: each opens its share of the pictures and recordings.
 
     Returns:
         A dataset with `source` (what tells conditions apart, for people and for splits), a column for each condition, `target`,
@@ -188,7 +191,7 @@ def read_rows(
         _drop(report, keep, ~present, "no condition")
     target, is_given = _read_target(table, name, target_columns, output)
     _drop(report, keep, ~is_given, f"empty {target_columns[0]}")
-    _drop_unreadable(report, keep, conditions, columns, folder, rule=unreadable)
+    _drop_unreadable(report, keep, conditions, columns, folder, rule=unreadable, ranks=ranks)
     report.kept = int(keep.sum())
     if report.kept == 0:
         raise ValueError(f"No row of {name} has both sides: {report}.")
@@ -212,6 +215,7 @@ def _drop_unreadable(
     folder: Path,
     *,
     rule: str,
+    ranks: PartialState | None,
 ) -> None:
     """Drop or refuse rows whose pictures or recordings cannot be opened."""
     if rule not in ("error", "drop"):
@@ -219,7 +223,7 @@ def _drop_unreadable(
     for condition in conditions:
         if condition.kind not in MEDIA_KINDS:
             continue
-        found = find_unreadable(columns[condition.kind], condition.kind, np.flatnonzero(keep).tolist(), folder)
+        found = find_unreadable(columns[condition.kind], condition.kind, np.flatnonzero(keep).tolist(), folder, ranks)
         if not found:
             continue
         row, cause = next(iter(found.items()))

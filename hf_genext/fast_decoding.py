@@ -157,7 +157,8 @@ def generate_fast(model: PreTrainedModel, *, return_log_probs: bool = False, **g
     def decode(_: PreTrainedModel, input_ids: torch.LongTensor, **kwargs: Any) -> FastGenerationOutput:
         return _decode(model, input_ids, return_log_probs=return_log_probs, **kwargs)
 
-    output = model.generate(**generate_kwargs, custom_generate=decode)
+    # Steps keep what they have seen in a room of their own, so `generate` need not make one.
+    output = model.generate(**{**generate_kwargs, "use_cache": False}, custom_generate=decode)
     return output if return_log_probs else output.sequences
 
 

@@ -6,8 +6,9 @@ Legend: rows, channels, height, width.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +17,11 @@ import numpy as np
 
 from hf_genext.data import is_nested
 from hf_genext.media import get_sampling_rate, open_condition
+from hf_genext.rank_exchange import gather_texts
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from accelerate import PartialState
     from datasets import Dataset
 
     from hf_genext.genext.processing_genext import GenextProcessor
@@ -209,7 +212,9 @@ def _compute_digest(value: Any) -> str:
 # Opening
 
 
-def find_unreadable(column: pa.ChunkedArray, kind: str, rows: Sequence[int], folder: Path) -> dict[int, Exception]:
+def find_unreadable(
+    column: pa.ChunkedArray, kind: str, rows: Sequence[int], folder: Path, ranks: PartialState | None = None
+) -> dict[int, Exception]:
     """Open every picture or recording once.
 
     Args:
@@ -217,9 +222,10 @@ def find_unreadable(column: pa.ChunkedArray, kind: str, rows: Sequence[int], fol
         kind: `"image"` or `"audio"`.
         rows: Which rows to open.
         folder: Where the paths began, for errors.
+        ranks: Those that all call this together, with the same rows: each opens its share. Left out, this process opens all.
 
     Returns:
-        By their numbers the rows that cannot be opened, and why.
+        By their numbers the rows that cannot be opened, in their order, and why; on all ranks the same.
     """
     from datasets.utils import tqdm
 
@@ -234,12 +240,21 @@ def find_unreadable(column: pa.ChunkedArray, kind: str, rows: Sequence[int], fol
             return error
         return None
 
+    share = rows if ranks is None else rows[ranks.process_index :: ranks.num_processes]
     # Decoders of pictures let other threads run.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-        found = threads.map(attempt, rows)
-        if len(rows) > 1000:
-            found = tqdm(found, total=len(rows), desc=f"opening every {kind} once")
-        return {row: error for row, error in zip(rows, found, strict=True) if error is not None}
+        tried = threads.map(attempt, share)
+        if len(share) > 1000:
+            tried = tqdm(tried, total=len(share), desc=f"opening every {kind} once")
+        found = {row: error for row, error in zip(share, tried, strict=True) if error is not None}
+    return found if ranks is None else _exchange_findings(found, ranks)
+
+
+def _exchange_findings(found: Mapping[int, Exception], ranks: PartialState) -> dict[int, Exception]:
+    """What each rank found of its share, on all of them."""
+    told = json.dumps([(row, isinstance(error, FileNotFoundError), str(error)) for row, error in found.items()])
+    everything = sorted(finding for text in gather_texts(told, ranks) for finding in json.loads(text))
+    return {row: (FileNotFoundError if is_missing else ValueError)(message) for row, is_missing, message in everything}
 
 
 class MediaReader:

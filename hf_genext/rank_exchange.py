@@ -1,4 +1,4 @@
-"""How ranks that train the same word vectors bring together what they learned.
+"""How ranks bring together what they found and, where they train the same word vectors, what they learned.
 
 Each rank trains a copy on its own part of the text. At a meeting the changes of each row since its last one are added up, so
 that two ranks go as far as one would on the text of both; what they changed alike is counted once where a row was trained
@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.utils import gather
 
 from hf_genext.static_embedding.pretraining_static_embedding import StaticEmbeddingForPreTraining
 
@@ -28,6 +29,22 @@ SEGMENT = 1 << 18
 """Numbers that are computed with at once: few enough to stay in a processor's cache."""
 SHARED_FOLDER = Path("/dev/shm")
 _TINY = 1e-30
+
+
+def gather_texts(text: str, state: PartialState) -> list[str]:
+    """The texts of all ranks, in the order of the ranks. All ranks call this together.
+
+    Args:
+        text: This rank's.
+        state: The ranks.
+    """
+    if state.num_processes == 1:
+        return [text]
+    content = torch.tensor([*text.encode()], dtype=torch.uint8, device=state.device)
+    lengths = gather(torch.tensor([len(content)], device=state.device)).tolist()
+    padded = content.new_zeros(1, max(*lengths, 1))
+    padded[0, : len(content)] = content
+    return [bytes(row[:length].tolist()).decode() for row, length in zip(gather(padded), lengths, strict=True)]
 
 
 class GatherChannel:
@@ -284,4 +301,4 @@ class RankExchange:
         return min(rows, num_rows)
 
 
-__all__ = ["RankExchange", "add_up", "open_channel"]
+__all__ = ["RankExchange", "add_up", "gather_texts", "open_channel"]

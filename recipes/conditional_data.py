@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from accelerate import PartialState
 
 import hf_genext
 from hf_genext.batching import EncodedPairs, EncodedRows
@@ -48,10 +49,11 @@ class RowReader:
     Args:
         settings: Which columns hold what.
         output: `"text"`, or the kind of a single output.
+        ranks: Those that all read the same files together, if there are several.
     """
 
-    def __init__(self, settings: DataSettings, output: str = "text") -> None:
-        self.settings, self.output = settings, output
+    def __init__(self, settings: DataSettings, output: str = "text", ranks: PartialState | None = None) -> None:
+        self.settings, self.output, self._ranks = settings, output, ranks
         self.is_plain = settings.conditions is None and output == "text"
         conditions = {"text": settings.source_column} if settings.conditions is None else settings.conditions
         self.conditions: list[ConditionColumns] = parse_condition_columns(conditions)
@@ -78,6 +80,7 @@ class RowReader:
                 output=self.output,
                 spaces=self._open_spaces(),
                 unreadable=settings.unreadable,
+                ranks=self._ranks,
                 **how,
             )
         logger.info("%s: %s", " + ".join(files), report)
@@ -94,12 +97,28 @@ class RowReader:
         return self._spaces
 
 
-def load_data(settings: DataSettings, reader: RowReader, folder: Path, config_path: Path | None) -> ConditionalData:
-    """The rows that the settings name.
+@dataclass
+class DataFiles:
+    """Where the rows are, each a file, two text files, or a `datasets` source.
+
+    Attributes:
+        train: Rows to train on.
+        validation: Rows to choose by; left out, some of the former.
+        test: Rows to score the finished model on.
+        facts: What is known of them.
+    """
+
+    train: list[str]
+    validation: list[str] | None
+    test: list[str] | None
+    facts: dict[str, Any]
+
+
+def find_data(settings: DataSettings, folder: Path, config_path: Path | None) -> DataFiles:
+    """The files that the settings name, or that their script makes.
 
     Args:
         settings: The settings.
-        reader: Built from them.
         folder: Where a `data_script` may write.
         config_path: The settings file, beside which the script stands.
 
@@ -116,15 +135,26 @@ def load_data(settings: DataSettings, reader: RowReader, folder: Path, config_pa
     if train_file is None:
         raise SettingsError("There is no training data: set train_file (a file, two text files, or a `datasets` source).")
     facts.setdefault("name", " + ".join(Path(name).name for name in train_file))
-    train = reader.read(train_file)
-    if files["validation_file"] is not None:
-        validation = reader.read(files["validation_file"])
+    return DataFiles(train_file, files["validation_file"], files["test_file"], facts)
+
+
+def load_data(settings: DataSettings, reader: RowReader, files: DataFiles) -> ConditionalData:
+    """The rows of files.
+
+    Args:
+        settings: The settings.
+        reader: Built from them.
+        files: Where the rows are.
+    """
+    train = reader.read(files.train)
+    if files.validation is not None:
+        validation = reader.read(files.validation)
     else:
         size = settings.validation_size
         # Rows without a condition are told apart by their targets.
         how: dict[str, Any] = {} if reader.conditions else {"column": "target", "key": str}
         train, validation = split_by_source(train, int(size) if size >= 1 else size, seed=settings.validation_seed, **how)
-    return ConditionalData(train, validation, None if files["test_file"] is None else reader.read(files["test_file"]), facts)
+    return ConditionalData(train, validation, None if files.test is None else reader.read(files.test), files.facts)
 
 
 def encode_dataset(
@@ -248,11 +278,13 @@ def build_output_metrics(settings: DataSettings, kind: str, *, threshold: float 
 
 __all__ = [
     "ConditionalData",
+    "DataFiles",
     "RowReader",
     "build_output_metrics",
     "build_text_metrics",
     "count_sources",
     "encode_dataset",
+    "find_data",
     "group_rows",
     "load_data",
     "spread_rows",

@@ -31,7 +31,15 @@ from hf_genext.metrics import bootstrap_interval, score_exact
 from hf_genext.prediction_metrics import list_prediction_metrics
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
-from recipes.conditional_data import RowReader, build_output_metrics, build_text_metrics, encode_dataset, group_rows, load_data
+from recipes.conditional_data import (
+    RowReader,
+    build_output_metrics,
+    build_text_metrics,
+    encode_dataset,
+    find_data,
+    group_rows,
+    load_data,
+)
 from recipes.conditional_model import require_needed_models
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.running import describe_missing_model, run_main, set_up_logging
@@ -81,7 +89,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 def _read_test_rows(data: DataSettings, reader: RowReader, folder: Path, config_path: Path | None) -> datasets.Dataset:
     if data.test_file is not None:
         return reader.read(data.test_file)
-    rows = load_data(data, reader, folder / "data", config_path).test
+    rows = load_data(data, reader, find_data(data, folder / "data", config_path)).test
     if rows is None:
         raise SettingsError("The data script brings no test file: give --test_file FILE.")
     return rows

@@ -17,7 +17,7 @@ import torch
 
 from hf_genext.training import GenextTrainingArguments
 from recipes.arguments import parse_settings
-from recipes.conditional_data import RowReader, build_output_metrics, load_data
+from recipes.conditional_data import RowReader, build_output_metrics, find_data, load_data
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.results import add_baselines
 from recipes.running import count_threads, find_results_to_join, set_up_logging
@@ -70,7 +70,8 @@ def run_output_baselines(
     torch.set_num_threads(count_threads(run.num_threads))
     results_path = find_results_to_join(config_path, wanted=run.update_results, name=run.results_file)
     metrics = build_output_metrics(data, output)
-    rows = load_data(data, RowReader(data, output), Path(args.output_dir or "out") / "data", config_path)
+    files = find_data(data, Path(args.output_dir or "out") / "data", config_path)
+    rows = load_data(data, RowReader(data, output), files)
     test = rows.validation if rows.test is None else rows.test
     scores = dict(score(OutputComparison(settings, rows.train, rows.validation, test, metrics)))
     add_baselines(results_path, scores)

@@ -18,7 +18,7 @@ from transformers import pipeline
 
 from hf_genext.training import GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
-from recipes.conditional_data import RowReader, build_text_metrics, group_rows, load_data
+from recipes.conditional_data import RowReader, build_text_metrics, find_data, group_rows, load_data
 from recipes.conditional_model import require_needed_models
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.results import add_baselines
@@ -99,7 +99,7 @@ def prepare_comparison(own: type, argv: list[str] | None, *, needs_model: bool =
     if metrics is None:
         raise SettingsError("The settings name no metrics to compare by.")
     folder = Path(args.output_dir or "out") / "data"
-    rows = load_data(data, RowReader(data), folder, config_path)
+    rows = load_data(data, RowReader(data), find_data(data, folder, config_path))
     train, test = group_rows(rows.train), group_rows(rows.validation if rows.test is None else rows.test)
     return Comparison(settings, model, run, args, config_path, folder, train, test, metrics, results_path)
 

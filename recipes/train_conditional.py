@@ -30,6 +30,7 @@ sys.path[:] = [str(HERE.parent), *(folder for folder in sys.path if Path(folder)
 
 import datasets
 import torch
+from accelerate import PartialState
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, set_seed
 
@@ -47,6 +48,7 @@ from recipes.conditional_data import (
     build_text_metrics,
     count_sources,
     encode_dataset,
+    find_data,
     group_rows,
     load_data,
     spread_rows,
@@ -105,10 +107,12 @@ def _run(
     metrics = build_output_metrics(data_settings, output) if predicts else build_text_metrics(data_settings, config_path)
     _require_metric(args.metric_for_best_model, metrics, output)
     recipe_results = find_recipe_results(config_path, run_settings.results_file) if run_settings.update_results else None
-    with args.main_process_first(desc="reading the data"):
+    with args.main_process_first(desc="preparing the data"):
         require_needed_models(model_settings, data_settings.conditions)
-        reader = RowReader(data_settings, output)
-        data = load_data(data_settings, reader, output_dir / "data", config_path)
+        files = find_data(data_settings, output_dir / "data", config_path)
+    # All ranks at once, for each opens its share of the pictures and recordings.
+    reader = RowReader(data_settings, output, PartialState())
+    data = load_data(data_settings, reader, files)
     model, processor = load_model(model_settings, data.train)
 
     def encode(rows: datasets.Dataset, what: str) -> EncodedPairs | EncodedRows:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import json
+import os
+import subprocess
+import sys
 import wave
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -270,6 +275,33 @@ def test_what_cannot_be_opened_is_refused_or_counted_before_training(kind, tmp_p
         encoded[2]
     with pytest.raises(ValueError, match="unreadable must be 'error' or 'drop', got 'ignore'"):
         read_rows(rows, columns, target_columns=["y"], unreadable="ignore")
+
+
+def test_two_ranks_open_each_a_share_and_report_the_same(tmp_path):
+    lines = []
+    for number in range(9):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(b"no picture" if number in (3, 4) else encode_png(np.full((2, 3, 3), number, dtype=np.uint8)))
+        lines.append({"picture": path.name if number != 8 else "nowhere.png", "caption": "K AE T"})
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    told = {}
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        out.mkdir()
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+        program = Path(__file__).parent / "programs" / "check_media.py"
+        command = [sys.executable, *launcher, str(program), str(file), str(out)]
+        subprocess.run(command, check=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        told[count] = [json.loads((out / f"{rank}.json").read_text()) for rank in range(count)]
+    (alone,), (first, second) = told[1], told[2]
+    assert alone["drop"]["rows"] == [1, 2, 3, 6, 7, 8] and alone["error"].startswith("ValueError: Row 4: ")
+    assert "So it is with 3 rows in all" in alone["error"]
+    for rule in ("drop", "error"):
+        assert first[rule] == second[rule] == alone[rule]
+    # Both rules: each picture twice on one of the ranks.
+    assert sorted(first["opened"] + second["opened"]) == sorted(alone["opened"])
+    assert len(set(alone["opened"])) == 9 and set(first["opened"]).isdisjoint(second["opened"]) and second["opened"]
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,8 @@ class GenextProcessor(ProcessorMixin):
         if text_target is not None:
             limits = {} if max_target_length is None else {"max_length": max_target_length}
             data["labels"] = self._read_target(text_target, return_tensors, kwargs | limits)
-        return BatchFeature(data, tensor_type=return_tensors)
+        is_ready = return_tensors == "pt" and all(isinstance(value, torch.Tensor) for value in data.values())
+        return BatchFeature(data, tensor_type=None if is_ready else return_tensors)
 
     def read_conditions(self, conditions: Sequence[str | Mapping[str, Any]], **kwargs: Any) -> BatchFeature:
         """Turn rows of conditions into a batch of model inputs.
