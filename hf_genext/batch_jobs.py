@@ -30,6 +30,7 @@ from hf_genext.checkpoints import hold_folder
 from hf_genext.conditions import ConditionColumns, look_up
 from hf_genext.data import is_nested
 from hf_genext.fast_decoding import get_setting
+from hf_genext.genext.seeding_genext import check_seed
 from hf_genext.media_columns import MEDIA_KINDS, find_path
 from hf_genext.pipeline_inputs import Row
 from hf_genext.row_shards import (
@@ -42,7 +43,6 @@ from hf_genext.row_shards import (
     put_in_place,
 )
 from hf_genext.row_sources import ReadRow, RowSource, hash_file
-from hf_genext.seeding import check_seed
 
 if TYPE_CHECKING:
     from accelerate import PartialState

@@ -43,10 +43,10 @@ if TYPE_CHECKING:
 CONDITION_KINDS = ("text", "vector", "label", "image", "audio")
 """What a row can be conditioned on, by the names that the pipeline gives them."""
 
-OUTPUT_KINDS = ("text", "class", "labels", "regression", *DENSITY_KINDS)
+OUTPUT_KINDS = ("text", "class", "labels", "regression", *DENSITY_KINDS, "image")
 """What a row's target can be: a text, or a single output as a [`GenextHeadConfig`] names it."""
 
-NUMBER_KINDS = ("regression", *DENSITY_KINDS)
+NUMBER_KINDS = ("regression", *DENSITY_KINDS, "image")
 """Outputs that are numbers, of which several may stand in a column each."""
 
 _ENCODING_CHUNK = 10_000
@@ -140,7 +140,8 @@ def read_rows(
         conditions: What the rows are conditioned on; of several, any may be missing in a row (null, or nothing but white
             space). Vectors are lists of numbers, in text files numbers apart by white space. Pictures and recordings stand in a
             column as [`hf_genext.media_columns.read_media_column`] takes them.
-        target_columns: Column of the target; of a regression one for each number, of a density likewise, or one of vectors.
+        target_columns: Column of the target; of a regression one for each number, of a density likewise, or one of vectors. An
+            image is the vector of its pixels, row by row.
         output: One of [`OUTPUT_KINDS`]. Labels are a list, in text files names apart by white space. Vectors are written as
             those of a condition.
         column_names: As [`hf_genext.data.read_pairs`] takes it, as the two that follow.
@@ -320,7 +321,7 @@ def _read_target(table: pa.Table, name: str, columns: Sequence[str], output: str
         raise ValueError(f"output must be one of {', '.join(map(repr, OUTPUT_KINDS))}, got {output!r}.")
     if len(columns) != 1 and output not in NUMBER_KINDS:
         raise ValueError(f"An output of kind {output!r} stands in one column, got {', '.join(map(repr, columns))}.")
-    if output in DENSITY_KINDS and len(columns) == 1:
+    if output in (*DENSITY_KINDS, "image") and len(columns) == 1:
         vectors = _list_vectors(table, columns[0], name)
         return pa.array(vectors, pa.list_(pa.float32())), np.array([vector is not None for vector in vectors])
     if output in NUMBER_KINDS:

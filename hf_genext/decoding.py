@@ -16,9 +16,9 @@ from .agreement import generate_by_agreement
 from .alignments import align_tokens, find_real_slots
 from .constraints import AllowedOutputs, OutputTrie
 from .fast_decoding import find_obstacle, generate_fast
+from .genext.seeding_genext import KeyedSampling, make_keys
 from .guidance import GuidedScores, double_memory
 from .scoring import encode, label_generated, score_tokens
-from .seeding import KeyedSampling, make_keys
 
 
 @dataclass
@@ -68,6 +68,22 @@ class Generated:
     alignments: torch.FloatTensor | None = None
     is_real: torch.BoolTensor | None = None
     is_search: bool = False
+
+    def gather(self, num_conditions: int) -> Generated:
+        """With the outputs of one condition beside each other, where each was generated as a row of its own."""
+        if len(self.sequences) == num_conditions:
+            return self
+        parts: dict[str, Any] = {
+            name: None if part is None else part.view(num_conditions, -1, *part.shape[2:])
+            for name, part in (
+                ("sequences", self.sequences),
+                ("token_scores", self.token_scores),
+                ("is_scored", self.is_scored),
+                ("alignments", self.alignments),
+            )
+        }
+        is_real = None if self.is_real is None else self.is_real[:: len(self.sequences) // num_conditions]
+        return replace(self, **parts, is_real=is_real)
 
     def cut(self, length: int) -> Generated:
         """Without so many tokens at the start of each output."""

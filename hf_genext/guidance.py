@@ -58,6 +58,9 @@ def double_memory(model: PreTrainedModel, conditions: dict[str, torch.Tensor]) -
     mask = torch.ones(memory.shape[:2], dtype=torch.long, device=memory.device)
     mask = mask if outputs.memory_mask is None else outputs.memory_mask
     null = encoder(condition_mask=torch.zeros(len(memory), encoder.num_conditions, dtype=torch.long, device=memory.device))
+    if getattr(encoder, "has_latents", False):
+        # Both write from the same latent numbers, and differ in their conditions alone.
+        null.last_hidden_state, null.memory_mask = encoder.bottleneck.write(outputs.latents.values, null.latents)
     null_mask = mask.new_ones(null.last_hidden_state.shape[:2]) if null.memory_mask is None else null.memory_mask
     slots = max(memory.shape[1], null.last_hidden_state.shape[1])
     pairs = ((memory, mask), (null.last_hidden_state, null_mask))

@@ -116,7 +116,7 @@ class ConditionReader:
             TypeError: for what is no condition.
             ValueError: for a text without content, or longer than the model takes; for a condition that the model lacks.
         """
-        condition = self._name(given)
+        condition = self.name(given)
         rate = getattr(self._feature_extractor, "sampling_rate", None)
         condition = open_condition({name: value for name, value in condition.items() if value is not None}, rate)
         if "text" in condition:
@@ -156,7 +156,12 @@ class ConditionReader:
             return [self._find_main()]
         return list(dict.fromkeys(_CONDITIONS[name] for name in conditioner.input_names if name in _CONDITIONS))
 
-    def _name(self, given: Any) -> dict[str, Any]:
+    def name(self, given: Any) -> dict[str, Any]:
+        """A condition as a dictionary of its parts.
+
+        Raises:
+            TypeError: for what is no condition.
+        """
         if isinstance(given, str):
             return {(self._find_medium() or "text") if self._is_ours else self._find_main(): given}
         if hasattr(given, "getbands"):

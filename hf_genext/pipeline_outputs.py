@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -126,6 +127,8 @@ class TargetWriter:
 
 def read_single(head: Any, target: Any) -> torch.Tensor:
     """A single output as the model's head takes it."""
+    if head.kind == "image":
+        return read_picture(head, target)
     names = head.output_names or [str(index) for index in range(head.num_outputs)]
     if head.kind not in ("class", "labels"):
         values = [target[name] for name in names] if isinstance(target, dict) else target
@@ -140,6 +143,8 @@ def read_single(head: Any, target: Any) -> torch.Tensor:
 
 def name_single(head: Any, logits: torch.Tensor, scale: torch.Tensor | None, top_k: int) -> list[dict[str, Any]]:
     """What a head gave for one condition, (outputs,), as an answer with names."""
+    if head.kind == "image":
+        return [{"generated_image": make_picture(head, logits)}]
     names = head.output_names or [str(index) for index in range(len(logits))]
     if head.kind == "class":
         scores, best = logits.softmax(dim=-1).topk(min(top_k, len(names)))
@@ -153,12 +158,44 @@ def name_single(head: Any, logits: torch.Tensor, scale: torch.Tensor | None, top
 
 def name_sample(head: Any, drawn: torch.Tensor) -> dict[str, Any]:
     """What was drawn for one condition, () or (outputs,), as an answer with names."""
+    if head.kind == "image":
+        return {"generated_image": make_picture(head, drawn)}
     if head.kind == "class":
         return {"label": str(int(drawn)) if head.output_names is None else head.output_names[int(drawn)]}
     if head.kind == "labels":
         names = head.output_names or [str(index) for index in range(len(drawn))]
         return {"labels": [name for name, there in zip(names, drawn.tolist(), strict=True) if there]}
     return {"value": _name_numbers(head, drawn)}
+
+
+def make_picture(head: Any, levels: torch.Tensor) -> Any:
+    """An opened picture of whole numbers (*output_shape): the least is black, the greatest white.
+
+    Raises:
+        ImportError: without Pillow.
+    """
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("Pictures need Pillow: pip install pillow") from error
+    values = (levels.float() * (255.0 / (head.num_levels - 1))).round().to(torch.uint8).cpu().numpy()
+    return Image.fromarray(values[..., 0] if values.ndim == 3 and values.shape[2] == 1 else values)
+
+
+def read_picture(head: Any, target: Any) -> torch.Tensor:
+    """An image as a head takes it, (pixels,): whole numbers, flat or in rows, or an opened picture of the right size.
+
+    Raises:
+        ValueError: for another number of pixels.
+    """
+    is_picture = hasattr(target, "getbands")
+    values = torch.from_numpy(np.array(target, dtype=np.float32))
+    if values.numel() != head.num_outputs:
+        raise ValueError(
+            f"An image of this model is {tuple(head.output_shape)}, {head.num_outputs} numbers; got one of the shape "
+            f"{tuple(values.shape)}."
+        )
+    return (values * ((head.num_levels - 1) / 255.0)).round().flatten() if is_picture else values.flatten()
 
 
 def _name_numbers(head: Any, numbers: torch.Tensor) -> Any:

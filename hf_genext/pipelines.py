@@ -20,6 +20,8 @@ from .alignments import SourceNamer, describe_alignments
 from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
 from .engines.opening_engines import open_engine
+from .fast_decoding import get_setting
+from .genext.seeding_genext import KeyedNoise, check_seed, make_keys
 from .pipeline_folders import find_allowed_outputs, needs_processor, reopen_processor, write_allowed_outputs
 from .pipeline_inputs import (
     ConditionReader,
@@ -31,9 +33,9 @@ from .pipeline_inputs import (
     pair_with_seeds,
     parse_truncation,
 )
+from .pipeline_latents import add_target, draw_latents, has_latents, score_latents
 from .pipeline_outputs import TargetWriter, name_sample, name_single, read_sampling, read_single
 from .scoring import encode, score_tokens, take_rows
-from .seeding import KeyedNoise, check_seed, make_keys
 from .sorted_pipelines import LengthSortedPipeline
 from .streaming import OutputChannel, OutputStream, StreamingObserver, StreamsClosedError
 
@@ -71,12 +73,13 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         quantization: `"int8"` for an export that was made so.
 
     Args of a call:
-        num_samples: Without any condition: how many to make.
+        num_samples: Without any condition: how many to make. Of a model with latent numbers each is a draw from its prior.
         batch_size: How many inputs run at once, in the order in which they come. Left out, models that are decoded fast take
             many inputs in batches of like length, read ahead by some thousands at most, and all others one by one. Sampling
             without a seed is one by one, too.
-        seed: Of sampling: a number, or one for each input. A row draws the same alone, in any batch and on any rank, but where
-            float32 rounds to a tie. One number for many inputs means the pair of it and the input's place.
+        seed: Of sampling, and of latent numbers: a number, or one for each input. A row draws the same alone, in any batch and
+            on any rank, but where float32 rounds to a tie. One number for many inputs means the pair of it and the input's
+            place.
         return_scores: Whether answers have `score`, the log-probability of the output in nats, and `token_scores`, that of each
             token with the one that ends it: the model's own, without temperature, penalties and constraints. Beside
             `target_prefix` they are those of what follows it.
@@ -187,9 +190,10 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         reading = {name: kwargs.pop(name) for name in _READING if kwargs.get(name) is not None}
         if "truncation" in reading:
             reading["truncation"] = parse_truncation(reading["truncation"])
+        scoring = {name: kwargs.pop(name) for name in ("num_importance_samples",) if name in kwargs}
         if not self.model.can_generate():
             sampling = read_sampling(kwargs, type(self.model).__name__, top_k)
-            return reading, sampling, {} if top_k is None else {"top_k": top_k}
+            return reading, {**sampling, **scoring}, {} if top_k is None else {"top_k": top_k}
         if top_k is not None:
             kwargs["top_k"] = top_k
         answer = {name: kwargs.pop(name) for name in _ANSWER if kwargs.get(name) is not None}
@@ -197,7 +201,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
             kwargs.setdefault("forced_bos_token_id", self._reader.find_language(reading["tgt_lang"]))
         if kwargs.get("alignment_layer") is not None and not kwargs.get("return_alignments"):
             raise ValueError("alignment_layer= says which alignments to give; ask for them with return_alignments=True.")
-        return reading, {name: value for name, value in kwargs.items() if value is not None or name not in _CONTROL}, answer
+        forward = {name: value for name, value in kwargs.items() if value is not None or name not in _CONTROL}
+        return reading, {**forward, **scoring}, answer
 
     def __call__(
         self,
@@ -241,7 +246,15 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         return list(rows) if isinstance(inputs, list) else rows
 
     def score(
-        self, inputs: Any, targets: Any, *, batch_size: int | None = None, truncation: bool | str = False, **kwargs: Any
+        self,
+        inputs: Any,
+        targets: Any,
+        *,
+        batch_size: int | None = None,
+        truncation: bool | str = False,
+        num_importance_samples: int = 64,
+        seed: int = 0,
+        **kwargs: Any,
     ) -> Any:
         """How likely the model finds given outputs.
 
@@ -251,11 +264,15 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
                 or its number or numbers.
             batch_size: How many inputs run at once.
             truncation: As a call takes it.
+            num_importance_samples: Of a model with latent numbers, how many draws of them the bound is made of that stands in
+                the place of the log-probability (Burda et al. 2016); the more, the nearer it comes from below.
+            seed: Of those draws; a row has the same score alone and in any batch.
             kwargs: `prefix`, `src_lang`, `tgt_lang`, as a call takes them.
 
         Returns:
             For each output `{"score", "token_scores"}`, as a call with `return_scores` gives them; a list of those where
-            several were given, and a list of all of it where a list of inputs was given. A single output has `score` alone.
+            several were given, and a list of all of it where a list of inputs was given. A single output has `score` alone, and
+            of a model with latent numbers each has `score` and `num_importance_samples`.
 
         Raises:
             ValueError: if there are not as many targets as inputs; for a target that cannot be written.
@@ -265,16 +282,25 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
             [{'score': -0.21, 'token_scores': [-0.05, -0.1, -0.04, -0.02]}]
         """
         inputs = list_columns(inputs)
+        settings: dict[str, Any] = {"batch_size": batch_size, "truncation": truncation, **kwargs}
+        bound: dict[str, Any] = {"num_importance_samples": num_importance_samples, "seed": seed}
         if not isinstance(inputs, list):
-            return self.score([inputs], [targets], batch_size=batch_size, truncation=truncation, **kwargs)[0]
+            return self.score([inputs], [targets], **settings, **bound)[0]
         targets = list_columns(targets)
         if not isinstance(targets, list) or len(targets) != len(inputs):
             told = f"{len(targets):,}" if isinstance(targets, list) else f"the single one {targets!r:.40}"
             raise ValueError(f"Give a target for each of the {len(inputs):,} inputs; got {told}.")
         has_several = [self._predicts is None and isinstance(target, (list, tuple)) for target in targets]
+        if has_latents(self.model) and any(has_several):
+            return [
+                self.score([condition] * len(target), list(target), **settings, **bound)
+                if several
+                else self.score(condition, target, **settings, **bound)
+                for condition, target, several in zip(inputs, targets, has_several, strict=True)
+            ]
         rows = [
-            Row(condition, targets=list(target) if several else [target])
-            for condition, target, several in zip(inputs, targets, has_several, strict=True)
+            Row(condition, (check_seed(seed), place), list(target) if several else [target])
+            for place, (condition, target, several) in enumerate(zip(inputs, targets, has_several, strict=True))
         ]
         unknown = [name for name in kwargs if name not in _READING]
         if unknown:
@@ -282,7 +308,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         if not rows:
             return []
         size = self._choose_batch_size(is_seeded=True, batch_size=batch_size)
-        answers = super().__call__(rows, batch_size=size, truncation=truncation, **kwargs)
+        own = {"num_importance_samples": num_importance_samples} if has_latents(self.model) else {}
+        answers = super().__call__(rows, batch_size=size, truncation=truncation, **kwargs, **own)
         return [answer if several else answer[0] for answer, several in zip(answers, has_several, strict=True)]
 
     def stream(self, inputs: Any, *, batch_size: int | None = None, **kwargs: Any) -> OutputStream | list[OutputStream]:
@@ -354,7 +381,11 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         row = input_ if isinstance(input_, Row) else Row(input_)
         prefix = getattr(self, "prefix", None) if prefix is None else prefix
         options = TextOptions(truncation, prefix or "", src_lang, tgt_lang)
-        inputs, was_cut = self._reader.read(row.condition, options)
+        condition = row.condition
+        if row.targets is not None and has_latents(self.model):
+            read = functools.partial(read_single, getattr(self.model.config, "head", None))
+            condition = add_target(self.model, self._reader.name(condition), row.targets[0], read)
+        inputs, was_cut = self._reader.read(condition, options)
         row = Row(None, row.seed, row.targets, row.channel, was_cut)
         return {**inputs, "rows": [row]}
 
@@ -374,7 +405,7 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         rows = [row for part in model_inputs.pop("rows") for row in (part if isinstance(part, list) else [part])]
         answers: dict[str, Any]
         if rows[0].targets is not None:
-            answers = {"scored": self._score_targets(model_inputs, [row.targets for row in rows])}
+            answers = {"scored": self._score_targets(model_inputs, rows, **arguments)}
         elif arguments.get("do_sample") and not self.model.can_generate():
             answers = {"samples": self._sample(model_inputs, rows, arguments)}
         elif not self.model.can_generate():
@@ -414,9 +445,13 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
             def watch(num_beams: int) -> StreamingObserver:
                 return StreamingObserver(channels, num_beams, decode)
 
+        seeds = None if rows[0].seed is None else [row.seed for row in rows if row.seed is not None]
+        num_rows = len(rows)
+        if has_latents(self.model):
+            inputs, arguments, seeds = self._draw_latents(inputs, arguments, asked_of_call, seeds)
         control = Control(
             rerank=bool(asked.get("rerank")),
-            seeds=None if rows[0].seed is None else [row.seed for row in rows if row.seed is not None],
+            seeds=seeds,
             allowed=trie,
             guidance_scale=asked.get("guidance_scale"),
             target_prefix=[] if prefix is None else self._writer.write(prefix)[:-1],
@@ -425,7 +460,7 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
             alignment_layer=asked.get("alignment_layer"),
             watch=watch,
         )
-        generated = generate_with_control(self.engine_model, inputs, arguments, control)
+        generated = generate_with_control(self.engine_model, inputs, arguments, control).gather(num_rows)
         answers: dict[str, Any] = {"sequences": generated.sequences}
         if generated.token_scores is not None:
             answers |= {"token_scores": generated.token_scores, "is_scored": generated.is_scored}
@@ -438,6 +473,32 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
                 [self._writer.find_allowed(trie, row, distinct=generated.is_search) for row in generated.sequences.tolist()]
             )
         return answers
+
+    def _draw_latents(
+        self,
+        inputs: dict[str, Any],
+        arguments: dict[str, Any],
+        asked: dict[str, Any],
+        seeds: list[tuple[int, int]] | None,
+    ) -> tuple[dict[str, Any], dict[str, Any], list[tuple[int, int]] | None]:
+        """Inputs with latent numbers of their own for each output, what is left to ask of `generate`, and seeds of the rows."""
+        samples = bool(get_setting(self.model, arguments, "do_sample"))
+        num_beams = get_setting(self.model, arguments, "num_beams") or 1
+        num_returned = (get_setting(self.model, arguments, "num_return_sequences") or 1) if num_beams == 1 else 1
+        temperature = asked.get("temperature")
+        if num_returned > 1:
+            arguments = {**arguments, "num_return_sequences": 1}
+        if not samples:
+            arguments = {name: value for name, value in arguments.items() if name != "temperature"}
+        inputs, seeds = draw_latents(
+            self.model,
+            inputs,
+            seeds,
+            num_returned=num_returned,
+            temperature=1.0 if temperature is None else temperature,
+            sample=samples,
+        )
+        return inputs, arguments, seeds
 
     def _make_room(self, arguments: dict[str, Any], trie: OutputTrie, asked_of_call: dict[str, Any]) -> dict[str, Any]:
         """Room for the longest of the allowed outputs, and for no more; an error where a call asks for less."""
@@ -455,8 +516,20 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         room = {"max_new_tokens": trie.depth + 1}
         return {**{name: value for name, value in arguments.items() if name != "max_length"}, **room}
 
-    def _score_targets(self, inputs: dict[str, Any], targets: list[list[Any]]) -> list[tuple[dict[str, Any], ...]]:
+    def _score_targets(
+        self, inputs: dict[str, Any], rows: list[Row], num_importance_samples: int = 1, **arguments: Any
+    ) -> list[tuple[dict[str, Any], ...]]:
         """For each row of a batch the scores of its targets."""
+        targets = [row.targets or [] for row in rows]
+        if has_latents(self.model):
+            if self._predicts is not None:
+                labels = torch.stack([read_single(self.model.config.head, target) for (target,) in targets])
+            else:
+                ids = [torch.tensor(self._writer.write(text)) for (text,) in targets]
+                labels = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-100)
+            seeds = [row.seed for row in rows if row.seed is not None]
+            scored = score_latents(self.model, inputs, labels.to(self.device), seeds, num_importance_samples)
+            return [(answer,) for answer in scored]
         if self._predicts is not None:
             labels = torch.stack([read_single(self.model.config.head, target) for (target,) in targets]).to(self.device)
             return [({"score": score},) for score in self.model.log_prob(labels, **inputs).tolist()]
@@ -470,8 +543,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         decoder_input_ids = torch.cat([labels.new_zeros(len(labels), 1), labels[:, :-1]], dim=1)
         decoder_input_ids[:, : len(prompt)] = torch.tensor(prompt, device=self.device)
         decoder_input_ids = decoder_input_ids.masked_fill(decoder_input_ids == -100, pad)
-        rows = torch.repeat_interleave(torch.arange(len(written), device=self.device), counts)
-        scores = score_tokens(self.model, take_rows(encode(self.model, inputs), rows), decoder_input_ids, labels)
+        places = torch.repeat_interleave(torch.arange(len(written), device=self.device), counts)
+        scores = score_tokens(self.model, take_rows(encode(self.model, inputs), places), decoder_input_ids, labels)
         flat_scores = iter([{"score": sum(found), "token_scores": found} for found in _cut_scores(scores, labels != -100)])
         return [tuple(next(flat_scores) for _ in row) for row in written]
 

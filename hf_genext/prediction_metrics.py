@@ -128,6 +128,20 @@ def score_log_likelihood_per_dimension(log_probs: np.ndarray, labels: np.ndarray
     return score_log_likelihood(log_probs, labels) / labels.reshape(len(labels), -1).shape[1]
 
 
+def score_bits_per_dimension(log_probs: np.ndarray, labels: np.ndarray) -> float:
+    """The mean of what it takes to tell a pixel, in bits.
+
+    Args:
+        log_probs: The log-probability of each image in nats, (rows,); of a model with latent numbers the bound of one draw.
+        labels: The images, (rows, pixels).
+
+    Example:
+        >>> score_bits_per_dimension(np.array([-4 * np.log(2.0)]), np.zeros((1, 4)))
+        1.0
+    """
+    return -score_log_likelihood_per_dimension(log_probs, labels) / float(np.log(2.0))
+
+
 def _list_known(means: np.ndarray, labels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """For each output the predicted and the true numbers of those rows that have one."""
     columns = zip(means.T, labels.reshape(means.shape).T, strict=True)
@@ -136,6 +150,7 @@ def _list_known(means: np.ndarray, labels: np.ndarray) -> list[tuple[np.ndarray,
 
 PREDICTION_METRICS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], float]]] = {
     "accuracy": ("class", score_accuracy),
+    "bits_per_dimension": ("image", score_bits_per_dimension),
     "calibration_error": ("class", score_calibration_error),
     "log_likelihood": ("density", score_log_likelihood),
     "log_likelihood_per_dimension": ("density", score_log_likelihood_per_dimension),
@@ -160,7 +175,7 @@ def build_prediction_metrics(
 
     Args:
         names: Names of [`PREDICTION_METRICS`].
-        kind: The kind of the head: `"class"`, `"labels"`, `"regression"`, `"mixture"` or `"flow"`.
+        kind: The kind of the head: `"class"`, `"labels"`, `"regression"`, `"mixture"`, `"flow"` or `"image"`.
         threshold: The probability from which on a label is predicted.
 
     Returns:
@@ -190,6 +205,7 @@ __all__ = [
     "build_prediction_metrics",
     "list_prediction_metrics",
     "score_accuracy",
+    "score_bits_per_dimension",
     "score_calibration_error",
     "score_log_likelihood",
     "score_log_likelihood_per_dimension",

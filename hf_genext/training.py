@@ -34,6 +34,7 @@ from hf_genext.batching import ConditionalCollator, TokenBudgetBatchSampler
 from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete, require_complete
 from hf_genext.devices import has_compiler, has_fast_bfloat16
 from hf_genext.genext.conditioners_genext import GenextFusionConditioner
+from hf_genext.latent_metrics import LatentMonitor
 from hf_genext.media import get_sampling_rate, open_condition
 from hf_genext.optimizers import Muon, build_muon_groups, build_rate_groups
 from hf_genext.publishing import complete_folder
@@ -186,6 +187,12 @@ class GenextTrainer(Seq2SeqTrainer):
         super().__init__(*args, **kwargs)
         if (generation_dataset is None) != (generation_metrics is None):
             raise ValueError("generation_dataset and generation_metrics belong together; give both or neither.")
+        self._latents = LatentMonitor(self.model, self.args.seed)
+        if self._latents.is_needed and (self.args.label_smoothing_factor or self.compute_loss_func is not None):
+            raise ValueError(
+                "A variational bottleneck adds its divergence to the model's own loss, which label_smoothing_factor and "
+                "compute_loss_func put another in the place of; leave them out."
+            )
         if hasattr(self.processing_class, "require_fit"):
             self.processing_class.require_fit(self.model.config)
         self.generation_dataset = generation_dataset
@@ -197,6 +204,7 @@ class GenextTrainer(Seq2SeqTrainer):
         self._seconds_before = 0.0
         if self.args.should_compile_layers:
             compile_layers(self.model)
+        self._steps_of_log = 1
         self._loss_memory: dict[str, Any] = {"first": None, "best": None, "forgotten": 0}
         self._budget_callback: TimeBudgetCallback | None = None
         if self.args.max_minutes is not None:
@@ -329,6 +337,28 @@ class GenextTrainer(Seq2SeqTrainer):
             batch_samples = [{**batch, "labels": _mark_missing(batch["labels"])} for batch in batch_samples]
         return super()._get_num_items_in_batch(batch_samples, device)
 
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As Transformers' own, at the weight of the divergence that is planned for this point of the training."""
+        if self._latents.is_needed:
+            budget = None if self._budget_callback is None else self._budget_callback.budget
+            self._latents.plan(self.state.global_step / max(1, self.state.max_steps) if budget is None else budget.progress)
+        return super().training_step(*args, **kwargs)
+
+    def compute_loss(self, model: nn.Module, inputs: Any, return_outputs: bool = False, **kwargs: Any) -> Any:
+        """As Transformers' own, its parts remembered for the log."""
+        if not self._latents.is_needed:
+            return super().compute_loss(model, inputs, return_outputs, **kwargs)
+        loss, outputs = super().compute_loss(model, inputs, True, **kwargs)
+        if model.training:
+            self._latents.note_parts(outputs.get("losses"))
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As Transformers' own, with the parts of the training loss where it has several."""
+        if "loss" in logs:
+            logs |= self._latents.take_parts(self._steps_of_log, self.accelerator.gather)
+        super().log(logs, *args, **kwargs)
+
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Muon with AdamW, or two rates, where the arguments say so; else what Transformers builds."""
         if self.optimizer is None and self.args.pretrained_learning_rate is not None:
@@ -388,6 +418,7 @@ class GenextTrainer(Seq2SeqTrainer):
 
     def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
         control, steps = self.control, self.state.global_step - self._globalstep_last_logged
+        self._steps_of_log = steps
         if steps > 0 and (control.should_log or control.should_save or control.should_evaluate):
             self._raise_if_diverged(float(self.accelerator.gather(tr_loss.detach()).mean()) / steps)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
@@ -484,13 +515,19 @@ class GenextTrainer(Seq2SeqTrainer):
         targets_of_a_row = 1 if getattr(self.data_collator, "reversed_start_token_id", None) is None else 2
         predicted: list[tuple[np.ndarray, np.ndarray]] = []
         totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        self._latents.start_evaluation()
         with torch.no_grad():
             for inputs in dataloader:
                 inputs = self._prepare_inputs(inputs)
+                num_rows = len(inputs["labels"]) // targets_of_a_row
+                if self._latents.is_needed:
+                    inputs["latent_noise"] = self._latents.draw_noise(num_rows, self.args.device)
+                    inputs["sample_latents"] = True
                 count = _mark_missing(inputs["labels"]).ne(-100).sum()
                 with self.compute_loss_context_manager():
                     outputs = model(**inputs, **({"use_cache": False} if generates else {}))
-                num_rows = len(inputs["labels"]) // targets_of_a_row
+                if self._latents.is_needed:
+                    self._latents.collect(outputs.latents)
                 totals += torch.stack([outputs.loss.double() * count, count.double(), count.new_tensor(num_rows)])
                 if self.prediction_metrics is not None:
                     log_probs = outputs.get("log_probs")
@@ -500,14 +537,16 @@ class GenextTrainer(Seq2SeqTrainer):
         total_loss, num_tokens, num_rows = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {f"{metric_key_prefix}_loss": total_loss / max(num_tokens, 1.0)}
         scores: dict[str, float] = {}
+        if self._latents.is_needed:
+            scores = self._latents.report(gather_object if self.args.world_size > 1 else list)
         if self.prediction_metrics is not None:
             predicted = gather_object(predicted) if self.args.world_size > 1 else predicted
             logits, labels = (np.concatenate(parts) for parts in zip(*predicted, strict=True))
-            scores = self.prediction_metrics(logits, labels)
+            scores |= self.prediction_metrics(logits, labels)
         if self.generation_dataset is not None and self.generation_metrics is not None:
             started_at = time.monotonic()
             texts = self.generate_texts(list(self.generation_dataset["source"]))
-            scores = self.generation_metrics(texts, list(self.generation_dataset["references"]))
+            scores |= self.generation_metrics(texts, list(self.generation_dataset["references"]))
             metrics[f"{metric_key_prefix}_generation_seconds"] = round(time.monotonic() - started_at, 2)
         metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(num_rows))

@@ -288,6 +288,9 @@ def _join(given: dict[str, Any], name: str, found: Any) -> dict[str, Any]:
 def _build_head_fields(head: dict[str, Any], train: datasets.Dataset) -> dict[str, Any]:
     """A head's fields, with what the rows say: the names of outputs, or how many numbers there are, their means and spreads."""
     kind = head.get("kind", "class")
+    if kind == "image":
+        _check_pixels(hf_genext.GenextHeadConfig(**head), stack_targets(train))
+        return head
     if kind in NUMBER_KINDS:
         numbers = stack_targets(train)
         spread = numbers.std(axis=0)
@@ -328,6 +331,19 @@ def fit_linear_parts(model: PreTrainedModel, rows: Any, collator: Any, batch_siz
         except ValueError as error:
             raise SettingsError(f"{'head' if is_all else 'bottleneck'}: {error}") from error
     return is_all
+
+
+def _check_pixels(head: hf_genext.GenextHeadConfig, pixels: np.ndarray) -> None:
+    """Raise where the images of the rows are not those of the head."""
+    if pixels.shape[1] != head.num_outputs:
+        raise SettingsError(
+            f"head: output_shape {head.output_shape} has {head.num_outputs} pixels, but the targets have {pixels.shape[1]}."
+        )
+    if pixels.min() < 0 or pixels.max() >= head.num_levels or (pixels != pixels.round()).any():
+        raise SettingsError(
+            f"head: num_levels is {head.num_levels}, so pixels are whole numbers from 0 to {head.num_levels - 1}; those of the "
+            f"targets go from {pixels.min():g} to {pixels.max():g}. Set num_levels, or scale the pixels."
+        )
 
 
 def adapt(model: PreTrainedModel, fields: dict[str, Any]) -> Any:

@@ -206,4 +206,28 @@ def _overlap(first: tuple[float, ...], second: tuple[float, ...]) -> float:
     return max(width, 0.0) * max(height, 0.0)
 
 
+def draw_image_grid(images: np.ndarray, path: Path, *, columns: int) -> None:
+    """Draw images beside and below each other, the least number black and the greatest white.
+
+    Args:
+        images: (rows, height, width), or (rows, height, width, channels).
+        path: The picture, a PNG.
+        columns: Images beside each other.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = -(-len(images) // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(0.6 * columns, 0.6 * lines), squeeze=False)
+    for axis, image in zip(axes.flat, images, strict=False):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=images.max())
+    for axis in axes.flat:
+        axis.axis("off")
+    figure.subplots_adjust(0.01, 0.01, 0.99, 0.99, 0.06, 0.06)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
 __all__ = ["MAP_WORDS", "draw_curve", "draw_space_map", "draw_validation_curve", "place_labels", "project_to_plane"]

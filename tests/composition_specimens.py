@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import torch
 from specimens import build_inputs, sharpen
@@ -60,10 +61,14 @@ class Cell:
     condition: str
     decoder: str
     num_latents: int | None
+    bottleneck: dict[str, Any] | None = None
+    """Fields of a bottleneck, of kinds that no number of slots stands for."""
 
     @property
     def name(self) -> str:
-        return f"{self.condition}-{self.decoder}-{'none' if self.num_latents is None else f'pooled{self.num_latents}'}"
+        pooled = "none" if self.num_latents is None else f"pooled{self.num_latents}"
+        given = None if self.bottleneck is None else "_".join(map(str, self.bottleneck.values()))
+        return f"{self.condition}-{self.decoder}-{given or pooled}"
 
     @property
     def inputs(self) -> dict[str, torch.Tensor]:
@@ -74,6 +79,7 @@ class Cell:
         model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(
             encoder=CONDITIONS[self.condition].config(),
             decoder=DECODERS[self.decoder](),
+            bottleneck=self.bottleneck,
             num_latents=self.num_latents,
             **arguments,
         )
@@ -147,6 +153,10 @@ CONDITIONS: dict[str, Condition] = {
 """The conditions of the matrix."""
 
 MORE_CONDITIONS: dict[str, Condition] = {
+    "target_and_labels": Condition(
+        build_text_and_labels,
+        {**TOKENS, "condition_labels": LABELS, "condition_mask": torch.tensor([[1, 1], [1, 1], [1, 0]])},
+    ),
     "vectors_of_several_states": Condition(
         lambda: GenextVectorConditionerConfig(vector_size=9, hidden_size=20, num_states=3),
         {"condition_vectors": build_numbers(3, 2, 9)},
@@ -350,6 +360,17 @@ BESIDE_THE_MATRIX = [
     *(Cell(name, decoder, None) for name, decoder in product(MORE_CONDITIONS, ["gpt2", "llama", "native"])),
     *(Cell("bert", decoder, num_latents) for decoder, num_latents in product(MORE_DECODERS, [None, 5])),
 ]
+VARIATIONAL_CELLS = [
+    Cell("native_text", "native", None, {"kind": "variational", "num_latents": 2, "latent_size": 3}),
+    Cell("bert", "llama", None, {"kind": "variational", "num_latents": 1, "latent_size": 5, "prior": "mixture"}),
+    Cell("vit", "gpt2", None, {"kind": "variational", "num_latents": 3, "latent_size": 2}),
+    Cell(
+        "target_and_labels",
+        "native",
+        None,
+        {"kind": "variational", "num_latents": 2, "latent_size": 3, "prior": "conditional", "posterior_conditions": ["text"]},
+    ),
+]
 FAST_CELLS = [
     Cell("bert", "llama", None),
     Cell("vit", "qwen3", 1),
@@ -362,5 +383,6 @@ FAST_CELLS = [
     Cell("text_and_labels", "opt", None),
     Cell("t5", "t5", None),
     Cell("wav2vec2", "windowed", None),
+    *VARIATIONAL_CELLS,
 ]
 """Each part of the matrix once, and each kind of part that stands beside it."""

@@ -65,6 +65,9 @@ def build_config(kind: str = "none", *, tie: bool = True, dropout: float = 0.0) 
         bottleneck = {"kind": "linear", "hidden_size": 30, "is_fitted": True}
     if kind == "pooled":
         bottleneck = {"kind": "pooled", "num_latents": 5, "hidden_size": 40, "num_attention_heads": 2}
+    if kind == "variational":
+        sizes = {"num_latents": 3, "latent_size": 4, "hidden_size": 40, "num_attention_heads": 2}
+        bottleneck = {"kind": "variational", "prior": "mixture", "num_components": 5, **sizes}
     return GenextConfig(
         conditioner={
             "vocab_size": 31,
@@ -167,6 +170,7 @@ PREDICTION_LABELS = {
     "labels": torch.tensor([[0, 1, 1], [1, 0, -100], [0, 0, 1]]),
     "regression": torch.tensor([[0.5, -1.0], [2.0, float("nan")], [0.0, 1.0]]),
     **dict.fromkeys(DENSITY_KINDS, torch.tensor([[0.5, -1.0], [float("nan"), float("nan")], [0.0, 1.0]])),
+    "image": torch.tensor([[0.0, 4.0, 2.0, 1.0, 3.0, 0.0], [float("nan")] * 6, [1.0, 1.0, 0.0, 4.0, 2.0, 2.0]]),
 }
 
 
@@ -177,7 +181,9 @@ def build_prediction(kind: str, bottleneck: str = "none", **fields) -> GenextFor
         fields = {"num_transforms": 2, "transform_size": 8, "num_bins": 4, **fields}
     if kind in LINEAR_KINDS:
         fields = {"num_components": 1, "num_bins": 4, **fields}
-    config.head = GenextHeadConfig(kind=kind, num_outputs={"class": 5, "labels": 3}.get(kind, 2), **fields)
+    if kind == "image":
+        fields = {"output_shape": [2, 3], "num_levels": 5, "pixel_distribution": "logistic", "num_components": 3, **fields}
+    config.head = GenextHeadConfig(kind=kind, num_outputs={"class": 5, "labels": 3, "image": 6}.get(kind, 2), **fields)
     return GenextForPrediction(config)
 
 
@@ -187,19 +193,20 @@ MODEL_SPECIMENS = (
             f"{model_class.__name__}-{label}",
             build,
             build_inputs(with_labels=generates),
-            is_as_long_as_input=not generates and label != "pooled",
+            is_as_long_as_input=not generates and label not in ("pooled", "variational"),
         )
         for model_class, generates in ((GenextModel, False), (GenextForConditionalGeneration, True))
         for label, build in (
             ("none", lambda model_class=model_class: sharpen(model_class(build_config("none")))),
             ("pooled", lambda model_class=model_class: sharpen(model_class(build_config("pooled")))),
             ("linear", lambda model_class=model_class: sharpen(model_class(build_config("linear")))),
+            ("variational", lambda model_class=model_class: sharpen(model_class(build_config("variational")))),
             ("untied", lambda model_class=model_class: sharpen(model_class(build_config("none", tie=False)))),
         )
     ]
     + [
         ModelSpecimen(
-            f"GenextForPrediction-{kind}",
+            f"GenextForPrediction-{kind}-{bottleneck}",
             lambda kind=kind, bottleneck=bottleneck: sharpen(build_prediction(kind, bottleneck)),
             {**build_inputs(with_labels=False), "labels": PREDICTION_LABELS[kind]},
         )
@@ -211,6 +218,8 @@ MODEL_SPECIMENS = (
             ("flow", "none"),
             ("ppca", "none"),
             ("ica", "pooled"),
+            ("class", "variational"),
+            ("image", "variational"),
         )
     ]
     + [
@@ -251,6 +260,7 @@ CONFIG_SPECIMENS = [
     ),
     GenextBottleneckConfig(kind="pooled", num_latents=3),
     GenextBottleneckConfig(kind="linear", hidden_size=5, linear_kind="ica", is_fitted=True),
+    GenextBottleneckConfig(kind="variational", num_latents=3, latent_size=5, prior="mixture", free_nats=0.25),
     GenextDecoderConfig(vocab_size=11),
     StaticEmbeddingConfig(vocab_size=9, hidden_size=5, num_buckets=4),
 ]

@@ -21,7 +21,7 @@ from hf_genext import (
     train_tokenizer,
 )
 from hf_genext.constraints import OutputTrie
-from hf_genext.seeding import KeyedSampling, build_warpers, draw_gumbel, make_keys
+from hf_genext.genext.seeding_genext import KeyedSampling, build_warpers, draw_gumbel, make_keys
 
 TASK = "conditional-generation"
 SOUNDS = sorted({sound for word in PHONEMES for sound in word.split()})

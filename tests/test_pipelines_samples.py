@@ -19,7 +19,7 @@ from hf_genext import (
     pipeline,
 )
 from hf_genext.genext.noise_genext import Noise
-from hf_genext.seeding import KeyedNoise, make_keys
+from hf_genext.genext.seeding_genext import KeyedNoise, make_keys
 
 TASK = "conditional-generation"
 FIELDS = {

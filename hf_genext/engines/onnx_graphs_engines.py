@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..genext.bottlenecks_genext import PooledBottleneck
+from ..genext.bottlenecks_genext import NoBottleneck, PooledBottleneck
 from ..genext.layers_genext import GenextRMSNorm
 from ..genext.stepping_genext import STEADY_ROPE_TYPES
 from ..genext.text_conditioners_genext import GenextTextConditioner
@@ -201,6 +201,8 @@ class GraphWriter:
 def can_write_encoder(encoder: Any) -> bool:
     """Whether [`write_encoder`] knows an encoder: text from scratch, with positions that do not turn with the length."""
     conditioner = encoder.conditioner
+    if not isinstance(encoder.bottleneck, (NoBottleneck, PooledBottleneck)):
+        return False
     return type(conditioner) is GenextTextConditioner and conditioner.config.rope_parameters["rope_type"] in STEADY_ROPE_TYPES
 
 

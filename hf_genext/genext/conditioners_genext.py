@@ -63,6 +63,8 @@ class GenextFusionConditioner(GenextPreTrainedModel):
         self.projections = nn.ModuleDict(
             {name: nn.Linear(size, config.hidden_size) for name, size in sizes.items() if size != config.hidden_size}
         )
+        # Conditions that are never taken away in training, by their names: those that an autoencoder encodes.
+        self.kept: frozenset[str] = frozenset()
         self.null_states = nn.Embedding(len(sizes), config.hidden_size)
         self.type_embeddings = nn.Embedding(len(sizes), config.hidden_size)
         _refuse_shared_inputs(self.conditioners)
@@ -109,7 +111,8 @@ class GenextFusionConditioner(GenextPreTrainedModel):
             inputs: As [`GenextEncoder.forward`] takes them.
 
         Returns:
-            States (batch, length, hidden) of all conditions and their mask (batch, length).
+            States (batch, length, hidden) of all conditions and their mask (batch, length); how many are those of each, and
+            which a row has.
 
         Raises:
             ValueError: if nothing tells how many rows there are, `condition_mask` has another number of conditions, or states
@@ -117,14 +120,15 @@ class GenextFusionConditioner(GenextPreTrainedModel):
         """
         known = self._read_states(condition_states, condition_states_mask, inputs)
         batch_size, device = self._find_batch(condition_mask, inputs, known)
-        parts, masks, hidden_states, attentions = [], [], None, None
+        parts, masks, presences, hidden_states, attentions = [], [], [], None, None
         for index, (name, conditioner) in enumerate(self.conditioners.items()):
             null_state = self.null_states.weight[index]
-            chosen = self._choose_rows(index, batch_size, device, condition_mask)
+            chosen = self._choose_rows(name, index, batch_size, device, condition_mask)
             main = _get_main_input(conditioner, inputs)
             if main is None and name not in known:
                 states = null_state.expand(batch_size, 1, -1)
                 mask = torch.ones(batch_size, 1, dtype=torch.long, device=device)
+                present = torch.zeros_like(chosen)
             else:
                 if main is None:
                     output = known[name]
@@ -143,11 +147,14 @@ class GenextFusionConditioner(GenextPreTrainedModel):
                 mask = torch.where(present[:, None], mask, only_first)
             parts.append(states + self.type_embeddings.weight[index].to(states.dtype))
             masks.append(mask)
+            presences.append(present)
         return ConditionerOutput(
             states=torch.cat([part.to(parts[-1].dtype) for part in parts], dim=1),
             mask=torch.cat(masks, dim=1),
             hidden_states=hidden_states,
             attentions=attentions,
+            part_lengths={name: mask.shape[1] for name, mask in zip(self.conditioners, masks, strict=True)},
+            present=torch.stack(presences, dim=1),
         )
 
     def _find_batch(
@@ -190,13 +197,13 @@ class GenextFusionConditioner(GenextPreTrainedModel):
         return outputs
 
     def _choose_rows(
-        self, index: int, batch_size: int, device: torch.device, condition_mask: torch.Tensor | None
+        self, name: str, index: int, batch_size: int, device: torch.device, condition_mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Which rows may have a condition, (batch,): those that a mask and condition dropout leave it."""
         chosen = torch.ones(batch_size, dtype=torch.bool, device=device)
         if condition_mask is not None:
             chosen = condition_mask[:, index].bool()
-        if self.training and self.config.condition_dropout:
+        if self.training and self.config.condition_dropout and name not in self.kept:
             chosen = chosen & (torch.rand(batch_size, device=device) >= self.config.condition_dropout)
         return chosen
 

@@ -11,6 +11,7 @@ from transformers.modeling_rope_utils import RopeParameters
 
 from .configuration_conditioners_genext import (
     NATIVE_CONDITIONERS,
+    GenextNullConditionerConfig,
     forget_remote_code,
     get_states_size,
     refuse_mistyped_names,
@@ -38,8 +39,10 @@ class GenextBottleneckConfig(PreTrainedConfig):
         kind: `"none"` hands the states on as they are. `"pooled"` reads them with `num_latents` learned queries, so that
             the memory has a fixed number of slots whatever the input's length. `"linear"` gives of each state its first
             `hidden_size` principal components, or independent ones, each of variance 1; the model's `fit` finds them before
-            training, and they stay.
-        num_latents: Number of slots of a pooled memory.
+            training, and they stay. `"variational"` draws a memory of a fixed number of slots at random: each slot is made of
+            `latent_size` normal numbers, whose means and variances are read from the condition (Kingma and Welling 2014), and
+            kept near a prior from which new ones are drawn.
+        num_latents: Number of slots of a pooled or variational memory.
         hidden_size: Width of the memory. Left out, the conditioner's width, or that of the language model that decodes.
             `"none"` takes no other width than the conditioner's, `"linear"` no more.
         linear_kind: `"pca"` or `"ica"`, of a linear bottleneck.
@@ -53,11 +56,29 @@ class GenextBottleneckConfig(PreTrainedConfig):
         attention_dropout: Dropout on the attention weights.
         use_qk_norm: Whether to normalise queries and keys.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
+        latent_size: Of a variational memory the numbers that make a slot.
+        posterior_conditions: Of several conditions the names of those that only the posterior reads: they hold the target
+            itself, as an autoencoder reads it. The others are conditions of the output (Sohn et al. 2015, "Learning structured
+            output representation"): posterior, conditional prior and decoder all read them. Left out, all conditions are the
+            posterior's, and nothing is left that the output depends on but the latent numbers. Where a row lacks what the
+            posterior alone reads, its latent numbers are drawn from the prior.
+        prior: `"standard"` is the standard normal distribution. `"conditional"` is normal with means and variances that a
+            network reads from the conditions that are not in `posterior_conditions`. `"mixture"` is a mixture of normal
+            distributions whose weights, means and variances are learned (as VampPrior, Tomczak and Welling 2018, without its
+            pseudo-inputs); its divergence is bounded from above in closed form (Hershey and Olsen 2007).
+        num_components: Normal distributions of a mixture.
+        kl_weight: Factor of the divergence from the prior in the training loss (beta, Higgins et al. 2017). The losses of
+            evaluation have 1.
+        kl_warmup: Share of each cycle in which that factor rises from 0, in a straight line (Bowman et al. 2016).
+        kl_cycles: Cycles of a training, each of which begins at 0 again (Fu et al. 2019, "Cyclical annealing schedule"; they
+            take 4 with a `kl_warmup` of 0.5).
+        free_nats: Divergence of each latent number that training does not press down further ("free bits", Kingma et al. 2016,
+            here in nats), counted for each row by itself.
     """
 
     model_type = "genext_bottleneck"
 
-    kind: Literal["none", "pooled", "linear"] = "none"
+    kind: Literal["none", "pooled", "linear", "variational"] = "none"
     num_latents: int = 1
     hidden_size: int | None = None
     linear_kind: Literal["pca", "ica"] = "pca"
@@ -70,6 +91,14 @@ class GenextBottleneckConfig(PreTrainedConfig):
     attention_dropout: float | int = 0.0
     use_qk_norm: bool = True
     initializer_range: float | None = None
+    latent_size: int = 16
+    posterior_conditions: list[str] | None = None
+    prior: Literal["standard", "conditional", "mixture"] = "standard"
+    num_components: int = 16
+    kl_weight: float | int = 1.0
+    kl_warmup: float | int = 0.0
+    kl_cycles: int = 1
+    free_nats: float | int = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, then let Transformers do the rest."""
@@ -82,13 +111,31 @@ class GenextBottleneckConfig(PreTrainedConfig):
             raise ValueError(
                 f'num_latents must be 1 or more, got {self.num_latents}. For a memory as long as the input choose kind="none".'
             )
-        if self.kind != "pooled" or self.hidden_size is None or self.num_attention_heads is None:
+        self._validate_latents()
+        if self.kind not in ("pooled", "variational") or self.hidden_size is None or self.num_attention_heads is None:
             return
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"{type(self).__name__}: hidden_size must be a multiple of num_attention_heads, got "
                 f"hidden_size={self.hidden_size} and num_attention_heads={self.num_attention_heads}. Leave "
                 "num_attention_heads out: it is filled in."
+            )
+
+    def _validate_latents(self) -> None:
+        for name in ("latent_size", "num_components", "kl_cycles"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
+        for name in ("kl_weight", "free_nats"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name} must be a finite number of 0 or more, got {getattr(self, name)}.")
+        if not 0.0 <= self.kl_warmup <= 1.0:
+            raise ValueError(f"kl_warmup is a share of the training, 0 to 1, got {self.kl_warmup}.")
+        if self.kind == "variational":
+            return
+        if self.prior != "standard" or self.posterior_conditions is not None:
+            given = "prior" if self.prior != "standard" else "posterior_conditions"
+            raise ValueError(
+                f'{given} is for a bottleneck of kind "variational", not "{self.kind}"; choose that kind, or leave it out.'
             )
 
 
@@ -165,7 +212,8 @@ class GenextHeadConfig(PreTrainedConfig):
             numbers, each with its uncertainty. `"mixture"` and `"flow"` are densities over a whole vector, whose numbers may
             depend on each other: a mixture of Gaussians, and a normalising flow. `"ppca"` and `"ica"` are densities, too, but
             linear ones, which [`GenextForPrediction.fit`] fits in closed form: probabilistic PCA (Tipping and Bishop 1999), and
-            the same with independent sources, each of a distribution of its own, in place of normal ones.
+            the same with independent sources, each of a distribution of its own, in place of normal ones. `"image"` is an image
+            of whole numbers.
         num_outputs: Number of classes, labels or numbers.
         output_names: Their names.
         output_means: Of numbers the mean of each in the data. With `output_scales` the head learns numbers of mean 0 and
@@ -180,6 +228,11 @@ class GenextHeadConfig(PreTrainedConfig):
         transform_size: Of a flow the width of the networks in its steps.
         num_bins: Of a flow the pieces of its splines; of ICA those of the function that makes a source of a normal number.
         tail_bound: Of a flow where its splines end, on either side of 0, in units of `output_scales`; beyond, it is linear.
+        output_shape: Of an image its height and width, and its channels where it has several.
+        num_levels: Of an image the values of a pixel, which are whole numbers from 0 on.
+        pixel_distribution: Of an image the distribution of each pixel: `"categorical"` over its values, `"logistic"`, a mixture
+            of `num_components` discretised logistic distributions, or `"bernoulli"` where there are two values.
+        num_hidden_layers: Of an image the residual layers between the memory and the pixels.
         dropout: Dropout before the projection.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
         temperature: What logits are divided by, and the standard deviations of numbers multiplied by, one for all outputs or
@@ -194,7 +247,7 @@ class GenextHeadConfig(PreTrainedConfig):
 
     model_type = "genext_head"
 
-    kind: Literal["class", "labels", "regression", "mixture", "flow", "ppca", "ica"] = "class"
+    kind: Literal["class", "labels", "regression", "mixture", "flow", "ppca", "ica", "image"] = "class"
     num_outputs: int | None = None
     output_names: list[str] | None = None
     output_means: list[float | int] | None = None
@@ -206,6 +259,10 @@ class GenextHeadConfig(PreTrainedConfig):
     transform_size: int = 128
     num_bins: int = 8
     tail_bound: float | int = 4.0
+    output_shape: list[int] | None = None
+    num_levels: int = 256
+    pixel_distribution: Literal["bernoulli", "categorical", "logistic"] = "categorical"
+    num_hidden_layers: int = 2
     dropout: float | int = 0.0
     initializer_range: float | None = None
     temperature: float | int | list[float] = 1.0
@@ -214,6 +271,8 @@ class GenextHeadConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, count the outputs, then let Transformers do the rest."""
         refuse_mistyped_names(type(self), kwargs)
+        if self.num_outputs is None and self.kind == "image":
+            self.num_outputs = math.prod(self.output_shape or [0])
         if self.num_outputs is None:
             least = 2 if self.kind == "class" else 1
             self.num_outputs = least if self.output_names is None else len(self.output_names)
@@ -221,6 +280,7 @@ class GenextHeadConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Check the sizes (called by `@strict`)."""
+        self._validate_image()
         least = 2 if self.kind == "class" else 1
         if self.num_outputs is None or self.num_outputs < least:
             raise ValueError(f'A head of kind "{self.kind}" needs num_outputs of {least} or more, got {self.num_outputs}.')
@@ -272,6 +332,25 @@ class GenextHeadConfig(PreTrainedConfig):
             raise ValueError(f"A temperature must be above 0, got {self.temperature}.")
         if not 0.0 < self.threshold < 1.0:
             raise ValueError(f"threshold must be a probability above 0 and below 1, got {self.threshold}.")
+
+    def _validate_image(self) -> None:
+        if self.kind != "image":
+            if self.output_shape is not None:
+                raise ValueError(f'output_shape is for a head of kind "image", not "{self.kind}"; leave it out.')
+            return
+        shape = self.output_shape or []
+        if len(shape) not in (2, 3) or min(shape) < 1 or math.prod(shape) != self.num_outputs:
+            raise ValueError(
+                'A head of kind "image" needs output_shape, height and width and, of several, the number of channels, such as '
+                f"[8, 8] or [32, 32, 3]; got {self.output_shape} and num_outputs={self.num_outputs}, which is best left out."
+            )
+        if self.num_levels < 2 or (self.num_levels != 2 and self.pixel_distribution == "bernoulli"):
+            raise ValueError(
+                'A pixel has 2 values or more, and with pixel_distribution="bernoulli" just 2; got '
+                f"num_levels={self.num_levels}."
+            )
+        if self.num_hidden_layers < 0:
+            raise ValueError(f"num_hidden_layers must be 0 or more, got {self.num_hidden_layers}.")
 
 
 class GenextPartSpec(SubConfigSpec):
@@ -332,7 +411,7 @@ class GenextConfig(PreTrainedConfig):
     """
 
     model_type = "genext"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["past_key_values", "losses", "latents"]
     sub_configs_defaults = {
         "conditioner": GenextPartSpec(config_class=AutoConfig, model_type="genext_text_conditioner"),
         "bottleneck": SubConfigSpec(config_class=GenextBottleneckConfig),
@@ -416,6 +495,8 @@ class GenextConfig(PreTrainedConfig):
                 f'A bottleneck of kind "linear" gives 1 to {states_size} components of states of that width, got '
                 f"hidden_size={bottleneck.hidden_size}."
             )
+        if bottleneck.kind == "variational":
+            self._check_latents()
         if bottleneck.hidden_size is None:
             reads_any_width = bottleneck.kind in SLOT_FOR_EACH_STATE or self.has_native_decoder
             bottleneck.hidden_size = states_size if reads_any_width else get_states_size(self.decoder)
@@ -426,6 +507,31 @@ class GenextConfig(PreTrainedConfig):
         if bottleneck.intermediate_size is None:
             bottleneck.intermediate_size = 3 * bottleneck.hidden_size
         bottleneck.validate_architecture()
+
+    def _check_latents(self) -> None:
+        """Raise unless the posterior has something to read, and a conditional prior has too."""
+        bottleneck, names = self.bottleneck, getattr(self.conditioner, "conditioners", None)
+        if isinstance(self.conditioner, GenextNullConditionerConfig):
+            raise ValueError(
+                'A bottleneck of kind "variational" encodes the target, so the target must be a condition too: read the same '
+                "column as condition and as target. Without any condition choose another kind."
+            )
+        chosen = bottleneck.posterior_conditions
+        if chosen is not None and names is None:
+            raise ValueError(
+                f"posterior_conditions={chosen} chooses among several conditions, and this model has one; leave it out."
+            )
+        unknown = [name for name in chosen or [] if name not in (names or {})]
+        if unknown or chosen == []:
+            told = f"there is no {unknown[0]!r}" if unknown else "it names none"
+            raise ValueError(
+                f"posterior_conditions says which conditions hold the target, and {told}; known are {', '.join(names or {})}."
+            )
+        if bottleneck.prior == "conditional" and (chosen is None or len(set(chosen)) == len(names or {})):
+            raise ValueError(
+                'A prior of kind "conditional" reads the conditions that the posterior has not for itself, and there are none: '
+                "name those that hold the target in posterior_conditions, and give another one; or choose another prior."
+            )
 
     def _fit_native_decoder(self) -> None:
         decoder, memory_size = self.decoder, self.bottleneck.hidden_size

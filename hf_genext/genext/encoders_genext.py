@@ -50,6 +50,9 @@ class GenextEncoder(GenextPreTrainedModel):
         self.conditioner = build_conditioner(config.conditioner, models)
         config.conditioner = self.conditioner.config
         self.bottleneck = build_bottleneck(config.bottleneck, get_states_size(config.conditioner))  # type: ignore[arg-type]
+        if self.has_latents and isinstance(self.conditioner, GenextFusionConditioner):
+            chosen = config.bottleneck.posterior_conditions
+            self.conditioner.kept = frozenset(self.conditioner.conditioners if chosen is None else chosen)
         self.freeze_as_configured()
         self.post_init()
 
@@ -74,9 +77,14 @@ class GenextEncoder(GenextPreTrainedModel):
         return len(self.conditioner.conditioners) if isinstance(self.conditioner, GenextFusionConditioner) else 1
 
     @property
+    def has_latents(self) -> bool:
+        """Whether the memory is made of latent numbers with a prior, which rows without a target are drawn from."""
+        return self.config.bottleneck.kind == "variational"
+
+    @property
     def can_be_unconditional(self) -> bool:
         """Whether rows may come without any condition."""
-        return "condition_mask" in self.conditioner.input_names
+        return self.has_latents or "condition_mask" in self.conditioner.input_names
 
     @property
     def reads_text(self) -> bool:
@@ -108,6 +116,8 @@ class GenextEncoder(GenextPreTrainedModel):
         num_samples: int | None = None,
         condition_states: torch.FloatTensor | Mapping[str, torch.FloatTensor] | None = None,
         condition_states_mask: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
+        latent_noise: torch.Tensor | None = None,
+        sample_latents: bool | None = None,
         **kwargs: Any,
     ) -> GenextEncoderOutput:
         """Turn a batch of conditions into memories. A model takes those inputs that its conditioner reads.
@@ -126,11 +136,15 @@ class GenextEncoder(GenextPreTrainedModel):
             condition_vectors_mask: 1 where a vector is real, (batch, count).
             condition_labels: (batch, fields), -1 where a label is missing; (batch,) for one field.
             condition_mask: 1 where a condition is given, (batch, conditions), in the order of the configuration; only where
-                several conditions are fused.
+                several conditions are fused, or the bottleneck is variational.
             num_samples: The number of rows where no condition is given at all.
             condition_states: What the conditioner gave for the condition before, (batch, length, hidden), in place of it; where
                 several conditions are fused a dictionary with those of some, by their names.
             condition_states_mask: 1 where such a state is real, (batch, length), or likewise a dictionary. Left out, all are.
+            latent_noise: Of a variational bottleneck standard normal numbers that decide what is drawn, (batch, units + 1);
+                torch's own randomness if left out.
+            sample_latents: Whether such a bottleneck draws (`True`) or takes means (`False`). Left out, training draws all, and
+                evaluation only the rows without a target, from the prior.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained model takes besides.
 
         Returns:
@@ -158,7 +172,8 @@ class GenextEncoder(GenextPreTrainedModel):
             if value is not None and not torch.is_tensor(value):
                 raise TypeError(f"{name} must be a tensor, got {type(value).__name__}. The model's processor makes tensors.")
         given = [name for name, value in conditions.items() if value is not None]
-        unknown = [name for name in given if name not in names]
+        self._check_latent_inputs(latent_noise, sample_latents)
+        unknown = [name for name in given if name not in names and (name != "condition_mask" or not self.has_latents)]
         if not given and condition_states is None:
             unknown += [name for name, value in kwargs.items() if torch.is_tensor(value)]
         if unknown:
@@ -173,7 +188,10 @@ class GenextEncoder(GenextPreTrainedModel):
             "condition_vectors_mask": condition_vectors_mask,
         }
         inputs = {name: value for name, value in (conditions | masks).items() if name in names}
-        if condition_states is None:
+        is_single = self.has_latents and not isinstance(self.conditioner, GenextFusionConditioner)
+        if is_single and given == ["condition_mask"] and condition_states is None and not condition_mask.any():
+            condition = ConditionerOutput()
+        elif condition_states is None:
             condition = self.conditioner(**inputs, **kwargs)
         elif isinstance(self.conditioner, GenextFusionConditioner):
             condition = self.conditioner(
@@ -181,14 +199,35 @@ class GenextEncoder(GenextPreTrainedModel):
             )
         else:
             condition = self._take_states(condition_states, condition_states_mask, conditions)
-        bottleneck = self.bottleneck(condition.states, condition.mask)
+        if self.has_latents:
+            is_encoded = condition_mask[:, 0].bool() if is_single and condition_mask is not None else None
+            batch_size = condition_mask.shape[0] if condition.states is None else condition.states.shape[0]
+            bottleneck = self.bottleneck(condition, batch_size, latent_noise, sample_latents, is_encoded)
+        else:
+            bottleneck = self.bottleneck(condition.states, condition.mask)
         return GenextEncoderOutput(
             last_hidden_state=bottleneck.memory,
             memory_mask=bottleneck.memory_mask,
             losses=bottleneck.losses,
+            latents=bottleneck.latents,
             hidden_states=condition.hidden_states,
             attentions=condition.attentions,
         )
+
+    def _check_latent_inputs(self, noise: torch.Tensor | None, sample: bool | None) -> None:
+        if noise is None and sample is None:
+            return
+        if not self.has_latents:
+            name = "latent_noise" if noise is not None else "sample_latents"
+            raise ValueError(
+                f"{name} is for a model whose memory is drawn at random, and this one's is not. Build it with "
+                'bottleneck={"kind": "variational"}, or leave it out.'
+            )
+        if noise is not None and (noise.dim() != 2 or noise.shape[1] != self.bottleneck.num_noise):
+            raise ValueError(
+                f"latent_noise is (batch, {self.bottleneck.num_noise}), a number for each latent number and one that chooses a "
+                f"component of the prior; got the shape {tuple(noise.shape)}."
+            )
 
     def _take_states(self, states: Any, mask: Any, conditions: Mapping[str, torch.Tensor | None]) -> ConditionerOutput:
         given = [name for name, value in conditions.items() if value is not None]

@@ -11,6 +11,7 @@ from torch import nn
 from .calibration_genext import find_threshold, fit_class_temperature, fit_label_temperatures, fit_scale_temperatures
 from .configuration_genext import GenextHeadConfig
 from .density_heads_genext import FlowHead, LinearHead, MixtureHead
+from .image_heads_genext import ImageHead
 from .noise_genext import Noise
 from .prediction_heads_genext import PredictionHead, describe_targets
 
@@ -177,6 +178,7 @@ _PREDICTION_HEADS: dict[str, type[PredictionHead]] = {
     "regression": RegressionHead,
     "mixture": MixtureHead,
     "flow": FlowHead,
+    "image": ImageHead,
     "ppca": LinearHead,
     "ica": LinearHead,
 }
@@ -210,11 +212,33 @@ def compute_token_loss(
     return total / (num_items_in_batch.to(total.device) if torch.is_tensor(num_items_in_batch) else num_items_in_batch)
 
 
+def add_losses(
+    loss: torch.Tensor, parts: dict[str, torch.Tensor] | None, count: torch.Tensor | int
+) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
+    """Add what a bottleneck adds to the loss.
+
+    Args:
+        loss: The reconstruction, a scalar: a sum of nats divided by a number of targets.
+        parts: Named parts in nats of each row, each (batch,).
+        count: That number of targets, so that all parts of an optimizer step are divided alike.
+
+    Returns:
+        The whole loss, and its parts without gradient; `None` for these where the bottleneck adds nothing.
+    """
+    if not parts:
+        return loss, None
+    divisor = count.to(loss.device).clamp(min=1) if torch.is_tensor(count) else count
+    scaled = {name: part.sum() / divisor for name, part in parts.items()}
+    losses = {"reconstruction": loss.detach(), **{name: part.detach() for name, part in scaled.items()}}
+    return loss + sum(scaled.values()), losses
+
+
 __all__ = [
     "ClassHead",
     "LabelsHead",
     "RegressionHead",
     "TokenHead",
+    "add_losses",
     "build_prediction_head",
     "compute_token_loss",
 ]

@@ -11,16 +11,12 @@ from typing import Any, Literal, overload
 import torch
 
 from .configuration_genext import SLOT_FOR_EACH_STATE
-from .encoders_genext import CONDITION_INPUTS
+from .latents_genext import ENCODER_INPUTS, LatentEncoding
 from .outputs_genext import GenextEncoderOutput
 
-_ENCODER_INPUTS = (*CONDITION_INPUTS, "attention_mask", "feature_attention_mask", "condition_vectors_mask", "num_samples")
 
-
-class MemoryEncoding:
+class MemoryEncoding(LatentEncoding):
     """What a model with an `encoder` can do with memories."""
-
-    encoder: Any
 
     @property
     def main_input_name(self) -> str:
@@ -28,22 +24,28 @@ class MemoryEncoding:
         return self.encoder.main_input_name
 
     @overload
-    def encode(self, *, return_mask: Literal[False] = False, **inputs: Any) -> torch.Tensor: ...
+    def encode(self, *, return_mask: Literal[False] = False, sample: bool | None = None, **inputs: Any) -> torch.Tensor: ...
 
     @overload
-    def encode(self, *, return_mask: Literal[True], **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def encode(
+        self, *, return_mask: Literal[True], sample: bool | None = None, **inputs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
-    def encode(self, *, return_mask: bool = False, **inputs: Any) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    def encode(
+        self, *, return_mask: bool = False, sample: bool | None = None, **inputs: Any
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """The memory of a batch of conditions.
 
         Args:
             return_mask: Whether to give the memory's mask too, which a memory as long as its input needs to be decoded.
+            sample: Of a variational bottleneck whether its latent numbers are drawn, or the means taken; left out, the means of
+                what is encoded, and of what is not a draw from the prior.
             inputs: As [`GenextEncoder.forward`] takes them.
 
         Returns:
             (batch, slots, hidden), and on request the mask (batch, slots), 1 where a slot is real.
         """
-        outputs = self.encoder(**inputs)
+        outputs = self.encoder(**inputs, **({} if sample is None else {"sample_latents": sample}))
         memory = outputs.last_hidden_state
         if not return_mask:
             return memory
@@ -77,14 +79,19 @@ class MemoryEncoding:
 
     @staticmethod
     def interpolate(
-        first: torch.Tensor, second: torch.Tensor, fractions: float | Sequence[float] | torch.Tensor = 0.5
+        first: torch.Tensor,
+        second: torch.Tensor,
+        fractions: float | Sequence[float] | torch.Tensor = 0.5,
+        *,
+        steps: int | None = None,
     ) -> torch.Tensor:
-        """Memories on the straight line between two.
+        """Memories, or latent numbers, on the straight line between two.
 
         Args:
             first: (batch, slots, hidden), or (slots, hidden) for one row.
             second: Of the same shape.
             fractions: How far on the way from the first (0) to the second (1): one number, or one for each step.
+            steps: In place of fractions, how many from the first to the second, both included.
 
         Returns:
             Of the shape of the memories for one number; (steps, ...) for several, where one row gives the batch
@@ -104,8 +111,12 @@ class MemoryEncoding:
                 f"Two memories of one shape are needed, got {tuple(first.shape)} and {tuple(second.shape)}. Memories as long "
                 'as their inputs have no common slots; a bottleneck gives them a fixed number: bottleneck="pooled".'
             )
-        steps = torch.as_tensor(fractions, dtype=first.dtype, device=first.device)
-        return torch.lerp(first, second, steps.view(*steps.shape, *[1] * first.dim()))
+        if steps is not None:
+            if steps < 2:
+                raise ValueError(f"steps counts both ends, so it is 2 or more, got {steps}.")
+            fractions = torch.linspace(0.0, 1.0, steps)
+        places = torch.as_tensor(fractions, dtype=first.dtype, device=first.device)
+        return torch.lerp(first, second, places.view(*places.shape, *[1] * first.dim()))
 
 
 class MemoryDecoding:
@@ -133,7 +144,8 @@ class MemoryDecoding:
         if memory.dim() != 3 or memory.shape[-1] != size:
             raise ValueError(f"A memory of this model is (batch, slots, {size}), got the shape {tuple(memory.shape)}.")
         bottleneck, slots = self.config.bottleneck, memory.shape[1]
-        if bottleneck.kind == "pooled" and slots != bottleneck.num_latents:
+        has_context = bottleneck.kind == "variational" and bottleneck.posterior_conditions is not None
+        if bottleneck.kind not in SLOT_FOR_EACH_STATE and not has_context and slots != bottleneck.num_latents:
             raise ValueError(f"A memory of this model has {bottleneck.num_latents} slots, got {slots}.")
         if memory_mask is None and bottleneck.kind in SLOT_FOR_EACH_STATE and slots > 1 and self.encoder.conditioner.can_pad:
             raise ValueError(
@@ -166,7 +178,7 @@ class MemoryDecoding:
                 f"The source has {told} and the target {self.config.vocab_size:,}, so the output cannot be the input again. "
                 "Use decode(encode(...)), or build the model with one tokenizer for both sides."
             )
-        inputs = {name: arguments.pop(name) for name in _ENCODER_INPUTS if name in arguments}
+        inputs = {name: arguments.pop(name) for name in ENCODER_INPUTS if name in arguments}
         memory, mask = self.encode(return_mask=True, **inputs)  # type: ignore[attr-defined]
         return self.decode(memory, mask, **arguments)
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_masks_for_generate
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
@@ -25,11 +25,12 @@ from .configuration_genext import SLOT_FOR_EACH_STATE, GenextConfig
 from .decoders_genext import build_decoder
 from .encoders_genext import CONDITION_INPUTS, GenextEncoder
 from .fitting_genext import ClosedFormFitting
-from .heads_genext import TokenHead, compute_token_loss
+from .heads_genext import TokenHead, add_losses, compute_token_loss
 from .memory_genext import MemoryDecoding, MemoryEncoding
-from .outputs_genext import GenextEncoderOutput
+from .outputs_genext import GenextEncoderOutput, GenextSeq2SeqLMOutput
 from .pretrained_genext import GenextPreTrainedModel
 from .resizing_genext import resize_part
+from .sampling_genext import SequenceSampling
 from .stepping_genext import GenextStepper, find_stepping_obstacle
 
 
@@ -100,7 +101,9 @@ class GenextModel(MemoryEncoding, ClosedFormFitting, GenextPreTrainedModel):
                 json.dump(content, file, indent=2)
 
 
-class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, ClosedFormFitting, GenextPreTrainedModel, GenerationMixin):
+class GenextForConditionalGeneration(
+    MemoryEncoding, MemoryDecoding, SequenceSampling, ClosedFormFitting, GenextPreTrainedModel, GenerationMixin
+):
     """A conditional model with a sequence output: encoder, decoder and token head.
 
     Args:
@@ -231,8 +234,10 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, ClosedFormF
         num_samples: int | None = None,
         condition_states: torch.FloatTensor | Mapping[str, torch.FloatTensor] | None = None,
         condition_states_mask: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
+        latent_noise: torch.Tensor | None = None,
+        sample_latents: bool | None = None,
         **kwargs: Any,
-    ) -> Seq2SeqLMOutput:
+    ) -> GenextSeq2SeqLMOutput:
         """Run the model, and compute the loss where labels are given.
 
         A condition may have several targets, (batch * targets of each, target), those of one condition beside each other. Each
@@ -265,10 +270,14 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, ClosedFormF
             condition_states: What frozen conditioners gave before, (batch, length, hidden), in place of a condition, or of
                 several fused ones by their names.
             condition_states_mask: 1 where such a state is real, (batch, length), or likewise by names.
+            latent_noise: See [`GenextEncoder.forward`], as what follows.
+            sample_latents: Whether a variational bottleneck draws.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained encoder takes besides.
 
         Returns:
-            The loss (nats per labelled position), logits (batch, target, vocab), cache, and what was asked for.
+            The loss (nats per labelled position), logits (batch, target, vocab), cache, and what was asked for. With a
+            variational bottleneck the loss is the negative evidence bound of the drawn latent numbers, and in training their
+            divergence from the prior has the weight that the configuration plans; its parts are in `losses`.
 
         Raises:
             ValueError: if the inputs of the encoder or of the decoder are missing or given twice, or conditions differ in their
@@ -300,6 +309,8 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, ClosedFormF
                 num_samples=num_samples,
                 condition_states=condition_states,
                 condition_states_mask=condition_states_mask,
+                latent_noise=latent_noise,
+                sample_latents=sample_latents,
                 **conditions,
                 **kwargs,
             )
@@ -329,12 +340,12 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, ClosedFormF
             logits = decoder_outputs.logits
         else:
             logits = self.head(slice_logits_to_keep(decoder_outputs.last_hidden_state, logits_to_keep))
-        loss = None
+        loss, losses = None, None
         if labels is not None:
             loss = compute_token_loss(logits, labels, num_items_in_batch)
-            for part in (encoder_outputs.losses or {}).values():
-                loss = loss + part
-        return Seq2SeqLMOutput(
+            count = labels.ne(-100).sum() if num_items_in_batch is None else num_items_in_batch
+            loss, losses = add_losses(loss, encoder_outputs.losses, count)
+        return GenextSeq2SeqLMOutput(
             loss=loss,
             logits=logits,
             past_key_values=decoder_outputs.past_key_values,
@@ -344,6 +355,8 @@ class GenextForConditionalGeneration(MemoryEncoding, MemoryDecoding, ClosedFormF
             encoder_last_hidden_state=encoder_outputs.last_hidden_state,
             encoder_hidden_states=encoder_outputs.hidden_states,
             encoder_attentions=encoder_outputs.attentions,
+            losses=losses,
+            latents=encoder_outputs.latents,
         )
 
     def _take_encoder_outputs(

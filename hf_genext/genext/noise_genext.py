@@ -11,7 +11,7 @@ import torch
 class Noise:
     """Independent random numbers for each row, one after the other from a generator.
 
-    What makes a row's numbers depend on that row alone overrides `uniform`: see [`hf_genext.seeding.KeyedNoise`].
+    What makes a row's numbers depend on that row alone overrides `uniform`: see [`KeyedNoise`].
 
     Args:
         num_rows: Rows.

@@ -1,6 +1,7 @@
 """Output classes of the conditional family, the one home of every tensor's shape.
 
-Legend: batch, length (input positions), slots (memory positions), target (output positions), hidden, vocab.
+Legend: batch, length (input positions), slots (memory positions), target (output positions), hidden, vocab; conditions (those
+that are fused), units (latent numbers of a row: slots * latent size), components (of a prior).
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from transformers.modeling_outputs import Seq2SeqLMOutput
 from transformers.utils import ModelOutput
 
 
@@ -20,12 +22,45 @@ class ConditionerOutput(ModelOutput):
         mask: (batch, length), 1 where a state is real, 0 where it is padding; `None` where every state is real.
         hidden_states: On request the states after the embedding and after each layer, each (batch, length, hidden).
         attentions: On request the attention weights of each layer, each (batch, heads, length, length).
+        part_lengths: Of several conditions how many of the states are those of each, by its name and in their order.
+        present: Of several conditions which a row has, (batch, conditions).
     """
 
     states: torch.FloatTensor | None = None
     mask: torch.LongTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    part_lengths: dict[str, int] | None = None
+    present: torch.BoolTensor | None = None
+
+
+@dataclass
+class LatentOutput(ModelOutput):
+    """The latent numbers of a variational bottleneck, with the distributions that they are drawn from.
+
+    Attributes:
+        values: What was drawn, (batch, units).
+        means: Of the posterior, (batch, units); in rows that are not encoded, of no meaning.
+        log_variances: Likewise.
+        is_encoded: Which rows have a posterior, (batch,): the others are drawn from the prior.
+        prior_log_weights: Of the prior, (batch, components).
+        prior_means: Likewise, (batch, components, units).
+        prior_log_variances: Likewise.
+        kl: The divergence of the posterior from the prior in nats, by units, (batch, units); 0 where a row is not encoded.
+        context: States of the conditions that the decoder reads beside the latent numbers, (batch, length, hidden).
+        context_mask: 1 where such a state is real, (batch, length).
+    """
+
+    values: torch.Tensor = None
+    means: torch.Tensor = None
+    log_variances: torch.Tensor = None
+    is_encoded: torch.Tensor = None
+    prior_log_weights: torch.Tensor = None
+    prior_means: torch.Tensor = None
+    prior_log_variances: torch.Tensor = None
+    kl: torch.Tensor = None
+    context: torch.FloatTensor | None = None
+    context_mask: torch.LongTensor | None = None
 
 
 @dataclass
@@ -35,12 +70,14 @@ class BottleneckOutput(ModelOutput):
     Attributes:
         memory: (batch, slots, hidden).
         memory_mask: (batch, slots), 1 where a slot is real; `None` where every slot is real.
-        losses: Named parts that the bottleneck adds to the loss, each a scalar.
+        losses: Named parts that the bottleneck adds to the loss, in nats of each row, each (batch,).
+        latents: Of a variational bottleneck what it has drawn.
     """
 
     memory: torch.FloatTensor | None = None
     memory_mask: torch.LongTensor | None = None
     losses: dict[str, torch.FloatTensor] | None = None
+    latents: LatentOutput | None = None
 
 
 @dataclass
@@ -50,7 +87,8 @@ class GenextEncoderOutput(ModelOutput):
     Attributes:
         last_hidden_state: The memory, (batch, slots, hidden).
         memory_mask: (batch, slots), 1 where a slot is real. The decoder sees this mask and never the input's.
-        losses: Named parts that the bottleneck adds to the loss, each a scalar.
+        losses: Named parts that the bottleneck adds to the loss, in nats of each row, each (batch,).
+        latents: Of a variational bottleneck what it has drawn.
         hidden_states: The conditioner's states after the embedding and after each layer, each (batch, length, hidden).
         attentions: The conditioner's attention weights, one for each layer, each (batch, heads, length, length).
     """
@@ -58,8 +96,23 @@ class GenextEncoderOutput(ModelOutput):
     last_hidden_state: torch.FloatTensor | None = None
     memory_mask: torch.LongTensor | None = None
     losses: dict[str, torch.FloatTensor] | None = None
+    latents: LatentOutput | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class GenextSeq2SeqLMOutput(Seq2SeqLMOutput):
+    """What a model with a sequence output gives.
+
+    Attributes:
+        losses: Where the bottleneck adds to the loss, its named parts, which sum to it: `reconstruction`, the cross-entropy,
+            and those of the bottleneck, each a scalar without gradient.
+        latents: Of a variational bottleneck what it has drawn.
+    """
+
+    losses: dict[str, torch.FloatTensor] | None = None
+    latents: LatentOutput | None = None
 
 
 @dataclass
@@ -69,12 +122,15 @@ class GenextPredictionOutput(ModelOutput):
     Attributes:
         loss: Nats for each target that is given, a scalar.
         logits: Of classes or labels (batch, outputs); of a regression the means; of a density, in evaluation mode, its mean
-            (mixture) or what noise of 0 becomes (flow).
+            (mixture) or what noise of 0 becomes (flow); of an image its likeliest pixels, (batch, *output_shape).
         scale: The standard deviations of a regression, (batch, outputs).
-        log_probs: Of a density the log-probability of each row's target in nats, (batch,), 0 where there is none.
+        log_probs: Of a density or an image the log-probability of each row's target in nats, (batch,), 0 where there is none;
+            with latent numbers its evidence bound.
         last_hidden_state: The memory, (batch, slots, hidden).
         hidden_states: As the encoder gives them.
         attentions: As the encoder gives them.
+        losses: As [`GenextSeq2SeqLMOutput`] has them.
+        latents: Likewise.
     """
 
     loss: torch.FloatTensor | None = None
@@ -84,6 +140,15 @@ class GenextPredictionOutput(ModelOutput):
     last_hidden_state: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
+    losses: dict[str, torch.FloatTensor] | None = None
+    latents: LatentOutput | None = None
 
 
-__all__ = ["BottleneckOutput", "ConditionerOutput", "GenextEncoderOutput", "GenextPredictionOutput"]
+__all__ = [
+    "BottleneckOutput",
+    "ConditionerOutput",
+    "GenextEncoderOutput",
+    "GenextPredictionOutput",
+    "GenextSeq2SeqLMOutput",
+    "LatentOutput",
+]

@@ -6,7 +6,7 @@ Legend: batch, slots (memory positions), hidden, outputs (classes, labels or num
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -20,11 +20,17 @@ from .density_heads_genext import DensityHead
 from .encoders_genext import GenextEncoder
 from .field_conditioners_genext import GenextNullConditioner
 from .fitting_genext import ClosedFormFitting
-from .heads_genext import RegressionHead, build_prediction_head
+from .heads_genext import RegressionHead, add_losses, build_prediction_head
+from .image_heads_genext import ImageHead
+from .latents_genext import count_conditions, repeat_conditions
 from .memory_genext import MemoryEncoding, average_slots
 from .noise_genext import Noise
-from .outputs_genext import GenextPredictionOutput
+from .outputs_genext import GenextEncoderOutput, GenextPredictionOutput
 from .pretrained_genext import GenextPreTrainedModel
+from .seeding_genext import KeyedNoise, check_seed, make_keys
+
+_ROWS_AT_ONCE = 4096
+"""Draws of latent numbers that are scored at once."""
 
 
 class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedModel):
@@ -88,6 +94,8 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         num_items_in_batch: torch.Tensor | int | None = None,
         condition_states: torch.FloatTensor | Mapping[str, torch.FloatTensor] | None = None,
         condition_states_mask: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
+        latent_noise: torch.Tensor | None = None,
+        sample_latents: bool | None = None,
         **kwargs: Any,
     ) -> GenextPredictionOutput:
         """Run the model, and compute the loss where labels are given.
@@ -111,6 +119,8 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             condition_states_mask: 1 where such a state is real, (batch, length), or likewise by names.
             num_samples: The number of rows where no condition is given at all; that of the labels if left out.
             num_items_in_batch: Known labels of the whole optimizer step, by which the loss is divided.
+            latent_noise: See [`GenextEncoder.forward`], as what follows.
+            sample_latents: Whether a variational bottleneck draws.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained encoder takes besides.
 
         Returns:
@@ -133,27 +143,38 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             feature_attention_mask=feature_attention_mask,
             condition_vectors_mask=condition_vectors_mask,
             condition_states_mask=condition_states_mask,
+            latent_noise=latent_noise,
+            sample_latents=sample_latents,
             **self._count_rows(labels, {"num_samples": num_samples, **conditions}),
             **kwargs,
         )
         memory = outputs.last_hidden_state
         parameters = self.head(self._average(memory, outputs.memory_mask))
-        loss = log_probs = None
+        loss = log_probs = losses = None
         if labels is not None:
             log_probs = self.head.score(parameters, labels)
             loss = self.head.compute_loss(log_probs, labels, num_items_in_batch)
-            for part in (outputs.losses or {}).values():
-                loss = loss + part
+            count = self.head.is_given(labels).sum() if num_items_in_batch is None else num_items_in_batch
+            loss, losses = add_losses(loss, outputs.losses, count)
         logits, scale = self._describe(parameters, len(memory))
         return GenextPredictionOutput(
             loss=loss,
             logits=None if logits is None else logits.to(memory.dtype),
             scale=scale,
-            log_probs=log_probs if isinstance(self.head, DensityHead) else None,
+            log_probs=self._bound(log_probs, outputs) if isinstance(self.head, (DensityHead, ImageHead)) else None,
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            losses=losses,
+            latents=outputs.latents,
         )
+
+    @staticmethod
+    def _bound(log_probs: torch.Tensor | None, outputs: GenextEncoderOutput) -> torch.Tensor | None:
+        """The log-probabilities of the targets, (batch,); with latent numbers the bound of those that were drawn."""
+        if log_probs is None or outputs.latents is None:
+            return log_probs
+        return log_probs - outputs.latents.kl.sum(dim=1)
 
     def _count_rows(self, labels: torch.Tensor | None, inputs: dict[str, Any]) -> dict[str, Any]:
         """The inputs, with as many rows as there are labels where nothing else says how many."""
@@ -177,28 +198,46 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
     def _average(self, memory: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """The mean of a memory's real slots, of one row for all where nothing is a condition of a density."""
         vectors = average_slots(memory, mask)
-        is_one = isinstance(self.head, DensityHead) and isinstance(self.encoder.conditioner, GenextNullConditioner)
+        is_one = isinstance(self.head, (DensityHead, ImageHead)) and isinstance(self.encoder.conditioner, GenextNullConditioner)
         return vectors[:1] if is_one else vectors
 
     def _describe(self, parameters: torch.Tensor, batch_size: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Logits, or numbers and their standard deviations."""
         if isinstance(self.head, RegressionHead):
             return self.head.split(parameters)
-        if isinstance(self.head, DensityHead):
-            return None if self.training else self.head.locate(parameters).expand(batch_size, -1), None
+        if isinstance(self.head, (DensityHead, ImageHead)):
+            return None if self.training else _expand(self.head.locate(parameters), batch_size), None
         return parameters, None
 
-    def log_prob(self, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    def log_prob(
+        self,
+        labels: torch.Tensor,
+        num_importance_samples: int = 64,
+        *,
+        seed: int | Sequence[tuple[int, int]] | None = None,
+        **inputs: Any,
+    ) -> torch.Tensor:
         """The log-probability of outputs, in nats, that of several labels or numbers of a row together.
+
+        With a variational bottleneck it is the importance-weighted bound, as [`GenextForConditionalGeneration.log_prob`] gives
+        it; the target is then a condition, too.
 
         Args:
             labels: As [`GenextForPrediction.forward`] takes them.
+            num_importance_samples: Draws of the latent numbers of each row, where there are any.
+            seed: Of those draws, a number, or for each row a seed and a place.
             inputs: As [`GenextEncoder.forward`] takes them; none for a model without conditions.
 
         Returns:
             (batch,).
         """
-        return self.head.score(self.head(self.read_memory(labels, inputs)), labels)
+        own = {"sample_latents": False} if self.encoder.has_latents else {}
+        outputs = self.encoder(**self._count_rows(labels, inputs), **own)
+
+        def score(memory: torch.Tensor, mask: torch.Tensor | None, samples: int) -> torch.Tensor:
+            return self.head.score(self.head(self._average(memory, mask)), labels.repeat_interleave(samples, dim=0))
+
+        return self._estimate(outputs, score, num_importance_samples, seed, _ROWS_AT_ONCE)
 
     def sample(
         self,
@@ -207,17 +246,19 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
         noise: Noise | None = None,
+        seed: int | None = None,
         **inputs: Any,
     ) -> torch.Tensor:
-        """Draw outputs for each condition.
+        """Draw outputs for each condition, with a variational bottleneck each from latent numbers of its own.
 
         Args:
             num_return_sequences: Outputs of each condition.
             temperature: What logits are divided by, and the standard deviations of numbers multiplied by: below 1 the outputs
                 are likelier, and more alike.
             generator: Where the randomness comes from.
-            noise: In place of it, that of each output; [`hf_genext.seeding.KeyedNoise`] draws the same for a row in any batch.
-            inputs: As [`GenextEncoder.forward`] takes them.
+            noise: In place of it, that of each output; [`KeyedNoise`] draws the same for a row in any batch.
+            seed: In place of both: rows differ by their places, and each is the same in any batch that it stands at its place.
+            inputs: As [`GenextEncoder.forward`] takes them; `num_samples` where there is no condition.
 
         Returns:
             Classes (rows,), labels of 0 and 1 (rows, outputs), or numbers (rows, outputs), the outputs of one condition beside
@@ -232,12 +273,21 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             )
         if not isinstance(num_return_sequences, int) or num_return_sequences < 1:
             raise ValueError(f"num_return_sequences must be a whole number of 1 or more, got {num_return_sequences!r}.")
+        num_rows = count_conditions(inputs) or 1
+        if seed is not None:
+            pairs = [(check_seed(seed), place) for place in range(num_rows)]
+            noise = KeyedNoise(make_keys(pairs, num_return_sequences).to(self.device))
+        if noise is None:
+            noise = Noise(num_rows * num_return_sequences, self.device, generator)
+        if self.encoder.has_latents:
+            inputs = repeat_conditions(inputs or {"num_samples": 1}, num_return_sequences)
+            drawn = noise.normal(self.encoder.bottleneck.num_noise).to(self.device, torch.float32)
+            drawn[:, :-1] *= temperature
+            inputs = {**inputs, "latent_noise": drawn, "sample_latents": True}
         memory, mask = self.encode(return_mask=True, **inputs)
         parameters = self.head(self._average(memory, mask))
-        if len(parameters) == len(memory):
+        if len(parameters) == len(memory) == num_rows:
             parameters = parameters.repeat_interleave(num_return_sequences, dim=0)
-        if noise is None:
-            noise = Noise(len(memory) * num_return_sequences, memory.device, generator)
         return self.head.draw(parameters, noise, temperature)
 
     @torch.no_grad()
@@ -348,6 +398,11 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             loading={"dtype": dtype, "device_map": device_map},
             config={"freeze_encoder": freeze_encoder, "tune_encoder_from_layer": tune_encoder_from_layer, **config},
         )
+
+
+def _expand(rows: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """One row that stands for all as so many."""
+    return rows.expand(batch_size, *rows.shape[1:])
 
 
 __all__ = ["GenextForPrediction"]

@@ -22,11 +22,13 @@ from transformers import (
 )
 from transformers.generation import TopHLogitsWarper
 
-from .genext.noise_genext import Noise
+from .noise_genext import Noise
 
 _INCREMENT = 0x9E3779B97F4A7C15 - (1 << 64)
 _FIRST = 0xBF58476D1CE4E5B9 - (1 << 64)
 _SECOND = 0x94D049BB133111EB - (1 << 64)
+_NORMAL = 0x3C6EF372FE94F82B
+"""Tells the keys of normal noise from those of other noise."""
 
 
 class KeyedSampling(LogitsProcessor):
@@ -137,6 +139,14 @@ def draw_gumbel(keys: torch.LongTensor, size: int) -> torch.Tensor:
     return -torch.log(-torch.log(draw_uniform(keys, size)))
 
 
+def draw_normal(keys: torch.LongTensor, size: int) -> torch.Tensor:
+    """Noise of the standard normal distribution, a function of the keys alone: (rows,) -> (rows, size), in float32.
+
+    It does not depend on the numbers that [`draw_gumbel`] and [`draw_uniform`] make of the same keys.
+    """
+    return torch.special.ndtri(draw_uniform(_mix(keys ^ _NORMAL), size)).float()
+
+
 def draw_uniform(keys: torch.LongTensor, size: int) -> torch.Tensor:
     """Numbers between 0 and 1, neither of them included, a function of the keys alone: (rows,) -> (rows, size)."""
     bits = _mix(keys[:, None] + (1 + torch.arange(size, device=keys.device)) * _INCREMENT)
@@ -168,4 +178,13 @@ def check_seed(seed: object) -> int:
     return seed
 
 
-__all__ = ["KeyedNoise", "KeyedSampling", "build_warpers", "check_seed", "draw_gumbel", "draw_uniform", "make_keys"]
+__all__ = [
+    "KeyedNoise",
+    "KeyedSampling",
+    "build_warpers",
+    "check_seed",
+    "draw_gumbel",
+    "draw_normal",
+    "draw_uniform",
+    "make_keys",
+]

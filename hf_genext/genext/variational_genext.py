@@ -1,0 +1,310 @@
+"""The variational bottleneck: latent numbers with a posterior that reads the target, and a prior that does not.
+
+A variational autoencoder (Kingma and Welling 2014), conditional where some conditions are no target (Sohn et al. 2015). The
+encoder's conditioners are its recognition network: what they read of the target, pooled by learned queries, gives the
+posterior. The decoder reads the latent numbers, and the states of the conditions that are not the target.
+
+Legend: batch, length (states), slots (latent slots of the memory), hidden, units (latent numbers of a row: slots * latent
+size), components (of the prior), samples (drawn for each row).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .configuration_genext import GenextBottleneckConfig
+from .layers_genext import GenextMLP, GenextRMSNorm
+from .outputs_genext import BottleneckOutput, ConditionerOutput, LatentOutput
+from .pooled_genext import PooledBottleneck
+from .pretrained_genext import GenextPreTrainedModel
+
+_LARGEST_LOG_VARIANCE = 14.0
+
+
+class GaussianNetwork(GenextPreTrainedModel):
+    """Reads states with learned queries, and gives the mean and the log-variance of each latent number."""
+
+    config_class = GenextBottleneckConfig
+
+    def __init__(self, config: GenextBottleneckConfig, states_size: int) -> None:
+        super().__init__(config)
+        self.pool = PooledBottleneck(config, states_size)
+        self.projection = nn.Linear(config.hidden_size or states_size, 2 * config.latent_size)
+        self.post_init()
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """(batch, length, hidden), (batch, length) -> means and log-variances, each (batch, units), in float32 at least."""
+        means, log_variances = _widen(self.projection(self.pool(states, mask).memory)).chunk(2, dim=-1)
+        return means.flatten(1), log_variances.flatten(1).clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE)
+
+
+class VariationalBottleneck(GenextPreTrainedModel):
+    """Draws a memory of a fixed number of slots from a normal posterior, or where there is no target from a prior.
+
+    Args:
+        config: Its configuration, with `posterior_conditions` as the encoder has them.
+        states_size: Width of the conditioner's states.
+
+    Attributes:
+        training_progress: The share of the training that has passed, 0 to 1, by which the weight of the divergence is planned.
+            `GenextTrainer` sets it before each step; a training loop of one's own does, where `kl_warmup` is used.
+    """
+
+    config_class = GenextBottleneckConfig
+
+    def __init__(self, config: GenextBottleneckConfig, states_size: int) -> None:
+        super().__init__(config)
+        hidden_size = config.hidden_size or states_size
+        self.num_units = config.num_latents * config.latent_size
+        self.training_progress = 1.0
+        self.posterior = GaussianNetwork(config, states_size)
+        self.prior = GaussianNetwork(config, states_size) if config.prior == "conditional" else None
+        if config.prior == "mixture":
+            self.component_logits = nn.Parameter(torch.empty(config.num_components))
+            self.component_means = nn.Parameter(torch.empty(config.num_components, self.num_units))
+            self.component_log_variances = nn.Parameter(torch.empty(config.num_components, self.num_units))
+        self.slots = nn.Embedding(config.num_latents, hidden_size)
+        self.latents_projection = nn.Linear(self.num_units, config.num_latents * hidden_size, bias=False)
+        self.mlp_norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
+        self.mlp = GenextMLP(config)
+        self.norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
+        has_context = config.posterior_conditions is not None
+        self.context_projection = (
+            nn.Linear(states_size, hidden_size) if has_context and states_size != hidden_size else nn.Identity()
+        )
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self and self.config.prior == "mixture":
+            init.zeros_(self.component_logits)
+            init.normal_(self.component_means)
+            init.zeros_(self.component_log_variances)
+
+    @property
+    def kl_weight(self) -> float:
+        """What the divergence counts in the training loss, at this point of the training."""
+        config = self.config
+        if config.kl_warmup == 0:
+            return float(config.kl_weight)
+        position = self.training_progress * config.kl_cycles
+        in_cycle = 1.0 if self.training_progress >= 1.0 else position - math.floor(position)
+        return float(config.kl_weight) * min(1.0, in_cycle / config.kl_warmup)
+
+    @property
+    def num_noise(self) -> int:
+        """Numbers of noise that make the latent numbers of a row: one for each, and one that chooses a component."""
+        return self.num_units + 1
+
+    def forward(
+        self,
+        condition: ConditionerOutput,
+        batch_size: int,
+        noise: torch.Tensor | None = None,
+        sample: bool | None = None,
+        is_encoded: torch.Tensor | None = None,
+    ) -> BottleneckOutput:
+        """Draw latent numbers, and make the memory of them.
+
+        Args:
+            condition: What the conditioner gave; without states where no row has a target.
+            batch_size: Rows.
+            noise: Standard normal numbers that decide what is drawn, (batch, units + 1); torch's own randomness if left out.
+            sample: Whether to draw (`True`), or to take the posterior's means and the middle of the prior's largest component
+                (`False`). Left out, training draws all, and evaluation the rows without a target.
+            is_encoded: Which rows have a target, (batch,), where the condition does not tell.
+
+        Returns:
+            The memory (batch, slots + length of what the decoder reads besides, hidden), its mask, the weighted divergence as
+            the loss `kl`, (batch,), and the latent numbers.
+        """
+        latents = self._infer(condition, batch_size, is_encoded)
+        latents.values = self.draw(latents, noise, sample)
+        memory, memory_mask = self.write(latents.values, latents)
+        loss = latents.kl
+        if self.training:
+            loss = self.kl_weight * loss.clamp(min=float(self.config.free_nats)) * latents.is_encoded[:, None]
+        return BottleneckOutput(memory=memory, memory_mask=memory_mask, losses={"kl": loss.sum(dim=1)}, latents=latents)
+
+    def write(self, values: torch.Tensor, latents: LatentOutput) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The memory of latent numbers.
+
+        Args:
+            values: (batch * samples, units), those of a row beside each other.
+            latents: What [`forward`] gave for the rows.
+
+        Returns:
+            (batch * samples, slots + length, hidden), and 1 where a slot is real, (batch * samples, slots + length), or `None`.
+        """
+        states = self.latents_projection(values.to(self.latents_projection.weight.dtype))
+        states = states.view(len(values), self.config.num_latents, -1) + self.slots.weight
+        memory = self.norm(states + self.mlp(self.mlp_norm(states)))
+        if latents.context is None:
+            return memory, None
+        samples = len(values) // len(latents.context)
+        context = self.context_projection(latents.context).repeat_interleave(samples, dim=0)
+        mask = latents.context_mask
+        if mask is not None:
+            mask = torch.cat([mask.new_ones(memory.shape[:2]), mask.repeat_interleave(samples, dim=0)], dim=1)
+        return torch.cat([memory, context.to(memory.dtype)], dim=1), mask
+
+    def _infer(self, condition: ConditionerOutput, batch_size: int, is_encoded: torch.Tensor | None) -> LatentOutput:
+        """Posterior, prior, and the divergence between them."""
+        like = self.latents_projection.weight
+        states, mask = condition.states, condition.mask
+        context, context_mask, present = self._split_context(condition)
+        if states is None:
+            is_encoded = torch.zeros(batch_size, dtype=torch.bool, device=like.device)
+            means = torch.zeros(batch_size, self.num_units, device=like.device)
+            log_variances = torch.zeros_like(means)
+        else:
+            means, log_variances = self.posterior(states, mask)
+            if is_encoded is None:
+                is_encoded = torch.ones(batch_size, dtype=torch.bool, device=like.device) if present is None else present
+        if self.config.prior == "mixture":
+            log_weights = _widen(self.component_logits).log_softmax(dim=0).expand(batch_size, -1)
+            prior_means = _widen(self.component_means).expand(batch_size, -1, -1)
+            clamped = _widen(self.component_log_variances).clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE)
+            prior_log_variances = clamped.expand(batch_size, -1, -1)
+        else:
+            log_weights = means.new_zeros(batch_size, 1)
+            if self.prior is None:
+                prior_means = prior_log_variances = means.new_zeros(batch_size, 1, self.num_units)
+            else:
+                prior_means, prior_log_variances = (part[:, None] for part in self.prior(context, context_mask))
+        latents = LatentOutput(
+            means=means,
+            log_variances=log_variances,
+            is_encoded=is_encoded,
+            prior_log_weights=log_weights,
+            prior_means=prior_means,
+            prior_log_variances=prior_log_variances,
+            context=context,
+            context_mask=context_mask,
+        )
+        latents.kl = compute_divergence(latents) * is_encoded[:, None]
+        return latents
+
+    def _split_context(
+        self, condition: ConditionerOutput
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """The states that are no target's, their mask, and which rows have a target."""
+        lengths, names = condition.part_lengths, self.config.posterior_conditions
+        if lengths is None:
+            return None, None, None
+        states: Any = condition.states
+        present: Any = condition.present
+        is_target = torch.tensor([names is None or name in names for name in lengths], device=states.device)
+        present = present[:, is_target].any(dim=1)
+        if names is None or all(name in names for name in lengths):
+            return None, None, present
+        is_context = ~is_target.repeat_interleave(torch.tensor(list(lengths.values()), device=states.device))
+        places = is_context.nonzero()[:, 0]
+        return states[:, places], None if condition.mask is None else condition.mask[:, places], present
+
+    def draw(self, latents: LatentOutput, noise: torch.Tensor | None = None, sample: bool | None = None) -> torch.Tensor:
+        """Latent numbers of the posterior, and of the prior where a row has no target.
+
+        Args:
+            latents: Posterior and prior.
+            noise: As [`forward`] takes it.
+            sample: Likewise.
+
+        Returns:
+            (batch, units).
+        """
+        encoded = latents.is_encoded[:, None]
+        if sample is False:
+            return torch.where(encoded, latents.means, draw_from_prior(latents, None))
+        if noise is None:
+            noise = torch.randn(len(encoded), self.num_noise, device=encoded.device)
+        posterior = latents.means
+        if sample or self.training:
+            posterior = posterior + (0.5 * latents.log_variances).exp() * noise[:, :-1]
+        return torch.where(encoded, posterior, draw_from_prior(latents, noise))
+
+
+def draw_from_prior(latents: LatentOutput, noise: torch.Tensor | None) -> torch.Tensor:
+    """Latent numbers of the prior.
+
+    Args:
+        latents: What the bottleneck gave.
+        noise: (batch, units + 1), the last of which chooses a component; without it the middle of the largest is taken.
+
+    Returns:
+        (batch, units).
+    """
+    rows = torch.arange(len(latents.prior_means), device=latents.prior_means.device)
+    if noise is None:
+        return latents.prior_means[rows, latents.prior_log_weights.argmax(dim=1)]
+    chosen = torch.zeros_like(rows)
+    if latents.prior_log_weights.shape[1] > 1:
+        ends = latents.prior_log_weights.double().exp().cumsum(dim=1)
+        places = torch.special.ndtr(noise[:, -1:].double()) * ends[:, -1:]
+        chosen = torch.searchsorted(ends, places)[:, 0].clamp(max=ends.shape[1] - 1)
+    scales = (0.5 * latents.prior_log_variances[rows, chosen]).exp()
+    return latents.prior_means[rows, chosen] + scales * noise[:, :-1]
+
+
+def compute_divergence(latents: LatentOutput) -> torch.Tensor:
+    """The Kullback-Leibler divergence of the posterior from the prior, in nats, by units.
+
+    Exact for a prior with one component. Of a mixture it is the bound -log sum w exp(-KL to each) (Hershey and Olsen 2007), of
+    which each unit has what it adds to that of the units before it; none of these is below 0.
+
+    Args:
+        latents: Posterior and prior.
+
+    Returns:
+        (batch, units).
+    """
+    means, log_variances = latents.means[:, None], latents.log_variances[:, None]
+    ratio = log_variances - latents.prior_log_variances
+    distance = (means - latents.prior_means).square() / latents.prior_log_variances.exp()
+    divergence = 0.5 * (ratio.exp() - 1.0 - ratio + distance)
+    if divergence.shape[1] == 1:
+        return divergence[:, 0]
+    passed = -(latents.prior_log_weights[..., None] - divergence.cumsum(dim=-1)).logsumexp(dim=1)
+    return torch.diff(passed, dim=-1, prepend=torch.zeros_like(passed[:, :1]))
+
+
+def compute_log_ratio(values: torch.Tensor, latents: LatentOutput) -> torch.Tensor:
+    """The logarithm of prior over posterior density, 0 for rows that are not encoded, whose latents are the prior's.
+
+    Args:
+        values: (samples, batch, units).
+        latents: Posterior and prior.
+
+    Returns:
+        (samples, batch).
+    """
+    posterior = _log_normal(values, latents.means, latents.log_variances)
+    prior = _log_normal(values[:, :, None], latents.prior_means, latents.prior_log_variances)
+    ratio = (latents.prior_log_weights + prior).logsumexp(dim=-1) - posterior
+    return ratio.masked_fill(~latents.is_encoded, 0.0)
+
+
+def _log_normal(values: torch.Tensor, means: torch.Tensor, log_variances: torch.Tensor) -> torch.Tensor:
+    """The log-density of independent normal numbers: (..., units) -> (...)."""
+    normal = (values - means).square() * (-log_variances).exp() + log_variances + math.log(2.0 * math.pi)
+    return -0.5 * normal.sum(dim=-1)
+
+
+def _widen(values: torch.Tensor) -> torch.Tensor:
+    """Numbers in float32 at least."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+__all__ = [
+    "GaussianNetwork",
+    "VariationalBottleneck",
+    "compute_divergence",
+    "compute_log_ratio",
+    "draw_from_prior",
+]

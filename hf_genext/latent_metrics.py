@@ -1,0 +1,145 @@
+"""Whether latent numbers say anything: divergence, active units, mutual information; and the parts of the loss in the logs.
+
+Legend: rows, units (latent numbers of a row).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_genext.genext.outputs_genext import LatentOutput
+from hf_genext.genext.seeding_genext import draw_normal, make_keys
+from hf_genext.genext.variational_genext import VariationalBottleneck
+
+ACTIVE_VARIANCE = 0.01
+"""A unit is active where the means of its posteriors vary by more than this over the data (Burda et al. 2016)."""
+
+MUTUAL_INFORMATION_ROWS = 2_000
+"""Rows, at most, of which mutual information is estimated; its estimate cannot exceed the logarithm of their number."""
+
+_SHOWN_UNITS = 64
+
+
+def measure_latents(
+    means: torch.Tensor, log_variances: torch.Tensor, kl: torch.Tensor, noise: torch.Tensor | None = None
+) -> dict[str, float]:
+    """What the posteriors of a data set tell of its latent numbers. A collapsed model has next to none of any.
+
+    Args:
+        means: Of the posteriors, (rows, units).
+        log_variances: Likewise.
+        kl: The divergence of each from the prior in nats, (rows, units).
+        noise: Standard normal numbers for the estimate of mutual information, (rows, units); drawn if left out.
+
+    Returns:
+        `kl`, the mean divergence of a row in nats; `active_units`, how many units have posterior means whose variance over the
+        rows is above 0.01 (Burda et al. 2016), and `active_share`, which share of all; `mutual_information` of rows and latent
+        numbers in nats, by draws from the posteriors against their mean, the aggregated posterior (Hoffman and Johnson 2016),
+        at most the logarithm of the number of rows, of which the first 2,000 are taken; `kl_unit_N`, the mean divergence of
+        each unit, up to 64 of them.
+
+    Example:
+        >>> import torch
+        >>> found = measure_latents(torch.zeros(10, 2), torch.zeros(10, 2), torch.zeros(10, 2))
+        >>> found["active_units"], round(found["mutual_information"], 6)
+        (0.0, 0.0)
+    """
+    means, log_variances = means.double(), log_variances.double()
+    active = float((means.var(dim=0, unbiased=False) > ACTIVE_VARIANCE).sum())
+    by_unit = kl.double().mean(dim=0)
+    found = {
+        "kl": float(by_unit.sum()),
+        "active_units": active,
+        "active_share": active / means.shape[1],
+        "mutual_information": _estimate_mutual_information(means, log_variances, noise),
+    }
+    return {**found, **{f"kl_unit_{unit}": float(value) for unit, value in enumerate(by_unit[:_SHOWN_UNITS])}}
+
+
+def _estimate_mutual_information(means: torch.Tensor, log_variances: torch.Tensor, noise: torch.Tensor | None) -> float:
+    """The mean of log q(z|x) - log q(z), for a draw of each row."""
+    means, log_variances = means[:MUTUAL_INFORMATION_ROWS], log_variances[:MUTUAL_INFORMATION_ROWS]
+    rows = len(means)
+    noise = torch.randn_like(means) if noise is None else noise[:rows].double()
+    values = means + (0.5 * log_variances).exp() * noise
+    # The logarithms of all densities at all draws, (draws, rows), by the square of a difference written out.
+    precision = (-log_variances).exp()
+    squares = values.square() @ precision.T - 2.0 * values @ (means * precision).T + (means.square() * precision).sum(dim=1)
+    densities = -0.5 * (squares + log_variances.sum(dim=1) + means.shape[1] * math.log(2.0 * math.pi))
+    information = densities.diagonal() - (densities.logsumexp(dim=1) - math.log(rows))
+    return max(0.0, float(information.mean()))
+
+
+class LatentMonitor:
+    """What a trainer has to do with the latent numbers of its model: plan, draw, and report.
+
+    Args:
+        model: Any model.
+        seed: Of the draws in evaluation.
+    """
+
+    def __init__(self, model: nn.Module, seed: int) -> None:
+        self._bottlenecks = [module for module in model.modules() if isinstance(module, VariationalBottleneck)]
+        self._seed = seed
+        self._parts: dict[str, float | torch.Tensor] = {}
+        self._collected: list[tuple[torch.Tensor, ...]] = []
+        self._drawn = 0
+
+    @property
+    def is_needed(self) -> bool:
+        """Whether the model has latent numbers."""
+        return bool(self._bottlenecks)
+
+    def plan(self, progress: float) -> None:
+        """Say which share of the training has passed, 0 to 1."""
+        for bottleneck in self._bottlenecks:
+            bottleneck.training_progress = progress
+
+    def note_parts(self, losses: dict[str, torch.Tensor] | None) -> None:
+        """Add the parts of a batch's loss to those of the steps since the last log."""
+        for name, value in (losses or {}).items():
+            self._parts[name] = self._parts.get(name, 0.0) + value
+
+    def take_parts(self, steps: int, gather: Any) -> dict[str, float]:
+        """The parts of the loss, averaged over steps and summed over ranks, for the log; and the weight of the divergence."""
+        if not self._parts:
+            return {}
+        names = sorted(self._parts)
+        sums = gather(torch.stack([torch.as_tensor(self._parts[name]) for name in names])[None]).sum(dim=0)
+        self._parts = {}
+        found = {f"loss_{name}": float(total) / max(steps, 1) for name, total in zip(names, sums, strict=True)}
+        return {**found, "kl_weight": self._bottlenecks[0].kl_weight}
+
+    def start_evaluation(self) -> None:
+        """Forget what an evaluation before has collected."""
+        self._collected, self._drawn = [], 0
+
+    def draw_noise(self, num_rows: int, device: torch.device) -> torch.Tensor:
+        """Noise for the next rows of an evaluation, the same each time: (rows, units + 1)."""
+        places = range(self._drawn, self._drawn + num_rows)
+        self._drawn += num_rows
+        return draw_normal(make_keys([(self._seed, place) for place in places], 1), self._bottlenecks[0].num_noise).to(device)
+
+    def collect(self, latents: LatentOutput) -> None:
+        """Keep the posteriors of a batch."""
+        rows = latents.is_encoded
+        kept = (latents.means[rows], latents.log_variances[rows], latents.kl[rows])
+        self._collected.append(tuple(part.float().cpu() for part in kept))
+
+    def report(self, gather: Any) -> dict[str, float]:
+        """What [`measure_latents`] says of an evaluation's rows, of all ranks."""
+        collected = gather(self._collected)
+        if not collected:
+            return {}
+        means, log_variances, kl = (torch.cat(parts) for parts in zip(*collected, strict=True))
+        if not len(means):
+            return {}
+        noise = draw_normal(make_keys([(self._seed, len(means))], 1), means.shape[1] * min(len(means), MUTUAL_INFORMATION_ROWS))
+        return measure_latents(means, log_variances, kl, noise.view(-1, means.shape[1]))
+
+
+__all__ = ["ACTIVE_VARIANCE", "LatentMonitor", "measure_latents"]

@@ -1,0 +1,113 @@
+"""What the digits recipe's models are compared with, on their test images.
+
+    python recipes/digits/baselines.py recipes/digits/config.yaml
+    python recipes/digits/baselines.py recipes/digits/config.yaml --update_results true
+
+* class-wise Gaussian: independent normal pixels, integrated over the bin of each value; and one with a full covariance;
+* PCA and ICA of as many dimensions as the model has latent numbers.
+
+Where the model draws by the name of a digit there is one of each for each digit. What they leave open (least standard
+deviations, shrinkage) is chosen on the validation images. `--update_results true` puts them beside the model's own metrics in
+the recipe's results file, which score.py wrote.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, Path(__file__).parent))]
+
+import numpy as np
+
+from recipes.digits.images import DigitSettings, Images, draw_classes, read_images
+from recipes.image_baselines import (
+    BinnedGaussian,
+    FullGaussian,
+    IndependentComponents,
+    PixelDistribution,
+    PrincipalComponents,
+)
+from recipes.results import add_baselines
+from recipes.running import find_results_to_join, run_main, set_up_logging
+
+
+@dataclass
+class BaselineSettings(DigitSettings):
+    """How to compare."""
+
+    least_scales: list[float] = field(
+        default_factory=lambda: [0.1, 0.2, 0.5, 1.0], metadata={"help": "Least standard deviations of a Gaussian."}
+    )
+    shrinkages: list[float] = field(
+        default_factory=lambda: [0.01, 0.05, 0.2, 0.5], metadata={"help": "Shares of the diagonal of a full covariance."}
+    )
+
+
+class ByClass:
+    """One distribution for each class, or one for all.
+
+    Args:
+        images: What to learn from.
+        learn: From images (rows, pixels) to a distribution.
+    """
+
+    def __init__(self, images: Images, learn: Callable[[np.ndarray], PixelDistribution]) -> None:
+        classes = np.unique(images.classes) if images.is_conditional else [None]
+        self.parts = {name: learn(images.pixels[images.select(name)]) for name in classes}
+
+    def count_bits(self, images: Images, seed: int = 0) -> float:
+        """The bits that a pixel takes."""
+        generator = np.random.default_rng(seed)
+        total = sum(part.log_prob(images.pixels[images.select(name)], generator).sum() for name, part in self.parts.items())
+        return -float(total) / images.pixels.size / np.log(2.0)
+
+    def sample(self, classes: np.ndarray, seed: int = 0) -> np.ndarray:
+        """An image for each of some classes, (rows, pixels)."""
+        generator = np.random.default_rng(seed)
+        first = next(iter(self.parts.values()))
+        if None in self.parts:
+            return first.sample(len(classes), generator)
+        drawn = {name: iter(part.sample(int((classes == name).sum()), generator)) for name, part in self.parts.items()}
+        return np.stack([next(drawn[name]) for name in classes])
+
+
+def _list_baselines(settings: BaselineSettings, images: dict[str, Images], size: int) -> dict[str, ByClass]:
+    train, levels = images["train"], settings.num_levels
+    binned = [ByClass(train, lambda rows, scale=scale: BinnedGaussian(rows, levels, scale)) for scale in settings.least_scales]
+    full = [ByClass(train, lambda rows, share=share: FullGaussian(rows, levels, share)) for share in settings.shrinkages]
+    each = "class-wise " if train.is_conditional else ""
+
+    def choose(candidates: list[ByClass]) -> ByClass:
+        return min(candidates, key=lambda one: one.count_bits(images["validation"]))
+
+    return {
+        f"{each}Gaussian": choose(binned),
+        f"{each}Gaussian, full covariance": choose(full),
+        f"{each}PCA, {size} dimensions": ByClass(train, lambda rows: PrincipalComponents(rows, levels, size)),
+        f"{each}ICA, {size} dimensions": ByClass(train, lambda rows: IndependentComponents(rows, levels, size)),
+    }
+
+
+def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
+    """Score the baselines and print them; see the top of the file."""
+    settings, run, size, images, judge, config_path, _ = read_images(BaselineSettings, argv)
+    set_up_logging()
+    results_path = find_results_to_join(config_path, wanted=run.update_results, name=run.results_file)
+    test, scores = images["test"], {}
+    for label, baseline in _list_baselines(settings, images, size).items():
+        classes = draw_classes(images["train"], settings.num_drawn)
+        shown = classes if test.is_conditional else None
+        scores[label] = {
+            "bits_per_dimension": baseline.count_bits(test),
+            **judge.judge(baseline.sample(classes), shown, test.pixels, test.classes),
+        }
+    add_baselines(results_path, scores)
+    return scores
+
+
+if __name__ == "__main__":
+    run_main(main)

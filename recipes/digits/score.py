@@ -1,0 +1,109 @@
+"""Score a trained model of the digits recipe on its test images, and draw a picture of its samples.
+
+    python recipes/digits/score.py recipes/digits/config.yaml --model out/digits
+    python recipes/digits/score.py recipes/digits/config.yaml --model out/digits --update_results true
+
+Bits per dimension are the importance-weighted bound with `num_importance_samples` draws of the latent numbers, where training
+reports that with one. The metrics and `samples.png` go into the model's folder and onto its card, and with
+`--update_results true` the metrics into the recipe's results file.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, Path(__file__).parent))]
+
+import numpy as np
+import torch
+
+from hf_genext import pipeline
+from hf_genext.hub import read_results, render_model_card, write_results
+from recipes.arguments import SettingsError
+from recipes.digits.images import DigitSettings, Images, draw_classes, read_images
+from recipes.plots import draw_image_grid
+from recipes.results import summarize, update_recipe_results
+from recipes.running import find_recipe_results, run_main, set_up_logging
+
+_ROWS_AT_ONCE = 100
+_GRID = 10
+
+
+@dataclass
+class ScoreSettings(DigitSettings):
+    """How to score."""
+
+    num_importance_samples: int = field(default=1000, metadata={"help": "Draws of the latent numbers for the bound."})
+
+
+def count_bits(pipe: object, images: Images, count: int) -> float:
+    """The bits that a pixel takes, by the importance-weighted bound."""
+    total = 0.0
+    for start in range(0, len(images.pixels), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        conditions = [_name(name, images) for name in images.classes[rows]]
+        scores = pipe.score(conditions, list(images.pixels[rows]), num_importance_samples=count, batch_size=_ROWS_AT_ONCE)  # type: ignore[attr-defined]
+        total += sum(score["score"] for score in scores)
+    return -total / images.pixels.size / np.log(2.0)
+
+
+def draw(pipe: object, images: Images, classes: np.ndarray, seed: int) -> np.ndarray:
+    """Images of some classes, (rows, pixels) of whole numbers."""
+    model = pipe.model  # type: ignore[attr-defined]
+    given = [_name(name, images) for name in classes]
+    answers = pipe(given, seed=seed, batch_size=500)  # type: ignore[operator]
+    pictures = np.stack([np.asarray(answer[0]["generated_image"], dtype=np.float64) for answer in answers])
+    return np.rint(pictures * ((model.config.head.num_levels - 1) / 255.0)).reshape(len(pictures), -1)
+
+
+def _name(digit: int, images: Images) -> dict[str, str]:
+    return {"label": str(digit)} if images.is_conditional else {}
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Score and print; see the top of the file."""
+    settings, run, _, images, judge, config_path, folder = read_images(ScoreSettings, argv, needs_model=True)
+    set_up_logging()
+    recipe_results = find_recipe_results(config_path, run.results_file) if run.update_results else None
+    if not (folder / "results.json").is_file():
+        raise SettingsError(f"{str(folder)!r} holds no results.json of a training; give --model the folder of one.")
+    pipe = pipeline("conditional-generation", model=str(folder))
+    test = images["test"]
+    classes = draw_classes(images["train"], settings.num_drawn)
+    with torch.inference_mode():
+        drawn = draw(pipe, test, classes, seed=0)
+        bits = count_bits(pipe, test, settings.num_importance_samples)
+    shown = classes if test.is_conditional else None
+    scores = {"bits_per_dimension": bits, **judge.judge(drawn, shown, test.pixels, test.classes)}
+
+    results = read_results(folder / "results.json")
+    seed, minutes = results["seeds"][0], results["minutes"]
+    results["metrics"] = scores
+    results["better"] = {name: how for name, how in (run.deciding_metrics or {}).items() if name in scores}
+    results["data"]["importance_samples"] = settings.num_importance_samples
+    results["data"]["drawn_images"] = settings.num_drawn
+    results["runs"] = [{"seed": seed, "minutes": minutes, "metrics": scores}]
+    write_results(folder / "results.json", results)
+    shape = pipe.model.config.head.output_shape
+    draw_image_grid(drawn[: _GRID * _GRID].reshape(-1, *shape), folder / "samples.png", columns=_GRID)
+    card = render_model_card(
+        results,
+        title=run.title,
+        task=run.task,
+        example=run.example,
+        example_code=run.example_code,
+        license=run.license,
+        pictures={"Samples": "samples.png", "Validation": "validation_curve.png"},
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    if recipe_results is not None:
+        update_recipe_results(recipe_results, results)
+    print(summarize(results))
+    return scores
+
+
+if __name__ == "__main__":
+    run_main(main)

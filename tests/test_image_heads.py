@@ -1,0 +1,230 @@
+"""Images as single outputs: exact probabilities, draws, pictures, latent numbers, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from specimens import sharpen
+
+from hf_genext import (
+    ConditionalGenerationPipeline,
+    GenextConfig,
+    GenextForPrediction,
+    GenextHeadConfig,
+    GenextProcessor,
+)
+from hf_genext.prediction_metrics import score_bits_per_dimension
+
+LABEL = {"model_type": "genext_label_conditioner", "label_counts": [3], "hidden_size": 16}
+PIXELS = {"model_type": "genext_vector_conditioner", "vector_size": 4, "hidden_size": 16}
+KINDS = {"bernoulli": 2, "categorical": 3, "logistic": 3}
+
+
+def build_image_model(distribution: str = "categorical", *, latents: bool = False, levels: int | None = None):
+    """A model of 2x2 pixels, by a label, and with latent numbers that read the pixels."""
+    torch.manual_seed(2)
+    conditioner, bottleneck = LABEL, {"kind": "none"}
+    if latents:
+        parts = {"vector": PIXELS, "label": LABEL}
+        conditioner = {"model_type": "genext_fusion_conditioner", "conditioners": parts, "hidden_size": 16}
+        bottleneck = {"kind": "variational", "latent_size": 2, "posterior_conditions": ["vector"]}
+    head = {
+        "kind": "image",
+        "output_shape": [2, 2],
+        "num_levels": levels or KINDS[distribution],
+        "pixel_distribution": distribution,
+        "num_components": 2,
+    }
+    return sharpen(GenextForPrediction(GenextConfig(conditioner=conditioner, bottleneck=bottleneck, head=head)))
+
+
+def build_image_pipeline(**arguments) -> ConditionalGenerationPipeline:
+    processor = GenextProcessor(vector_size=4, label_names={"digit": ["0", "1", "2"]})
+    return ConditionalGenerationPipeline(model=build_image_model(latents=True, **arguments), processor=processor)
+
+
+def list_images(levels: int) -> torch.Tensor:
+    return torch.tensor(list(itertools.product(range(levels), repeat=4)), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("distribution", KINDS)
+def test_probabilities_of_all_images_sum_to_one_and_draws_agree(distribution):
+    levels = KINDS[distribution]
+    model, images = build_image_model(distribution).double(), list_images(levels)
+    label = torch.tensor([[1]])
+    with torch.no_grad():
+        expected = model.log_prob(images, condition_labels=label.expand(len(images), -1)).exp()
+    assert float(expected.sum()) == pytest.approx(1.0, abs=1e-9)
+    places = torch.tensor([levels**power for power in (3, 2, 1, 0)])
+    values = []
+    for seed in range(10):
+        drawn = model.sample(num_return_sequences=2000, seed=seed, condition_labels=label)
+        assert drawn.shape == (2000, 2, 2)
+        counts = np.bincount((drawn.flatten(1) * places).sum(dim=1).numpy(), minlength=len(images))
+        often = expected.numpy() * 2000 > 5
+        observed = np.append(counts[often], counts[~often].sum())
+        wanted = np.append(expected.numpy()[often], expected.numpy()[~often].sum()) * 2000
+        values.append(stats.chisquare(observed + 1e-9, wanted + 1e-9).pvalue)
+    assert min(values) > 1e-3 and stats.kstest(values, "uniform").pvalue > 1e-3, values
+
+
+def test_the_logistic_distribution_is_that_of_its_definition():
+    model = build_image_model("logistic", levels=17).double()
+    parameters = torch.randn(1, model.head.config.num_outputs * 6, dtype=torch.float64)
+    weights, means, log_scales = model.head._split(parameters)
+    edges = torch.linspace(-1 - 1 / 16, 1 + 1 / 16, 18, dtype=torch.float64)
+    edges[0], edges[-1] = -torch.inf, torch.inf
+    cumulative = torch.sigmoid((edges[:, None, None] - means[0]) / log_scales[0].exp())
+    expected = ((cumulative[1:] - cumulative[:-1]) * weights[0].softmax(dim=-1)).sum(dim=-1)
+    for level in range(17):
+        found = model.head._score_pixels(parameters, torch.full((1, 4), level))
+        torch.testing.assert_close(found[0].exp(), expected[level], atol=1e-12, rtol=1e-9)
+
+
+def test_a_pixel_far_from_its_logistic_distribution_still_has_a_gradient():
+    model = build_image_model("logistic", levels=256)
+    parameters = torch.zeros(1, 24)
+    parameters.view(4, 3, 2)[:, 2] = -9.0
+    parameters.requires_grad_()
+    log_prob = model.head.score(parameters, torch.tensor([[0.0, 255.0, 100.0, 30.0]]))
+    log_prob.sum().backward()
+    assert log_prob.isfinite().all() and parameters.grad.isfinite().all() and parameters.grad.abs().sum() > 0
+
+
+def test_the_bound_of_a_model_with_latent_numbers_rises_to_the_exact_probability():
+    model, images = build_image_model(latents=True).double(), list_images(3)
+    with torch.no_grad():
+        model.encoder.bottleneck.posterior.projection.weight.mul_(0.3)  # So that weights have no long tails.
+        axis = torch.linspace(-7.0, 7.0, 94, dtype=torch.float64)
+        grid = torch.cartesian_prod(axis, axis)
+        density = torch.distributions.Normal(0.0, 1.0).log_prob(grid).sum(dim=1).exp() * float(axis[1] - axis[0]) ** 2
+        label = torch.tensor([[2]])
+        latents = model.encoder(condition_labels=label, sample_latents=False).latents
+        memory, mask = model.encoder.bottleneck.write(grid, latents)
+        parameters = model.head(model._read_memory(memory, mask))
+        exact = torch.stack(
+            [(model.head.score(parameters, image.expand(len(grid), -1)).exp() * density).sum() for image in images]
+        )
+        assert float(exact.sum()) == pytest.approx(1.0, abs=1e-5)
+        inputs = {"condition_vectors": images.float().double(), "condition_labels": label.expand(len(images), -1)}
+        bounds = {
+            count: torch.stack([model.log_prob(images, count, seed=seed, **inputs) for seed in range(repeats)]).mean(dim=0)
+            for count, repeats in ((1, 60), (16, 10), (512, 2))
+        }
+    means = {count: float((bound * exact).sum()) for count, bound in bounds.items()}
+    entropy = float((exact.log() * exact).sum())
+    assert means[1] < means[16] < means[512] + 0.005
+    assert means[512] == pytest.approx(entropy, abs=0.03) and means[1] < entropy - 0.02
+
+
+def test_samples_of_a_model_with_latent_numbers_are_the_same_alone_and_in_a_batch():
+    model = build_image_model(latents=True)
+    labels = torch.tensor([[0], [1], [2]])
+    together = model.sample(seed=5, condition_labels=labels)
+    assert torch.equal(model.sample(seed=5, condition_labels=labels[:2]), together[:2])
+    several = model.sample(seed=5, num_return_sequences=8, condition_labels=labels)
+    assert several.shape == (24, 2, 2) and len(several[:8].unique(dim=0)) > 1
+    assert torch.equal(several[:8], model.sample(seed=5, num_return_sequences=8, condition_labels=labels[:1]))
+    assert model.sample(num_samples=4, seed=1).shape == (4, 2, 2)
+
+
+# The pipeline
+
+
+def test_the_pipeline_draws_pictures_by_seed_alone_and_in_a_batch(tmp_path):
+    pipe = build_image_pipeline()
+    answers = pipe(num_samples=6, seed=3)
+    pictures = [np.asarray(answer[0]["generated_image"]) for answer in answers]
+    assert pictures[0].shape == (2, 2) and {*np.unique(pictures)} <= {0, 128, 255}
+    assert len({picture.tobytes() for picture in pictures}) > 1
+    again = [np.asarray(answer[0]["generated_image"]) for answer in pipe(num_samples=3, seed=3, batch_size=1)]
+    np.testing.assert_array_equal(again, pictures[:3])
+    several = pipe({"label": "2"}, seed=3, num_return_sequences=5)
+    assert len(several) == 5
+    pipe.save_pretrained(tmp_path)
+    opened = type(pipe)(model=GenextForPrediction.from_pretrained(tmp_path), processor=pipe.processor)
+    same = [np.asarray(answer[0]["generated_image"]) for answer in opened(num_samples=6, seed=3)]
+    np.testing.assert_array_equal(same, pictures)
+
+
+def test_the_pipeline_scores_pictures_and_arrays_by_the_bound():
+    pipe = build_image_pipeline()
+    image = np.array([[0, 1], [2, 1]])
+    (drawn,) = (picture for picture in [pipe({"label": "1"}, seed=0)[0]["generated_image"]])
+    found = pipe.score([{"label": "1"}, {"label": "1"}], [image, image.flatten().tolist()], num_importance_samples=9)
+    assert found[0]["num_importance_samples"] == 9 and found[0]["score"] < 0
+    more = pipe.score({"label": "1"}, image, num_importance_samples=3000)["score"]
+    model = pipe.model
+    with torch.no_grad():
+        vector = torch.tensor(image, dtype=torch.float32).flatten()[None]
+        mean = model.log_prob(vector, 3000, seed=9, condition_vectors=vector, condition_labels=torch.tensor([[1]]))
+    assert more == pytest.approx(float(mean), abs=0.1)
+    levels = torch.from_numpy(np.rint(np.asarray(drawn) / 127.5)).flatten()
+    as_picture, as_numbers = pipe.score([{"label": "1"}] * 2, [drawn, levels.tolist()], num_importance_samples=4, batch_size=1)
+    assert as_picture["score"] < 0 and as_numbers["score"] < 0
+
+
+def test_images_are_read_as_a_target_once():
+    pipe = build_image_pipeline()
+    answer = pipe({"vector": [0.0, 1.0, 2.0, 1.0], "label": "0"})
+    again = pipe({"vector": [0.0, 1.0, 2.0, 1.0], "label": "0"})
+    np.testing.assert_array_equal(*(np.asarray(one[0]["generated_image"]) for one in (answer, again)))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.zeros(2, 3), r"An image of this model is \(2, 2\), or flat, \(4,\); got targets of the shape \(2, 3\)"),
+        (torch.tensor([[0.0, 1.0, float("nan"), 0.0]]), "In row 0 of the batch 1 of 4 pixels are missing"),
+        (torch.tensor([[0.0, 3.0, 1.0, 0.0]]), "whole number from 0 to 2, got 3"),
+        (torch.tensor([[0.0, 0.5, 1.0, 0.0]]), "whole number from 0 to 2, got 0.5"),
+        (torch.tensor([[0.0, -1.0, 1.0, 0.0]]), "whole number from 0 to 2, got -1"),
+    ],
+)
+def test_targets_that_are_no_images_are_refused(labels, message):
+    model = build_image_model()
+    with pytest.raises(ValueError, match=message):
+        model(labels=labels, condition_labels=torch.zeros(len(labels), 1, dtype=torch.long))
+
+
+def test_a_missing_image_counts_nothing():
+    model = build_image_model()
+    labels = torch.tensor([[0.0, 1.0, 2.0, 0.0], [float("nan")] * 4])
+    inputs = torch.tensor([[0], [1]])
+    both = model(labels=labels, condition_labels=inputs)
+    one = model(labels=labels[:1], condition_labels=inputs[:1])
+    torch.testing.assert_close(both.loss, one.loss)
+    assert both.log_probs[1].item() == 0.0
+    assert torch.equal(model(labels=labels.view(2, 2, 2), condition_labels=inputs).loss, both.loss)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "image"}, "needs output_shape"),
+        ({"kind": "image", "output_shape": [8]}, "needs output_shape"),
+        ({"kind": "image", "output_shape": [8, 8], "num_levels": 1}, "2 values or more"),
+        ({"kind": "image", "output_shape": [8, 8], "pixel_distribution": "bernoulli"}, "just 2; got num_levels=256"),
+        ({"kind": "class", "output_shape": [8, 8]}, 'output_shape is for a head of kind "image"'),
+    ],
+)
+def test_heads_that_make_no_image_are_refused(fields, message):
+    with pytest.raises(Exception, match=message):
+        GenextHeadConfig(**fields)
+
+
+def test_a_picture_of_another_size_is_refused():
+    with pytest.raises(ValueError, match=r"An image of this model is \(2, 2\), 4 numbers; got one of the shape \(3, 3\)"):
+        build_image_pipeline().score({"label": "1"}, np.zeros((3, 3)))
+
+
+def test_bits_are_those_of_a_uniform_distribution():
+    log_probs = np.full(3, -4 * np.log(17.0))
+    assert score_bits_per_dimension(log_probs, np.zeros((3, 4))) == pytest.approx(np.log2(17.0))
