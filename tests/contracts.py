@@ -37,10 +37,13 @@ def get_main_output(outputs: ModelOutput) -> torch.Tensor:
 
 
 def compute_loss(specimen: ModelSpecimen, outputs: ModelOutput) -> torch.Tensor:
-    """The model's own loss; without labels the square of its output, and what an encoder adds to a loss."""
+    """The model's own loss; without labels squares of its output, and what an encoder adds to a loss."""
     if "labels" in specimen.inputs:
         return outputs.loss
-    return get_main_output(outputs).square().mean() + sum(part.mean() for part in (outputs.get("losses") or {}).values())
+    output = get_main_output(outputs)
+    # Of different weight: all together the squares of a normalised vector are 1, whatever the parameters.
+    weights = torch.linspace(1.0, 3.0, output.numel()).view_as(output)
+    return (weights * output.square()).mean() + sum(part.mean() for part in (outputs.get("losses") or {}).values())
 
 
 def pad_left(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
