@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from .fast_decoding import get_setting
 from .genext.latents_genext import repeat_conditions
 from .genext.seeding_genext import make_keys
 
@@ -88,4 +89,31 @@ def score_latents(
     return [{"score": score, "num_importance_samples": count} for score in scores]
 
 
-__all__ = ["add_target", "draw_latents", "has_latents", "score_latents"]
+def prepare_latents(
+    model: Any,
+    inputs: dict[str, Any],
+    arguments: dict[str, Any],
+    asked: dict[str, Any],
+    seeds: list[tuple[int, int]] | None,
+) -> tuple[dict[str, Any], dict[str, Any], list[tuple[int, int]] | None]:
+    """Inputs with latent numbers of their own for each output, what is left to ask of `generate`, and seeds of the rows."""
+    samples = bool(get_setting(model, arguments, "do_sample"))
+    num_beams = get_setting(model, arguments, "num_beams") or 1
+    num_returned = (get_setting(model, arguments, "num_return_sequences") or 1) if num_beams == 1 else 1
+    temperature = asked.get("temperature")
+    if num_returned > 1:
+        arguments = {**arguments, "num_return_sequences": 1}
+    if not samples:
+        arguments = {name: value for name, value in arguments.items() if name != "temperature"}
+    inputs, seeds = draw_latents(
+        model,
+        inputs,
+        seeds,
+        num_returned=num_returned,
+        temperature=1.0 if temperature is None else temperature,
+        sample=samples,
+    )
+    return inputs, arguments, seeds
+
+
+__all__ = ["add_target", "draw_latents", "has_latents", "prepare_latents", "score_latents"]

@@ -243,4 +243,29 @@ def read_sampling(arguments: dict[str, Any], model: str, top_k: int | None) -> d
     return sampling
 
 
-__all__ = ["TargetWriter", "name_sample", "name_single", "read_sampling", "read_single"]
+def make_room(arguments: dict[str, Any], trie: OutputTrie, asked_of_call: dict[str, Any]) -> dict[str, Any]:
+    """Room for the longest of the allowed outputs, and for no more; an error where a call asks for less."""
+    config = arguments.get("generation_config")
+    asked = {**({} if config is None else config.to_diff_dict()), **asked_of_call}
+    limit = asked.get("max_new_tokens") or (asked["max_length"] - 1 if asked.get("max_length") else None)
+    if limit is not None and limit < trie.depth:
+        raise ValueError(
+            f"The longest of the allowed outputs has {trie.depth} tokens, more than the {limit} that may be written. "
+            "Raise max_new_tokens, or take it out."
+        )
+    if limit is not None:
+        return arguments
+    # One more than the longest has, for some models are forced to end at the last place, which would favour the longest.
+    room = {"max_new_tokens": trie.depth + 1}
+    return {**{name: value for name, value in arguments.items() if name != "max_length"}, **room}
+
+
+def cut_scores(scores: torch.Tensor, is_scored: torch.Tensor) -> list[list[float]]:
+    """The scores of each row that are any: (rows, target), (rows, target) -> lists."""
+    return [
+        [score for score, counts in zip(*pair, strict=True) if counts]
+        for pair in zip(scores.tolist(), is_scored.tolist(), strict=True)
+    ]
+
+
+__all__ = ["TargetWriter", "cut_scores", "make_room", "name_sample", "name_single", "read_sampling", "read_single"]

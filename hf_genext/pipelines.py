@@ -17,10 +17,8 @@ from torch import nn
 from transformers import GenerationConfig
 
 from .alignments import SourceNamer, describe_alignments
-from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
 from .engines.opening_engines import open_engine
-from .fast_decoding import get_setting
 from .genext.seeding_genext import KeyedNoise, check_seed, make_keys
 from .pipeline_folders import find_allowed_outputs, needs_processor, reopen_processor, write_allowed_outputs
 from .pipeline_inputs import (
@@ -33,8 +31,8 @@ from .pipeline_inputs import (
     pair_with_seeds,
     parse_truncation,
 )
-from .pipeline_latents import add_target, draw_latents, has_latents, score_latents
-from .pipeline_outputs import TargetWriter, name_sample, name_single, read_sampling, read_single
+from .pipeline_latents import add_target, has_latents, prepare_latents, score_latents
+from .pipeline_outputs import TargetWriter, cut_scores, make_room, name_sample, name_single, read_sampling, read_single
 from .scoring import encode, score_tokens, take_rows
 from .sorted_pipelines import LengthSortedPipeline
 from .streaming import OutputChannel, OutputStream, StreamingObserver, StreamsClosedError
@@ -435,7 +433,7 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         asked_of_call = {**self._generate_kwargs, **arguments}
         arguments = self._prepare_generate_kwargs(arguments)
         if trie is not None:
-            arguments = self._make_room(arguments, trie, asked_of_call)
+            arguments = make_room(arguments, trie, asked_of_call)
         prefix = asked.get("target_prefix")
         watch = None
         if rows[0].channel is not None:
@@ -448,7 +446,7 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         seeds = None if rows[0].seed is None else [row.seed for row in rows if row.seed is not None]
         num_rows = len(rows)
         if has_latents(self.model):
-            inputs, arguments, seeds = self._draw_latents(inputs, arguments, asked_of_call, seeds)
+            inputs, arguments, seeds = prepare_latents(self.model, inputs, arguments, asked_of_call, seeds)
         control = Control(
             rerank=bool(asked.get("rerank")),
             seeds=seeds,
@@ -473,48 +471,6 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
                 [self._writer.find_allowed(trie, row, distinct=generated.is_search) for row in generated.sequences.tolist()]
             )
         return answers
-
-    def _draw_latents(
-        self,
-        inputs: dict[str, Any],
-        arguments: dict[str, Any],
-        asked: dict[str, Any],
-        seeds: list[tuple[int, int]] | None,
-    ) -> tuple[dict[str, Any], dict[str, Any], list[tuple[int, int]] | None]:
-        """Inputs with latent numbers of their own for each output, what is left to ask of `generate`, and seeds of the rows."""
-        samples = bool(get_setting(self.model, arguments, "do_sample"))
-        num_beams = get_setting(self.model, arguments, "num_beams") or 1
-        num_returned = (get_setting(self.model, arguments, "num_return_sequences") or 1) if num_beams == 1 else 1
-        temperature = asked.get("temperature")
-        if num_returned > 1:
-            arguments = {**arguments, "num_return_sequences": 1}
-        if not samples:
-            arguments = {name: value for name, value in arguments.items() if name != "temperature"}
-        inputs, seeds = draw_latents(
-            self.model,
-            inputs,
-            seeds,
-            num_returned=num_returned,
-            temperature=1.0 if temperature is None else temperature,
-            sample=samples,
-        )
-        return inputs, arguments, seeds
-
-    def _make_room(self, arguments: dict[str, Any], trie: OutputTrie, asked_of_call: dict[str, Any]) -> dict[str, Any]:
-        """Room for the longest of the allowed outputs, and for no more; an error where a call asks for less."""
-        config = arguments.get("generation_config")
-        asked = {**({} if config is None else config.to_diff_dict()), **asked_of_call}
-        limit = asked.get("max_new_tokens") or (asked["max_length"] - 1 if asked.get("max_length") else None)
-        if limit is not None and limit < trie.depth:
-            raise ValueError(
-                f"The longest of the allowed outputs has {trie.depth} tokens, more than the {limit} that may be written. "
-                "Raise max_new_tokens, or take it out."
-            )
-        if limit is not None:
-            return arguments
-        # One more than the longest has, for some models are forced to end at the last place, which would favour the longest.
-        room = {"max_new_tokens": trie.depth + 1}
-        return {**{name: value for name, value in arguments.items() if name != "max_length"}, **room}
 
     def _score_targets(
         self, inputs: dict[str, Any], rows: list[Row], num_importance_samples: int = 1, **arguments: Any
@@ -545,7 +501,7 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         decoder_input_ids = decoder_input_ids.masked_fill(decoder_input_ids == -100, pad)
         places = torch.repeat_interleave(torch.arange(len(written), device=self.device), counts)
         scores = score_tokens(self.model, take_rows(encode(self.model, inputs), places), decoder_input_ids, labels)
-        flat_scores = iter([{"score": sum(found), "token_scores": found} for found in _cut_scores(scores, labels != -100)])
+        flat_scores = iter([{"score": sum(found), "token_scores": found} for found in cut_scores(scores, labels != -100)])
         return [tuple(next(flat_scores) for _ in row) for row in written]
 
     def postprocess(
@@ -573,7 +529,7 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         answers = [{output_key: text, **was_cut} for text in texts]
         if "token_scores" in model_outputs:
             for answer, found in zip(
-                answers, _cut_scores(model_outputs["token_scores"][0], model_outputs["is_scored"][0]), strict=True
+                answers, cut_scores(model_outputs["token_scores"][0], model_outputs["is_scored"][0]), strict=True
             ):
                 answer |= {"score": sum(found), "token_scores": found}
         if "alignments" in model_outputs:
@@ -626,14 +582,6 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
             write_allowed_outputs(save_directory, self.allowed_outputs)
         if pushes:
             self.push_to_hub(hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub_kwargs)
-
-
-def _cut_scores(scores: torch.Tensor, is_scored: torch.Tensor) -> list[list[float]]:
-    """The scores of each row that are any: (rows, target), (rows, target) -> lists."""
-    return [
-        [score for score, counts in zip(*pair, strict=True) if counts]
-        for pair in zip(scores.tolist(), is_scored.tolist(), strict=True)
-    ]
 
 
 __all__ = ["ConditionalGenerationPipeline"]

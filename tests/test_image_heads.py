@@ -105,7 +105,7 @@ def test_the_bound_of_a_model_with_latent_numbers_rises_to_the_exact_probability
         label = torch.tensor([[2]])
         latents = model.encoder(condition_labels=label, sample_latents=False).latents
         memory, mask = model.encoder.bottleneck.write(grid, latents)
-        parameters = model.head(model._read_memory(memory, mask))
+        parameters = model.head(model._average(memory, mask))
         exact = torch.stack(
             [(model.head.score(parameters, image.expand(len(grid), -1)).exp() * density).sum() for image in images]
         )

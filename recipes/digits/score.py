@@ -10,6 +10,7 @@ reports that with one. The metrics and `samples.png` go into the model's folder 
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +102,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     (folder / "README.md").write_text(card, encoding="utf-8")
     if recipe_results is not None:
         update_recipe_results(recipe_results, results)
+        if recipe_results.name == "results.json":
+            shutil.copy(folder / "samples.png", recipe_results.parent)
     print(summarize(results))
     return scores
 
