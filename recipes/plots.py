@@ -44,6 +44,33 @@ def draw_validation_curve(log_history: list[dict[str, Any]], path: Path, metrics
     pyplot.close(figure)
 
 
+def draw_clouds(clouds: Mapping[str, np.ndarray], path: Path, *, x_label: str, y_label: str) -> None:
+    """Draw clouds of points beside each other, on the same axes.
+
+    Args:
+        clouds: Points (rows, 2) by what they are.
+        path: The picture, a PNG.
+        x_label: What the points' first number is.
+        y_label: What their second is.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(
+        1, len(clouds), figsize=(3 * len(clouds), 3), layout="constrained", sharex=True, sharey=True, squeeze=False
+    )
+    for axes, (label, points) in zip(panels[0], clouds.items(), strict=True):
+        axes.scatter(points[:, 0], points[:, 1], s=2, alpha=0.3, linewidths=0)
+        axes.set(title=label, xlabel=x_label)
+        axes.title.set_fontsize("medium")
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel(y_label)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
 def draw_curve(
     places: Sequence[float],
     curves: Mapping[str, Sequence[Sequence[float]]],
@@ -230,4 +257,13 @@ def draw_image_grid(images: np.ndarray, path: Path, *, columns: int) -> None:
     pyplot.close(figure)
 
 
-__all__ = ["MAP_WORDS", "draw_curve", "draw_space_map", "draw_validation_curve", "place_labels", "project_to_plane"]
+__all__ = [
+    "MAP_WORDS",
+    "draw_clouds",
+    "draw_curve",
+    "draw_image_grid",
+    "draw_space_map",
+    "draw_validation_curve",
+    "place_labels",
+    "project_to_plane",
+]

@@ -21,7 +21,11 @@ from hf_genext.hub import read_results, render_comparison, render_model_card
 from recipes.conditional_data import write_example
 from recipes.results import replace_marked
 
-PICTURES = {"curve.png": "Exact match by the numbers of the state", "map.png": "A map of the space", "samples.png": "Samples"}
+PICTURES = {
+    "curve.png": "Exact match by the numbers of the state",
+    "map.png": "A map of the space",
+    "samples.png": "What the model draws",
+}
 """Pictures that a recipe keeps beside its results, with their captions."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
@@ -22,7 +23,7 @@ from recipes.arguments import SettingsError
 from recipes.evaluate import main as evaluate
 from recipes.glove.read_vectors import read_vectors
 from recipes.train_conditional import main as train
-from recipes.word_space import baselines
+from recipes.word_space import baselines, samples
 from recipes.word_space.prepare_data import prepare_data
 
 ROOT = Path(__file__).parents[1]
@@ -209,35 +210,50 @@ def read_table_words(path):
     return pq.read_table(path)["word"].to_pylist()
 
 
-def test_the_smoke_run_leaves_a_density_over_words(tmp_path):
+def read_targets(folder, side):
+    path = str(folder / "data" / f"{side}.parquet")
+    return stack_targets(read_rows(path, [], target_columns=["vector"], output="flow")[0])
+
+
+@pytest.fixture(scope="module")
+def words_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("word_space") / "model"
     launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "recipes/train_conditional.py"]
-    command = [*launcher, "recipes/word_space/smoke.yaml", "--output_dir", str(tmp_path / "model")]
+    command = [*launcher, "recipes/word_space/smoke.yaml", "--output_dir", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    results = read_results(tmp_path / "model" / "results.json")
+    return folder
+
+
+def test_the_smoke_run_leaves_a_density_over_words(words_model):
+    results = read_results(words_model / "results.json")
     assert results["better"] == {"log_likelihood": "higher"}
     assert results["data"]["test_sources"] == 500
-    pipe = pipeline("conditional-generation", model=str(tmp_path / "model"))
-    test = stack_targets(
-        read_rows(str(tmp_path / "model" / "data" / "test.parquet"), [], target_columns=["vector"], output="flow")[0]
-    )
+    pipe, test = pipeline("conditional-generation", model=str(words_model)), read_targets(words_model, "test")
     scores = [answer["score"] for answer in pipe.score([{}] * 500, test.tolist(), batch_size=500)]
     assert results["metrics"]["log_likelihood"] == pytest.approx(np.mean(scores), abs=1e-3)
-    assert "pipe(num_samples=16, seed=7)" in (tmp_path / "model" / "README.md").read_text()
-    # The baselines join the results, and are those of other libraries.
-    (tmp_path / "recipe").mkdir()
+    assert "pipe(num_samples=16, seed=7)" in (words_model / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_baselines_are_those_of_other_libraries_and_join_the_results(words_model, tmp_path):
     for name in ("smoke.yaml", "prepare_smoke_data.py"):
-        shutil.copy(ROOT / "recipes" / "word_space" / name, tmp_path / "recipe")
-    shutil.copy(tmp_path / "model" / "results.json", tmp_path / "recipe")
-    words = [str(tmp_path / "recipe" / "smoke.yaml"), "--output_dir", str(tmp_path / "model"), "--update_results", "true"]
-    scores = baselines.main(
-        [*words, "--components", "5", "20", "--em_components", "2", "--em_rounds", "3", "--num_threads", "1"]
-    )
-    assert read_results(tmp_path / "recipe" / "results.json")["baselines"] == scores
-    train_path = str(tmp_path / "model" / "data" / "train.parquet")
-    rows = stack_targets(read_rows(train_path, [], target_columns=["vector"], output="flow")[0])
+        shutil.copy(ROOT / "recipes" / "word_space" / name, tmp_path)
+    shutil.copy(words_model / "results.json", tmp_path)
+    words = [str(tmp_path / "smoke.yaml"), "--output_dir", str(words_model), "--update_results", "true", "--num_threads", "1"]
+    scores = baselines.main([*words, "--components", "5", "20", "--em_components", "2", "--em_rounds", "3"])
+    assert read_results(tmp_path / "results.json")["baselines"] == scores
+    rows, test = read_targets(words_model, "train"), read_targets(words_model, "test")
     gaussian = multivariate_normal(rows.mean(axis=0), np.cov(rows.T)).logpdf(test).mean()
     assert scores["one Gaussian with all covariances"]["log_likelihood"] == pytest.approx(gaussian)
     pca = scores["probabilistic PCA, 20 components"]["log_likelihood"]
     assert pca == pytest.approx(PCA(20).fit(rows).score(test), abs=1e-8)
     assert scores["ICA, 20 components"]["log_likelihood"] > pca
+
+
+@pytest.mark.slow
+def test_a_picture_shows_what_is_drawn(words_model, tmp_path):
+    picture = tmp_path / "samples.png"
+    samples.main(["--models", str(words_model), "--data_dir", str(tmp_path), "--picture", str(picture)])
+    with Image.open(picture) as opened:
+        assert opened.size == (3 * 3 * 120, 3 * 120)
