@@ -26,8 +26,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# In as many processes as there are processors, up to four; each file's tests stay together, as they share what they build.
-PARALLEL := -n logical --maxprocesses 4 --dist loadfile
+# In as many processes as there are processors, up to four; tests/conftest.py says which tests stay together.
+PARALLEL := -n logical --maxprocesses 4 --dist loadgroup
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q $(PARALLEL) -m "not slow"

@@ -19,6 +19,19 @@ transformers.utils.logging.disable_progress_bar()
 datasets.disable_progress_bars()
 
 
+SPREAD = ("test_composition_matrix.py", "test_contracts.py")
+"""Files of many tests that share nothing; those of each other file stay in one process, as they share what they build."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Say what stays together where the tests run in several processes (`--dist loadgroup`)."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            if item.path.name not in SPREAD:
+                item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     transformers.set_seed(0)
