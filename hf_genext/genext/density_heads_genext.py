@@ -113,9 +113,9 @@ class MixtureHead(DensityHead):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self:
-            # Alike but for where they stand, and near each other, so that none is left without rows of its own.
-            init.normal_(self.starts, std=0.3)
-            init.zeros_(self.projection.weight)
+            # Nearly alike but for where they stand: in any number of dimensions so near that none is left without rows.
+            init.normal_(self.starts, std=2.0 * self.config.num_outputs**-0.5)
+            init.copy_(self.projection.weight, 0.1 * self.projection.weight)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, hidden) -> (batch, parameters)."""
