@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 import pytest
-from contracts import CONFIG_CHECKS, MODEL_CHECKS, PIPELINE_CHECKS, PROCESSOR_CHECKS
+from contracts import (
+    CONFIG_CHECKS,
+    MODEL_CHECKS,
+    PIPELINE_CHECKS,
+    PROCESSOR_CHECKS,
+    check_compiles_without_a_graph_break,
+)
 from specimens import CONFIG_SPECIMENS, MODEL_SPECIMENS, PHONEMES, PIPELINE_SPECIMENS, WORDS, build_processor
 
 from hf_genext import auto
 
+COMPILED_ALWAYS = (
+    "GenextForConditionalGeneration-none",
+    "GenextForConditionalGeneration-pooled",
+    "GenextForConditionalGeneration-variational",
+    "GenextForPrediction-class-none",
+    "GenextForPrediction-flow-none",
+    "GenextForPrediction-image-variational",
+    "StaticEmbeddingModel-sif",
+)
+"""Of these the fast tests compile each part of a model once; a compilation takes twenty seconds."""
 
-@pytest.mark.parametrize("specimen", MODEL_SPECIMENS, ids=lambda specimen: specimen.name)
-@pytest.mark.parametrize("check", MODEL_CHECKS, ids=lambda check: check.__name__)
+
+def list_model_cases():
+    """Each check with each specimen."""
+    for check in MODEL_CHECKS:
+        for specimen in MODEL_SPECIMENS:
+            is_slow = check is check_compiles_without_a_graph_break and specimen.name not in COMPILED_ALWAYS
+            yield pytest.param(
+                check, specimen, id=f"{check.__name__}-{specimen.name}", marks=[pytest.mark.slow] if is_slow else []
+            )
+
+
+@pytest.mark.parametrize(("check", "specimen"), list_model_cases())
 def test_model(check, specimen):
     check(specimen)
 
