@@ -150,7 +150,8 @@ def name_single(head: Any, logits: torch.Tensor, scale: torch.Tensor | None, top
         scores, best = logits.softmax(dim=-1).topk(min(top_k, len(names)))
         return [{"label": names[index], "score": score} for index, score in zip(best.tolist(), scores.tolist(), strict=True)]
     if head.kind == "labels":
-        probabilities = dict(zip(names, logits.sigmoid().tolist(), strict=True))
+        # In float64: in float32 those that are all but sure could not be told apart.
+        probabilities = dict(zip(names, logits.double().sigmoid().tolist(), strict=True))
         return [{"labels": [name for name, score in probabilities.items() if score >= head.threshold], "scores": probabilities}]
     told = {"value": logits} if scale is None else {"value": logits, "uncertainty": scale[0]}
     return [{key: _name_numbers(head, numbers) for key, numbers in told.items()}]

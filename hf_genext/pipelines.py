@@ -216,6 +216,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
                 raise ValueError(
                     "num_samples= is for rows without any condition; leave the inputs out, or give as many of them."
                 )
+            if num_samples < 0:
+                raise ValueError(f"num_samples must be 0 or more, got {num_samples}.")
             inputs = [{} for _ in range(num_samples)]
             if self._predicts is not None and kwargs.get("batch_size", self._batch_size) is None:
                 kwargs["batch_size"] = SAMPLES_PER_BATCH
@@ -297,8 +299,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
                 for condition, target, several in zip(inputs, targets, has_several, strict=True)
             ]
         rows = [
-            Row(condition, (check_seed(seed), place), list(target) if several else [target])
-            for place, (condition, target, several) in enumerate(zip(inputs, targets, has_several, strict=True))
+            Row(condition, (check_seed(seed), 0), list(target) if several else [target])
+            for condition, target, several in zip(inputs, targets, has_several, strict=True)
         ]
         unknown = [name for name in kwargs if name not in _READING]
         if unknown:

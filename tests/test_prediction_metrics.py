@@ -8,7 +8,7 @@ import pytest
 from hf_genext.prediction_metrics import PREDICTION_METRICS, build_prediction_metrics
 
 DRAW = np.random.default_rng(0)
-MISSING = {"class": -100, "labels": -100, "regression": np.nan, "density": np.nan}
+MISSING = {"class": -100, "labels": -100, "regression": np.nan, "density": np.nan, "image": np.nan}
 
 
 def build(kind):
@@ -17,6 +17,8 @@ def build(kind):
         return DRAW.standard_normal((60, 4)), DRAW.integers(0, 4, 60)
     if kind == "labels":
         return DRAW.standard_normal((60, 5)), DRAW.integers(0, 2, (60, 5))
+    if kind == "image":
+        return DRAW.standard_normal(60).astype(np.float32), DRAW.integers(0, 17, (60, 4)).astype(np.float32)
     if kind == "density":
         return DRAW.standard_normal(60).astype(np.float32), DRAW.standard_normal((60, 3)).astype(np.float32)
     means = DRAW.standard_normal((60, 2)).astype(np.float32)
@@ -49,6 +51,8 @@ def count_by_hand(name, outputs, labels):
         return 100 * np.mean([compute_f1(chosen == place, labels == place) for place in range(4)])
     if name == "micro_f1":
         return 100 * compute_f1(outputs >= 0, labels == 1)
+    if name == "bits_per_dimension":
+        return -sum(outputs.tolist()) / 60 / 4 / np.log(2)
     if name.startswith("log_likelihood"):
         return sum(outputs.tolist()) / 60 / (3 if name.endswith("dimension") else 1)
     columns = list(zip(outputs.T.astype(np.float64), labels.T.astype(np.float64), strict=True))

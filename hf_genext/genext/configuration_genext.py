@@ -295,7 +295,7 @@ class GenextHeadConfig(PreTrainedConfig):
         for name, numbers in (("output_means", self.output_means), ("output_scales", self.output_scales)):
             if numbers is None:
                 continue
-            if self.kind in ("class", "labels"):
+            if self.kind in ("class", "labels", "image"):
                 raise ValueError(
                     f'{name} is for a head of numbers ("regression", {", ".join(f"{kind!r}" for kind in DENSITY_KINDS)}), not '
                     f'"{self.kind}"; leave it out.'

@@ -174,10 +174,11 @@ class LinearHead(DensityHead):
         return self.scale_back(parameters)
 
     @torch.no_grad()
-    def fit(self, read: Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]]) -> None:
+    def fit(self, read: Callable[[], Iterable[tuple[torch.Tensor, torch.Tensor]]], *, is_conditional: bool) -> None:
         """Fit mean, components, noise and sources to targets.
 
         Args:
+            is_conditional: Whether there are conditions that the mean could depend on.
             read: Gives all rows from the start, in parts: memories (rows, hidden), or (1, hidden) where nothing is a condition,
                 and targets as `forward` takes them.
 
@@ -185,9 +186,8 @@ class LinearHead(DensityHead):
             ValueError: for targets that have no such fit.
         """
         moments, hidden = Moments(), 0
-        for vectors, values in self._unite(read()):
-            # Where nothing is a condition there is nothing that the mean could depend on.
-            hidden = vectors.shape[1] if len(vectors) == len(values) else 0
+        for vectors, values in self._unite(read(), is_conditional):
+            hidden = vectors.shape[1] if is_conditional else 0
             moments.update(torch.cat([vectors[:, :hidden].expand(len(values), -1), values], dim=1))
         if not moments.count:
             raise ValueError("A density is fitted to rows whose targets are known; there are none. Give labelled rows.")
@@ -198,7 +198,10 @@ class LinearHead(DensityHead):
         density = self.density
         if density.num_bins is not None:
             white = directions / variances.sqrt()[:, None]
-            rows = ((values - vectors[:, :hidden] @ weights.T - bias) @ white.T for vectors, values in self._unite(read()))
+            rows = (
+                (values - vectors[:, :hidden] @ weights.T - bias) @ white.T
+                for vectors, values in self._unite(read(), is_conditional)
+            )
             kept = keep_rows(rows, moments.count)
             rotation = find_rotation(kept)
             mixing, knots = rotation @ mixing, find_source_knots(kept @ rotation.T, density.num_bins)
@@ -211,7 +214,9 @@ class LinearHead(DensityHead):
         self.projection.weight[:, :hidden] = weights.to(self.projection.weight)
         self.projection.bias.copy_(bias)
 
-    def _unite(self, parts: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _unite(
+        self, parts: Iterable[tuple[torch.Tensor, torch.Tensor]], is_conditional: bool
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Memories and targets of the rows that have one, in the units of the density and in float64."""
         for vectors, targets in parts:
             self.require_fit(targets)
@@ -219,7 +224,7 @@ class LinearHead(DensityHead):
             given = self.is_given(targets).all(dim=1)
             shift, unit = self._get_units(targets)
             vectors = vectors.double().cpu()
-            yield vectors[given] if len(vectors) == len(targets) else vectors, (targets[given] - shift) / unit
+            yield vectors[given] if is_conditional else vectors, (targets[given] - shift) / unit
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

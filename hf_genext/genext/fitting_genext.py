@@ -12,6 +12,7 @@ import torch
 
 from .configuration_genext import GenextConfig
 from .density_heads_genext import LinearHead
+from .field_conditioners_genext import GenextNullConditioner
 from .linear_bottlenecks_genext import LinearBottleneck
 
 
@@ -69,7 +70,8 @@ class ClosedFormFitting:
                 self._require_steady_states()
                 bottleneck.fit(lambda: self._read_states(batches))
             if isinstance(head, LinearHead):
-                head.fit(lambda: self._read_targets(batches))
+                is_conditional = not isinstance(self.encoder.conditioner, GenextNullConditioner)
+                head.fit(lambda: self._read_targets(batches), is_conditional=is_conditional)
         finally:
             self.train(was_training)
         return self

@@ -100,8 +100,8 @@ class ImageHead(PredictionHead):
             )
 
     def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """(batch, parameters), (batch, *output_shape) -> (batch,)."""
-        flat = targets.flatten(1)
+        """(batch, parameters), or (1, parameters) for all rows, and (batch, *output_shape) -> (batch,)."""
+        flat, parameters = targets.flatten(1), parameters.expand(len(targets), -1)
         given = self.is_given(flat)
         levels = flat.masked_fill(~given, 0).long()
         return (self._score_pixels(parameters, levels) * given).sum(dim=1)
@@ -137,8 +137,8 @@ class ImageHead(PredictionHead):
         return weights, means + places, (log_scales - 1.5).clamp(min=_LEAST_LOG_SCALE)
 
     def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
-        """(rows, parameters) -> (rows, *output_shape) of whole numbers."""
-        config = self.config
+        """(rows, parameters), or (1, parameters) for all rows -> (rows, *output_shape) of whole numbers."""
+        config, parameters = self.config, parameters.expand(noise.num_rows, -1)
         if config.pixel_distribution == "bernoulli":
             drawn = (noise.uniform(config.num_outputs) < (parameters / temperature).sigmoid()).long()
         elif config.pixel_distribution == "categorical":

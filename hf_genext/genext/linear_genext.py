@@ -72,9 +72,11 @@ class LinearDensity(nn.Module):
             the rows of `mixing` span, a scalar.
         """
         mixing = self.mixing.to(errors.dtype)
-        factor = torch.linalg.cholesky(mixing @ mixing.T)
-        sources = torch.cholesky_solve(mixing @ errors.T, factor).T
-        return sources, errors - sources @ mixing, factor.diagonal().log().sum()
+        # Not by the products of the rows, whose condition is the square of theirs.
+        basis, factor = torch.linalg.qr(mixing.T)
+        inside = errors @ basis
+        sources = torch.linalg.solve_triangular(factor, inside.T, upper=True).T
+        return sources, errors - inside @ basis.T, factor.diagonal().abs().log().sum()
 
     def log_prob(self, means: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """The log-density in nats: (batch, size), or (1, size) for all rows, and (batch, size) -> (batch,)."""

@@ -454,6 +454,10 @@ class GenextProcessor(ProcessorMixin):
             output.pop(name, None)
         return output | {"parts": self.get_attributes()}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the token that a repository was opened with: it stays out of files and copies."""
+        return {name: value for name, value in self.__dict__.items() if name != "access"}
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any) -> Self:
         """Open a saved processor, as every processor of Transformers, and find with its arguments what stands beside it."""
