@@ -190,8 +190,8 @@ def _generation(results: dict[str, Any]) -> str:
         for way, spent in row["milliseconds_per_input"].items():
             cells = [f"{layers}+{layers} layers, {model['hidden_size']}{norm}", search, size, way, f"{spent:.2f}"]
             has_ratio = way in row["ratio"]
-            cells += [f"**{row['ratio'][way]:.2f}**", f"{100 * row['equal_tokens'][way]:.1f}%"] if has_ratio else ["1.00", ""]
-            cells.append(f"{row['over_bare'][way]:.3f}" if way in row["over_bare"] else "")
+            cells += [f"**{row['ratio'][way]:.2f}**", f"{row['equal_tokens'][way]:.4f}"] if has_ratio else ["1.00", ""]
+            cells.append(f"{row['over_bare'][way]:.2f}" if way in row["over_bare"] else "")
             lines.append(f"| {' | '.join(cells)} |")
 
     for model in results["models"]:
@@ -208,7 +208,7 @@ def _generation(results: dict[str, Any]) -> str:
 def _batch_jobs(results: dict[str, Any]) -> str:
     lines = ["| rows | CPU ms a row | peak memory, MiB |", "|---:|---:|---:|"]
     lines += [
-        f"| {job['rows']:,} | {job['cpu_milliseconds_per_row']:.3f} | {job['peak_mib']:,.0f} |" for job in results["jobs"]
+        f"| {job['rows']:,} | {job['cpu_milliseconds_per_row']:.2f} | {job['peak_mib']:,.0f} |" for job in results["jobs"]
     ]
     layers, start = results["model"]["num_hidden_layers"], results["start"]
     note = f"{layers}+{layers} layers of {results['model']['hidden_size']}"
