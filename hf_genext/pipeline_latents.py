@@ -53,8 +53,9 @@ def draw_latents(
     inputs = {**repeat_conditions(inputs, num_returned), "latent_noise": noise}
     if sample:
         inputs["sample_latents"] = True
-    if seeds is None or num_returned == 1:
-        return inputs, None if seeds is None else list(seeds)
+    if seeds is None:
+        return inputs, None
+    # Of a single output too, so that it is the first of several.
     return inputs, [(key & _LARGEST_SEED, 0) for key in make_keys(seeds, num_returned).tolist()]
 
 

@@ -168,6 +168,8 @@ def test_what_does_not_fit_is_refused(kind):
         model(**INPUTS, labels=torch.tensor([[0.5, math.nan], [1.0, 1.0], [0.0, 1.0]]))
     with pytest.raises(ValueError, match=r"a vector of 2 numbers, \(batch, 2\); got labels of the shape \(3, 3\)"):
         model(**INPUTS, labels=torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="row 1 of the batch holds an infinite one"):
+        model.log_prob(torch.tensor([[0.5, 0.5], [math.inf, 0.0], [0.0, 1.0]]), **INPUTS)
     with pytest.raises(ValueError, match="no temperature to calibrate"):
         model.calibrate([{**INPUTS, "labels": PREDICTION_LABELS[kind]}])
     for fields, told in (

@@ -15,6 +15,7 @@ from hf_genext import (
     GenextConfig,
     GenextForPrediction,
     GenextHeadConfig,
+    GenextNullConditionerConfig,
     GenextProcessor,
 )
 from hf_genext.prediction_metrics import score_bits_per_dimension
@@ -194,6 +195,19 @@ def test_targets_that_are_no_images_are_refused(labels, message):
         model(labels=labels, condition_labels=torch.zeros(len(labels), 1, dtype=torch.long))
 
 
+@pytest.mark.parametrize("distribution", KINDS)
+def test_without_a_condition_all_images_have_one_distribution(distribution):
+    head = build_image_model(distribution).config.head
+    model = sharpen(GenextForPrediction.from_encoder_pretrained(GenextNullConditionerConfig(hidden_size=8), head)).double()
+    images = list_images(KINDS[distribution])
+    with torch.no_grad():
+        assert float(model.log_prob(images).exp().sum()) == pytest.approx(1.0, abs=1e-9)
+        loss = model(labels=images, num_samples=len(images)).loss
+    assert 4 * loss.item() == pytest.approx(-model.log_prob(images).mean().item())  # A loss is that of a pixel.
+    drawn = model.sample(num_samples=50, seed=3)
+    assert drawn.shape == (50, 2, 2) and len(drawn.flatten(1).unique(dim=0)) > 3 and drawn.max() < KINDS[distribution]
+
+
 def test_a_missing_image_counts_nothing():
     model = build_image_model()
     labels = torch.tensor([[0.0, 1.0, 2.0, 0.0], [float("nan")] * 4])
@@ -212,6 +226,7 @@ def test_a_missing_image_counts_nothing():
         ({"kind": "image", "output_shape": [8]}, "needs output_shape"),
         ({"kind": "image", "output_shape": [8, 8], "num_levels": 1}, "2 values or more"),
         ({"kind": "image", "output_shape": [8, 8], "pixel_distribution": "bernoulli"}, "just 2; got num_levels=256"),
+        ({"kind": "image", "output_shape": [1, 2], "output_means": [0.0, 0.0]}, "output_means is for a head of numbers"),
         ({"kind": "class", "output_shape": [8, 8]}, 'output_shape is for a head of kind "image"'),
     ],
 )

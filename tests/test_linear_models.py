@@ -259,10 +259,37 @@ def test_what_cannot_be_fitted_is_refused():
         GenextForPrediction.from_encoder_pretrained(
             GenextVectorConditionerConfig(vector_size=6), {"kind": "class"}, bottleneck={"kind": "linear", "hidden_size": 7}
         )
+    with pytest.raises(ValueError, match="All 5 rows are the same"):
+        GenextForPrediction.from_encoder_pretrained(
+            GenextVectorConditionerConfig(vector_size=6), {"kind": "class"}, bottleneck={"kind": "linear", "hidden_size": 2}
+        ).fit([{"condition_vectors": torch.ones(5, 6)}])
     with pytest.raises(ValueError, match='bottleneck="linear" hands on as many states'):
         GenextForPrediction.from_encoder_pretrained(
             GenextVectorConditionerConfig(vector_size=6), {"kind": "class"}, bottleneck="linear", num_latents=2
         )
+
+
+@pytest.mark.parametrize(("count", "told"), [(6, "follows exactly from the conditions"), (11, "11 rows are too few")])
+def test_a_mean_that_runs_through_every_row_is_refused(count, told):
+    """With about as many rows as the conditions have numbers, what is left is rounding, and as likely as one likes."""
+    conditions = torch.tensor(np.random.default_rng(1).normal(size=(count, 9)))
+    model = build_density("ppca", num_components=2, encoder=GenextVectorConditionerConfig(vector_size=9))
+    with pytest.raises(ValueError, match=told):
+        fit_in_parts(model, draw_rows(count), condition_vectors=conditions.float())
+
+
+def test_parts_of_one_row_are_fitted_as_all_others():
+    rows = draw_rows(71)
+    found = fit_in_parts(build_density("ppca", num_components=2), rows).log_prob(torch.tensor(rows)).mean().item()
+    assert found == pytest.approx(PCA(2).fit(rows).score(rows), abs=1e-8)
+
+
+def test_icas_likelihood_holds_for_numbers_of_very_different_size():
+    rows = np.random.default_rng(0).uniform(size=(1000, 3)) * (1, 1, 3e-5)
+    model = fit_in_parts(build_density("ica", 3, num_components=3), rows)
+    exact = model.log_prob(torch.tensor(rows)).mean().item()
+    single = model.float().log_prob(torch.tensor(rows, dtype=torch.float32)).mean().item()
+    assert single == pytest.approx(exact, abs=0.05)
 
 
 def test_a_bottleneck_takes_states_that_lie_in_fewer_dimensions():

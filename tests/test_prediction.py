@@ -295,6 +295,13 @@ def test_the_threshold_is_the_best_of_all_and_decides_what_is_predicted(tmp_path
         assert len(name_single(head, torch.full((head.num_outputs,), cut + shift), None, 1)[0]["labels"]) == count
 
 
+def test_a_threshold_near_one_parts_labels_that_are_all_but_sure():
+    model = build_prediction("labels")
+    logits, targets = torch.tensor([[20.0, 19.0, 18.0]]), torch.tensor([[1, 0, 0]])
+    model.head.choose_threshold(logits, targets)
+    assert name_single(model.config.head, logits[0], None, 1)[0]["labels"] == [(model.config.head.output_names or ["0"])[0]]
+
+
 def test_thresholds_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match='only one of kind "labels"'):
         build_prediction("class").choose_threshold(
@@ -303,6 +310,8 @@ def test_thresholds_that_make_no_sense_are_refused():
     model = build_prediction("labels")
     with pytest.raises(ValueError, match="no row has one"):
         model.choose_threshold([{**INPUTS, "labels": torch.zeros_like(PREDICTION_LABELS["labels"])}])
+    with pytest.raises(StrictDataclassError, match='threshold is for a head of kind "labels"'):
+        GenextConfig(conditioner={"vocab_size": 32}, head={"kind": "class", "num_outputs": 3, "threshold": 0.4})
     with pytest.raises(StrictDataclassError, match="threshold must be a probability"):
         GenextConfig(conditioner={"vocab_size": 32}, head={"kind": "labels", "num_outputs": 3, "threshold": 1.0})
 

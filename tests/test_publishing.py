@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -534,6 +535,8 @@ def test_the_token_that_opened_a_processor_is_not_saved(tmp_path):
     assert opened.access == {"token": "hf_of_me"}
     opened.save_pretrained(tmp_path / "second")
     assert "hf_of_me" not in repr(opened)
+    stored = pickle.dumps(opened)
+    assert b"hf_of_me" not in stored and pickle.loads(stored).access == {}
     assert not [path for path in (tmp_path / "second").rglob("*") if path.is_file() and b"hf_of_me" in path.read_bytes()]
 
 

@@ -29,6 +29,11 @@ from hf_genext.training import GenextTrainer, GenextTrainingArguments
 
 TINY = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 VOCAB = 5
+DROPPING = {
+    "model_type": "genext_fusion_conditioner",
+    "conditioners": {"text": {"model_type": "genext_text_conditioner", "vocab_size": 9}},
+    "condition_dropout": 0.1,
+}
 LABEL = {"model_type": "genext_label_conditioner", "label_counts": [3], "hidden_size": 16}
 
 
@@ -118,6 +123,12 @@ def test_probabilities_of_all_outcomes_sum_to_one(prior):
         drawn = model.log_prob(outcomes, 2000, seed=seeds, num_samples=len(outcomes)).exp()
     assert float(drawn.sum()) == pytest.approx(1.0, abs=1e-5)
     torch.testing.assert_close(drawn, exact, atol=0.03, rtol=0)
+
+
+def test_at_a_temperature_of_0_nothing_is_drawn():
+    model = build_tiny("mixture")
+    first, *others = (model.sample(1, temperature=0.0, seed=seed, max_new_tokens=4).tolist() for seed in range(6))
+    assert all(other == first for other in others)
 
 
 @pytest.mark.parametrize("prior", ["standard", "mixture", "conditional"])
@@ -454,6 +465,8 @@ def test_the_pipeline_draws_new_texts_by_seed_alone_and_in_a_batch():
     )
     middle = pipe(num_samples=3, seed=7, temperature=0.0)
     assert middle[0] == middle[1] == middle[2]
+    one, several = (pipe({}, seed=7, do_sample=True, num_return_sequences=count) for count in (1, 3))
+    assert several[0] == one[0]
 
 
 def test_the_pipeline_encodes_a_text_to_the_means_and_scores_by_the_bound():
@@ -462,6 +475,7 @@ def test_the_pipeline_encodes_a_text_to_the_means_and_scores_by_the_bound():
     scored = pipe.score([{}, "civil", {}], ["violin", "violin", ["cat", "tacit"]], num_importance_samples=5)
     assert scored[0]["num_importance_samples"] == 5 and len(scored[2]) == 2
     assert pipe.score([{}], ["violin"], num_importance_samples=5) == [scored[0]]
+    assert pipe.score("civil", "violin", num_importance_samples=5)["score"] == pytest.approx(scored[1]["score"], abs=1e-4)
     ids = pipe.processor(text="violin", text_target="violin", return_tensors="pt")
     with torch.no_grad():
         labels = torch.as_tensor(ids["labels"])
@@ -479,6 +493,10 @@ def test_the_pipeline_encodes_a_text_to_the_means_and_scores_by_the_bound():
         ({"bottleneck": {"kind": "variational", "kl_warmup": 1.5}}, "kl_warmup is a share of the training"),
         ({"bottleneck": {"kind": "variational", "kl_weight": -1.0}}, "kl_weight must be a finite number of 0 or more"),
         ({"bottleneck": {"kind": "pooled", "prior": "mixture"}}, 'prior is for a bottleneck of kind "variational"'),
+        ({"bottleneck": {"kind": "pooled", "free_nats": 0.5}}, 'free_nats is for a bottleneck of kind "variational"'),
+        ({"bottleneck": {"kind": "variational", "linear_kind": "ica"}}, 'linear_kind is for a bottleneck of kind "linear"'),
+        ({"bottleneck": {"kind": "variational", "kl_cycles": 4}}, "give kl_warmup too"),
+        ({"bottleneck": {"kind": "variational"}, "conditioner": DROPPING}, "here all hold the target"),
         ({"bottleneck": {"kind": "variational", "prior": "conditional"}}, "there are none: name those that hold the target"),
         ({"bottleneck": {"kind": "variational", "posterior_conditions": ["text"]}}, "this model has one; leave it out"),
         (
@@ -507,3 +525,5 @@ def test_latent_questions_to_a_model_without_latent_numbers_name_the_fix():
         variational.log_prob(torch.tensor([[1]]), 0, input_ids=torch.tensor([[1]]))
     with pytest.raises(ValueError, match="temperature must be"):
         variational.sample(2, temperature=-1.0)
+    with pytest.raises(ValueError, match="temperature must be"):
+        variational.draw_latent_noise(2, temperature=-1.0)

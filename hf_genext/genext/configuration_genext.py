@@ -31,6 +31,22 @@ SLOT_FOR_EACH_STATE = ("none", "linear")
 """Bottlenecks whose memory is as long as the input."""
 
 
+_FIELDS_OF_KIND = {
+    "linear": ("linear_kind", "is_fitted"),
+    "variational": (
+        "latent_size",
+        "posterior_conditions",
+        "prior",
+        "num_components",
+        "kl_weight",
+        "kl_warmup",
+        "kl_cycles",
+        "free_nats",
+    ),
+}
+"""Fields of a bottleneck that one kind alone reads."""
+
+
 @strict
 class GenextBottleneckConfig(PreTrainedConfig):
     """Configuration of the bottleneck, which turns states of any length into the memory that the decoder reads.
@@ -130,13 +146,16 @@ class GenextBottleneckConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be a finite number of 0 or more, got {getattr(self, name)}.")
         if not 0.0 <= self.kl_warmup <= 1.0:
             raise ValueError(f"kl_warmup is a share of the training, 0 to 1, got {self.kl_warmup}.")
-        if self.kind == "variational":
-            return
-        if self.prior != "standard" or self.posterior_conditions is not None:
-            given = "prior" if self.prior != "standard" else "posterior_conditions"
-            raise ValueError(
-                f'{given} is for a bottleneck of kind "variational", not "{self.kind}"; choose that kind, or leave it out.'
+        if self.kl_cycles > 1 and not self.kl_warmup:
+            raise ValueError(f"kl_cycles={self.kl_cycles} are cycles of the warm-up; give kl_warmup too (0.5, for example).")
+        for kind, names in _FIELDS_OF_KIND.items():
+            given = next(
+                (name for name in names if self.kind != kind and getattr(self, name) != getattr(type(self), name)), None
             )
+            if given is not None:
+                raise ValueError(
+                    f'{given} is for a bottleneck of kind "{kind}", not "{self.kind}"; choose that kind, or leave it out.'
+                )
 
 
 @strict
@@ -330,6 +349,8 @@ class GenextHeadConfig(PreTrainedConfig):
             )
         if not all(0.0 < temperature < math.inf for temperature in temperatures):
             raise ValueError(f"A temperature must be above 0, got {self.temperature}.")
+        if self.threshold != 0.5 and self.kind != "labels":
+            raise ValueError(f'threshold is for a head of kind "labels", not "{self.kind}"; leave it out.')
         if not 0.0 < self.threshold < 1.0:
             raise ValueError(f"threshold must be a probability above 0 and below 1, got {self.threshold}.")
 
@@ -526,6 +547,11 @@ class GenextConfig(PreTrainedConfig):
             told = f"there is no {unknown[0]!r}" if unknown else "it names none"
             raise ValueError(
                 f"posterior_conditions says which conditions hold the target, and {told}; known are {', '.join(names or {})}."
+            )
+        if getattr(self.conditioner, "condition_dropout", 0.0) and (chosen is None or len(set(chosen)) == len(names or {})):
+            raise ValueError(
+                "condition_dropout takes away conditions of the output, and here all hold the target, which only the posterior "
+                "reads. Leave it out, or name those that hold the target in posterior_conditions."
             )
         if bottleneck.prior == "conditional" and (chosen is None or len(set(chosen)) == len(names or {})):
             raise ValueError(

@@ -65,6 +65,20 @@ class DensityHead(PredictionHead):
                 f"{count} numbers are missing (NaN). Leave such rows out, or make all of the row NaN."
             )
 
+    def score(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The log-density of each row's vector, in nats: (batch,).
+
+        Args:
+            parameters: (batch, parameters), or (1, parameters) for all rows.
+            targets: (batch, outputs), or (batch,) for one number.
+        """
+        if not torch.compiler.is_compiling() and targets.isinf().any():
+            row = int(targets.isinf().nonzero()[0, 0])
+            raise ValueError(
+                f"A density is one of finite numbers, and row {row} of the batch holds an infinite one. Leave it out."
+            )
+        return super().score(parameters, targets)
+
     def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(batch, parameters), or (1, parameters) for all rows, and (batch, outputs) -> (batch,)."""
         targets = targets[:, None] if targets.dim() == 1 else targets
@@ -191,7 +205,13 @@ class LinearHead(DensityHead):
             moments.update(torch.cat([vectors[:, :hidden].expand(len(values), -1), values], dim=1))
         if not moments.count:
             raise ValueError("A density is fitted to rows whose targets are known; there are none. Give labelled rows.")
-        weights, covariance = regress(moments.covariance, moments.mean, hidden)
+        weights, covariance, rank = regress(moments.covariance, moments.mean, hidden)
+        if rank and moments.count <= rank + self.config.num_components + 1:
+            raise ValueError(
+                f"{moments.count} rows are too few: the mean follows {rank} numbers of the conditions, and "
+                f"{self.config.num_components} components are to be found in what it leaves. Give more than "
+                f"{rank + self.config.num_components + 1} rows, or choose fewer components."
+            )
         bias = moments.mean[hidden:] - weights @ moments.mean[:hidden]
         directions, variances, rest = find_components(covariance, self.config.num_components, moments.count, of_density=True)
         mixing = directions * variances.sqrt()[:, None]

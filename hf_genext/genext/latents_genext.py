@@ -100,8 +100,13 @@ class LatentEncoding:
 
         Returns:
             (num_rows * num_samples, units + 1).
+
+        Raises:
+            ValueError: for a model without latent numbers, or a temperature below 0.
         """
         self._require_latents("draw_latent_noise")
+        if not 0.0 <= temperature < math.inf:
+            raise ValueError(f"temperature must be a finite number of 0 or more, got {temperature!r}.")
         size = self.encoder.bottleneck.num_noise
         if seed is None:
             noise = torch.randn(num_rows * num_samples, size, device=self.device)

@@ -205,6 +205,8 @@ def find_components(
             + (", or give more rows than components." if num_components <= size else ".")
         )
     spread = covariance.diagonal()
+    if not spread.max():
+        raise ValueError(f"All {num_rows} rows are the same, so they have no components. Give rows that differ.")
     constant = (spread <= _LEAST_VARIANCE * spread.max()).nonzero()
     if of_density and len(constant):
         raise ValueError(
@@ -225,7 +227,7 @@ def find_components(
     return directions[:num_components], variances[:num_components], rest
 
 
-def regress(covariance: torch.Tensor, mean: torch.Tensor, num_inputs: int) -> tuple[torch.Tensor, torch.Tensor]:
+def regress(covariance: torch.Tensor, mean: torch.Tensor, num_inputs: int) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Least squares of the later numbers of rows on the earlier ones.
 
     Args:
@@ -234,7 +236,11 @@ def regress(covariance: torch.Tensor, mean: torch.Tensor, num_inputs: int) -> tu
         num_inputs: How many are the earlier ones.
 
     Returns:
-        Weights (size, inputs), the least ones where several fit alike, and the covariance of what is left (size, size).
+        Weights (size, inputs), the least ones where several fit alike; the covariance of what is left (size, size); and in how
+        many dimensions the inputs lie.
+
+    Raises:
+        ValueError: for a number that the earlier ones tell exactly.
     """
     inputs, both, outputs = (
         covariance[:num_inputs, :num_inputs],
@@ -242,12 +248,19 @@ def regress(covariance: torch.Tensor, mean: torch.Tensor, num_inputs: int) -> tu
         covariance[num_inputs:, num_inputs:],
     )
     if not num_inputs:
-        return both, outputs
+        return both, outputs, 0
     # Against the squares, not the variance: of inputs that are the same in all rows that is nothing but rounding.
     squares = inputs.diagonal() + mean[:num_inputs].square()
-    weights = both @ torch.linalg.pinv(inputs, atol=_LEAST_VARIANCE * squares.max(), rtol=0.0, hermitian=True)
+    least = {"atol": _LEAST_VARIANCE * squares.max(), "rtol": 0.0, "hermitian": True}
+    weights = both @ torch.linalg.pinv(inputs, **least)
     left = outputs - weights @ both.T
-    return weights, (left + left.T) / 2
+    told = ((left.diagonal() <= _LEAST_VARIANCE * outputs.diagonal()) & (outputs.diagonal() > 0)).nonzero()
+    if len(told):
+        raise ValueError(
+            f"Number {int(told[0, 0]) + 1} of the vectors follows exactly from the conditions in these rows, and no density "
+            "has that. Leave it out, or give more rows than the conditions have numbers."
+        )
+    return weights, (left + left.T) / 2, int(torch.linalg.matrix_rank(inputs, **least))
 
 
 def find_rotation(rows: torch.Tensor) -> torch.Tensor:

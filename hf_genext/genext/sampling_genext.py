@@ -70,7 +70,7 @@ class SequenceSampling:
         pairs = [(check_seed(seed), place) for place in range(rows)] if isinstance(seed, int) else seed
         if self.encoder.has_latents:
             inputs["latent_noise"] = self.draw_latent_noise(rows, pairs, temperature=temperature, num_samples=each)
-            inputs["sample_latents"] = True
+            inputs["sample_latents"] = temperature > 0.0
         if temperature == 0.0:
             return self.generate(**inputs, **{"do_sample": False, "num_beams": 1, **arguments})
         arguments = {"do_sample": True, "num_beams": 1, "top_k": 0, "top_p": 1.0, "temperature": temperature, **arguments}
