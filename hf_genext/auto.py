@@ -29,12 +29,8 @@ from hf_genext.genext.configuration_conditioners_genext import (
     GenextTextConditionerConfig,
     GenextVectorConditionerConfig,
 )
-from hf_genext.genext.configuration_genext import (
-    GenextBottleneckConfig,
-    GenextConfig,
-    GenextDecoderConfig,
-    GenextHeadConfig,
-)
+from hf_genext.genext.configuration_genext import GenextBottleneckConfig, GenextConfig, GenextDecoderConfig
+from hf_genext.genext.configuration_heads_genext import GenextHeadConfig
 from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, GenextModel
 from hf_genext.genext.prediction_genext import GenextForPrediction
 from hf_genext.genext.pretrained_genext import GenextPreTrainedModel

@@ -30,7 +30,7 @@ from hf_genext.data import (
     require_columns,
     to_strings,
 )
-from hf_genext.genext.configuration_genext import DENSITY_KINDS
+from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS
 from hf_genext.media_columns import MEDIA_KINDS, MediaReader, find_unreadable, list_media, read_media_column
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_genext.genext.configuration_genext import DENSITY_KINDS
+from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS
 
 NUM_BINS = 15
 

@@ -16,7 +16,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 import hf_genext
 from hf_genext.conditions import NUMBER_KINDS, find_label_names, find_output_names, list_kinds, stack_targets
-from hf_genext.genext.configuration_genext import DENSITY_KINDS, LINEAR_KINDS
+from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS, LINEAR_KINDS
 from hf_genext.genext.tokenization_genext import REVERSED
 from hf_genext.media_columns import MEDIA_KINDS
 from recipes.arguments import SettingsError

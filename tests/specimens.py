@@ -29,7 +29,7 @@ from hf_genext import (
     StaticEmbeddingModel,
     train_tokenizer,
 )
-from hf_genext.genext.configuration_genext import DENSITY_KINDS, LINEAR_KINDS
+from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS, LINEAR_KINDS
 
 WORDS = ["cat", "violin", "violins", "at", "tacit", "a", "civil", "vital"]
 PHONEMES = ["K AE T", "V AY AH L IH N", "V AY AH L IH N Z", "AE T", "T AE S IH T", "AH", "S IH V AH L", "V AY T AH L"]

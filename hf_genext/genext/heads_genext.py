@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .calibration_genext import find_threshold, fit_class_temperature, fit_label_temperatures, fit_scale_temperatures
-from .configuration_genext import GenextHeadConfig
+from .configuration_heads_genext import GenextHeadConfig
 from .density_heads_genext import FlowHead, LinearHead, MixtureHead
 from .image_heads_genext import ImageHead
 from .noise_genext import Noise

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig
 
-from .configuration_genext import GenextHeadConfig
+from .configuration_heads_genext import GenextHeadConfig
 from .noise_genext import Noise
 from .pretrained_genext import GenextPreTrainedModel
 
