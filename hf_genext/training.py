@@ -361,6 +361,12 @@ class GenextTrainer(Seq2SeqTrainer):
             super().create_model_card(*args, **kwargs)
         complete_folder(folder, self.hub_model_id or folder.name)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # Weights that are tied to others are stored once, and so are not missing.
+        tied = getattr(self.accelerator.unwrap_model(self.model), "all_tied_weights_keys", None) or {}
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and folder.exists():
