@@ -126,13 +126,21 @@ class TargetWriter:
 
 
 def read_single(head: Any, target: Any) -> torch.Tensor:
-    """A single output as the model's head takes it."""
+    """A single output as the model's head takes it.
+
+    Raises:
+        ValueError: for what is no output of the head, or says nothing.
+    """
     if head.kind == "image":
         return read_picture(head, target)
     names = head.output_names or [str(index) for index in range(head.num_outputs)]
     if head.kind not in ("class", "labels"):
+        if isinstance(target, dict) and set(target) != set(names):
+            raise ValueError(
+                f"A target of this model has the numbers {', '.join(map(repr, names[:20]))}; got {sorted(target)}."
+            )
         values = [target[name] for name in names] if isinstance(target, dict) else target
-        return torch.tensor(values, dtype=torch.float32).reshape(-1)
+        return torch.from_numpy(_read_numbers(head, values)).reshape(-1)
     for name in [target] if head.kind == "class" else target:
         if name not in names:
             raise ValueError(f"There is no output {name!r}; known are {', '.join(map(repr, names[:20]))}.")
@@ -190,13 +198,24 @@ def read_picture(head: Any, target: Any) -> torch.Tensor:
         ValueError: for another number of pixels.
     """
     is_picture = hasattr(target, "getbands")
-    values = torch.from_numpy(np.array(target, dtype=np.float32))
+    values = torch.from_numpy(_read_numbers(head, target))
     if values.numel() != head.num_outputs:
         raise ValueError(
             f"An image of this model is {tuple(head.output_shape)}, {head.num_outputs} numbers; got one of the shape "
             f"{tuple(values.shape)}."
         )
     return (values * ((head.num_levels - 1) / 255.0)).round().flatten() if is_picture else values.flatten()
+
+
+def _read_numbers(head: Any, target: Any) -> np.ndarray:
+    """Numbers in any form, of the shape that they have, but for one by itself, which becomes (1,)."""
+    try:
+        numbers = np.array(target, dtype=np.float32, ndmin=1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"A target of this model is {head.num_outputs} numbers, got {target!r:.60}.") from error
+    if np.isnan(numbers).all() or np.isinf(numbers).any():
+        raise ValueError(f"A target of this model is finite numbers, got {target!r:.60}. What is not known has no score.")
+    return numbers
 
 
 def _name_numbers(head: Any, numbers: torch.Tensor) -> Any:

@@ -216,8 +216,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
                 raise ValueError(
                     "num_samples= is for rows without any condition; leave the inputs out, or give as many of them."
                 )
-            if num_samples < 0:
-                raise ValueError(f"num_samples must be 0 or more, got {num_samples}.")
+            if not isinstance(num_samples, int) or isinstance(num_samples, bool) or num_samples < 0:
+                raise ValueError(f"num_samples must be a whole number of 0 or more, got {num_samples!r}.")
             inputs = [{} for _ in range(num_samples)]
             if self._predicts is not None and kwargs.get("batch_size", self._batch_size) is None:
                 kwargs["batch_size"] = SAMPLES_PER_BATCH

@@ -151,3 +151,22 @@ def test_samples_from_nothing_need_a_model_that_can():
         build_pipe("flow")(num_samples=3)
     with pytest.raises(ValueError, match="leave the inputs out"):
         build_pipe("flow")(ROWS, num_samples=3)
+    for number in (-2, "3", True, 1.5):
+        with pytest.raises(ValueError, match="num_samples must be a whole number of 0 or more"):
+            build_pipe("flow", conditional=False)(num_samples=number)
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ([math.nan, math.nan], "What is not known has no score"),
+        ([0.0, math.inf], "is finite numbers"),
+        ("violin", "is 3 numbers, got 'violin'"),
+        ([[1.0], [1.0, 2.0]], "is 3 numbers"),
+        ({"height": 1.0}, r"has the numbers '0', '1', '2'; got \['height'\]"),
+        ([1.0, 2.0], "Each row has a vector of 3 numbers"),
+    ],
+)
+def test_targets_that_are_no_vectors_are_not_scored(target, told):
+    with pytest.raises(ValueError, match=told):
+        build_pipe("flow", conditional=False).score([{}], [target])
