@@ -282,7 +282,7 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         if self.encoder.has_latents:
             inputs = repeat_conditions(inputs or {"num_samples": 1}, num_return_sequences)
             drawn = noise.normal(self.encoder.bottleneck.num_noise).to(self.device, torch.float32)
-            drawn[:, :-1] *= temperature
+            drawn = self.encoder.bottleneck.shape_noise(drawn, temperature)
             inputs = {**inputs, "latent_noise": drawn, "sample_latents": True}
         memory, mask = self.encode(return_mask=True, **inputs)
         parameters = self.head(self._average(memory, mask))
