@@ -370,12 +370,12 @@ LATENT_CELLS = [
         None,
         {"kind": "variational", "num_latents": 2, "latent_size": 3, "prior": "conditional", "posterior_conditions": ["text"]},
     ),
-    Cell("native_text", "llama", None, {"kind": "quantized", "num_latents": 2, "latent_size": 3, "num_codes": 9}),
+    Cell("native_text", "llama", None, {"kind": "quantized", "num_latents": 2, "latent_size": 3, "num_codes": 64}),
     Cell(
         "target_and_labels",
         "native",
         None,
-        {"kind": "quantized", "num_latents": 2, "num_codes": 5, "posterior_conditions": ["text"]},
+        {"kind": "quantized", "num_latents": 2, "num_codes": 64, "posterior_conditions": ["text"]},
     ),
 ]
 FAST_CELLS = [

@@ -20,10 +20,10 @@ from hf_genext import (
     train_tokenizer,
 )
 from hf_genext.batching import ConditionalCollator
+from hf_genext.genext.guidance_genext import double_memory
 from hf_genext.genext.outputs_genext import GaussianOutput, GenextEncoderOutput
 from hf_genext.genext.seeding_genext import draw_normal, make_keys
 from hf_genext.genext.variational_genext import compute_divergence, draw_from_prior
-from hf_genext.guidance import double_memory
 from hf_genext.latent_metrics import measure_latents
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 

@@ -142,10 +142,7 @@ class ImageHead(PredictionHead):
         if config.pixel_distribution == "bernoulli":
             drawn = (noise.uniform(config.num_outputs) < (parameters / temperature).sigmoid()).long()
         elif config.pixel_distribution == "categorical":
-            drawn = (parameters / temperature + noise.gumbel(parameters.shape[-1])).view(
-                len(parameters), config.num_outputs, -1
-            )
-            drawn = drawn.argmax(dim=-1)
+            drawn = self._draw_levels(parameters, noise, temperature)
         else:
             weights, means, log_scales = self._split(parameters)
             chosen = weights / temperature + noise.gumbel(weights[0].numel()).view(weights.shape)
@@ -154,6 +151,29 @@ class ImageHead(PredictionHead):
             values = means.gather(-1, place)[..., 0] + temperature * log_scales.gather(-1, place)[..., 0].exp() * logistic
             drawn = self._round(values)
         return drawn.view(-1, *config.output_shape)
+
+    def guide(self, conditional: torch.Tensor, null: torch.Tensor, scale: float) -> torch.Tensor:
+        """Log-probabilities of the levels but for a constant: twice (rows, parameters) -> (rows, pixels * levels)."""
+        tables = [self._tabulate(parameters) for parameters in (null, conditional)]
+        return torch.lerp(*tables, scale).flatten(1)
+
+    def draw_guided(
+        self, conditional: torch.Tensor, null: torch.Tensor, scale: float, noise: Noise, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """Each pixel by itself: -> (rows, *output_shape)."""
+        table = self.guide(conditional, null, scale).expand(noise.num_rows, -1)
+        return self._draw_levels(table, noise, temperature).view(-1, *self.config.output_shape)
+
+    def _tabulate(self, parameters: torch.Tensor) -> torch.Tensor:
+        """The log-probability of each level of each pixel: (batch, parameters) -> (batch, pixels, levels)."""
+        levels = torch.arange(self.config.num_levels, device=parameters.device)[:, None, None]
+        levels = levels.expand(-1, len(parameters), self.config.num_outputs)
+        return torch.stack([self._score_pixels(parameters, level) for level in levels], dim=-1)
+
+    def _draw_levels(self, logits: torch.Tensor, noise: Noise, temperature: float) -> torch.Tensor:
+        """(rows, pixels * levels) -> (rows, pixels)."""
+        drawn = logits / temperature + noise.gumbel(logits.shape[-1])
+        return drawn.view(len(logits), self.config.num_outputs, -1).argmax(dim=-1)
 
     def locate(self, parameters: torch.Tensor) -> torch.Tensor:
         """An image that stands for the distribution: (batch, parameters) -> (batch, *output_shape).

@@ -166,7 +166,7 @@ class CodePrior(GenextPreTrainedModel):
             eos_token_id=None,
         )
         decoder._attn_implementation = config._attn_implementation
-        self.decoder = GenextDecoder(decoder)
+        self.writer = GenextDecoder(decoder)
         self.projection = nn.Linear(hidden_size, config.num_codes, bias=False)
         # Without conditions the places of the codes are all that there is to read.
         self.places = None if config.posterior_conditions is not None else nn.Embedding(config.num_latents, states_size)
@@ -182,9 +182,9 @@ class CodePrior(GenextPreTrainedModel):
         """Logits of the codes that follow: (batch, seen) from the start on -> (batch, seen, codes), and a cache."""
         if context is None and self.places is not None:
             context = self.places.weight.expand(len(codes), -1, -1)
-        if self.decoder.config._attn_implementation != self.config._attn_implementation:
-            self.decoder.config._attn_implementation = self.config._attn_implementation
-        outputs = self.decoder(
+        if self.writer.config._attn_implementation != self.config._attn_implementation:
+            self.writer.config._attn_implementation = self.config._attn_implementation
+        outputs = self.writer(
             input_ids=codes, memory=context, memory_mask=context_mask, past_key_values=cache, use_cache=not self.training
         )
         logits = self.projection(outputs.last_hidden_state)
