@@ -104,7 +104,7 @@ def sharpen(model: PreTrainedModel) -> PreTrainedModel:
                 parameter.normal_(std=0.25, generator=generator)
         for module in model.modules():
             if isinstance(module, Codebook):
-                module.vectors.normal_(std=0.5, generator=generator)
+                module.vectors.normal_(std=1.0, generator=generator)
     return model.eval()
 
 
