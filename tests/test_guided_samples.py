@@ -113,7 +113,7 @@ def test_pixels(kind):
     tables = []
     for parameters in (conditional, null):
         rows = torch.arange(levels)[:, None].expand(-1, 3)
-        tables.append(model.head._score_pixels(parameters.expand(levels, -1), rows).T)
+        tables.append(model.head._score_pixels(parameters.view(1, 3, -1).expand(levels, -1, -1), rows).T)
         torch.testing.assert_close(tables[-1].exp().sum(-1), torch.ones(3, dtype=torch.float64))
     wanted = mix(*tables, 2.0)
     drawn = model.sample(condition_labels=torch.tensor([[1]]), num_return_sequences=ROWS, seed=5, guidance_scale=2.0)
