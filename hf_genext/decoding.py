@@ -16,8 +16,9 @@ from .agreement import generate_by_agreement
 from .alignments import align_tokens, find_real_slots
 from .constraints import AllowedOutputs, OutputTrie
 from .fast_decoding import find_obstacle, generate_fast
+from .genext.guidance_genext import double_memory
 from .genext.seeding_genext import KeyedSampling, make_keys
-from .guidance import GuidedScores, double_memory
+from .guidance import GuidedScores
 from .scoring import encode, label_generated, score_tokens
 
 

@@ -1,6 +1,6 @@
-"""Whether latent numbers say anything: divergence, active units, mutual information; and the parts of the loss in the logs.
+"""Whether latents say anything: divergence, active units, mutual information, codes in use; and the loss by parts.
 
-Legend: rows, units (latent numbers of a row).
+Legend: rows, units (latent numbers of a row), slots (each with a code).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_genext.genext.outputs_genext import LatentOutput
+from hf_genext.genext.latent_bottlenecks_genext import LatentBottleneck
+from hf_genext.genext.outputs_genext import GaussianOutput, LatentOutput
 from hf_genext.genext.seeding_genext import draw_normal, make_keys
-from hf_genext.genext.variational_genext import VariationalBottleneck
 
 ACTIVE_VARIANCE = 0.01
 """A unit is active where the means of its posteriors vary by more than this over the data (Burda et al. 2016)."""
@@ -60,6 +60,34 @@ def measure_latents(
     return {**found, **{f"kl_unit_{unit}": float(value) for unit, value in enumerate(by_unit[:_SHOWN_UNITS])}}
 
 
+def measure_codes(codes: torch.Tensor, kl: torch.Tensor, num_codes: int) -> dict[str, float]:
+    """How a data set uses a codebook. A collapsed one has few codes in use.
+
+    Args:
+        codes: Of each row, (rows, slots).
+        kl: Minus their log-probabilities in nats, (rows, slots).
+        num_codes: Codes of the codebook.
+
+    Returns:
+        `kl`, what a row's codes take in nats by their prior; `code_usage`, the share of codes that are used at all;
+        `code_perplexity`, of the frequencies with which they are used: so many codes, all used alike, would be as hard to
+        guess.
+
+    Example:
+        >>> import torch
+        >>> found = measure_codes(torch.tensor([[0, 1], [1, 0]]), torch.zeros(2, 2), 8)
+        >>> found["code_usage"], round(found["code_perplexity"], 6)
+        (0.25, 2.0)
+    """
+    counts = torch.bincount(codes.flatten(), minlength=num_codes).double()
+    shares = counts / counts.sum()
+    return {
+        "kl": float(kl.double().sum(dim=1).mean()),
+        "code_usage": float((counts > 0).double().mean()),
+        "code_perplexity": float(torch.special.entr(shares).sum().exp()),
+    }
+
+
 def _estimate_mutual_information(means: torch.Tensor, log_variances: torch.Tensor, noise: torch.Tensor | None) -> float:
     """The mean of log q(z|x) - log q(z), for a draw of each row."""
     means, log_variances = means[:MUTUAL_INFORMATION_ROWS], log_variances[:MUTUAL_INFORMATION_ROWS]
@@ -83,7 +111,7 @@ class LatentMonitor:
     """
 
     def __init__(self, model: nn.Module, seed: int) -> None:
-        self._bottlenecks = [module for module in model.modules() if isinstance(module, VariationalBottleneck)]
+        self._bottlenecks = [module for module in model.modules() if isinstance(module, LatentBottleneck)]
         self._seed = seed
         self._parts: dict[str, float | torch.Tensor] = {}
         self._collected: list[tuple[torch.Tensor, ...]] = []
@@ -112,7 +140,7 @@ class LatentMonitor:
         sums = gather(torch.stack([torch.as_tensor(self._parts[name]) for name in names])[None]).sum(dim=0)
         self._parts = {}
         found = {f"loss_{name}": float(total) / max(steps, 1) for name, total in zip(names, sums, strict=True)}
-        return {**found, "kl_weight": self._bottlenecks[0].kl_weight}
+        return {**found, **self._bottlenecks[0].schedule}
 
     def start_evaluation(self) -> None:
         """Forget what an evaluation before has collected."""
@@ -122,24 +150,33 @@ class LatentMonitor:
         """Noise for the next rows of an evaluation, the same each time: (rows, units + 1)."""
         places = range(self._drawn, self._drawn + num_rows)
         self._drawn += num_rows
-        return draw_normal(make_keys([(self._seed, place) for place in places], 1), self._bottlenecks[0].num_noise).to(device)
+        bottleneck = self._bottlenecks[0]
+        noise = draw_normal(make_keys([(self._seed, place) for place in places], 1), bottleneck.num_noise)
+        return bottleneck.shape_noise(noise).to(device)
 
     def collect(self, latents: LatentOutput) -> None:
-        """Keep the posteriors of a batch."""
+        """Keep the posteriors or the codes of a batch."""
         rows = latents.is_encoded
-        kept = (latents.means[rows], latents.log_variances[rows], latents.kl[rows])
+        if isinstance(latents, GaussianOutput):
+            kept: tuple[torch.Tensor, ...] = (latents.means[rows], latents.log_variances[rows], latents.kl[rows])
+        else:
+            kept = (latents.values[rows], latents.kl[rows])
         self._collected.append(tuple(part.float().cpu() for part in kept))
 
     def report(self, gather: Any) -> dict[str, float]:
-        """What [`measure_latents`] says of an evaluation's rows, of all ranks."""
+        """What [`measure_latents`] or [`measure_codes`] says of an evaluation's rows, of all ranks."""
         collected = gather(self._collected)
         if not collected:
             return {}
-        means, log_variances, kl = (torch.cat(parts) for parts in zip(*collected, strict=True))
+        parts = [torch.cat(several) for several in zip(*collected, strict=True)]
+        if len(parts) == 2:
+            codes, kl = parts
+            return measure_codes(codes.long(), kl, self._bottlenecks[0].config.num_codes) if len(codes) else {}
+        means, log_variances, kl = parts
         if not len(means):
             return {}
         noise = draw_normal(make_keys([(self._seed, len(means))], 1), means.shape[1] * min(len(means), MUTUAL_INFORMATION_ROWS))
         return measure_latents(means, log_variances, kl, noise.view(-1, means.shape[1]))
 
 
-__all__ = ["ACTIVE_VARIANCE", "LatentMonitor", "measure_latents"]
+__all__ = ["ACTIVE_VARIANCE", "LatentMonitor", "measure_codes", "measure_latents"]

@@ -102,7 +102,7 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         top_k: Of a model that predicts a class, how many of the likeliest classes to give; 1 if left out.
         do_sample, num_return_sequences, temperature: Of a model with a single output, whether outputs are drawn from what it
             predicts, how many for each condition, and what logits are divided by, and the standard deviations of numbers
-            multiplied by. Where one of them, a seed or `num_samples` is given, outputs are drawn.
+            multiplied by. Where one of them, a seed, `guidance_scale` or `num_samples` is given, outputs are drawn.
         Any argument of `generate`: `num_beams`, `num_return_sequences`, `do_sample`, `max_new_tokens`, ...
 
     Returns of a call: for each condition a list with one `{"generated_text": str}` for each returned sequence; of a model with
@@ -420,7 +420,11 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         count, seeds = arguments.get("num_return_sequences", 1), [row.seed for row in rows if row.seed is not None]
         noise = KeyedNoise(make_keys(seeds, count).to(self.device)) if seeds else None
         drawn = self.model.sample(
-            num_return_sequences=count, temperature=arguments.get("temperature", 1.0), noise=noise, **inputs
+            num_return_sequences=count,
+            temperature=arguments.get("temperature", 1.0),
+            guidance_scale=arguments.get("guidance_scale"),
+            noise=noise,
+            **inputs,
         )
         return drawn.view(len(rows), count, *drawn.shape[1:])
 

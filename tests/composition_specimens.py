@@ -360,7 +360,7 @@ BESIDE_THE_MATRIX = [
     *(Cell(name, decoder, None) for name, decoder in product(MORE_CONDITIONS, ["gpt2", "llama", "native"])),
     *(Cell("bert", decoder, num_latents) for decoder, num_latents in product(MORE_DECODERS, [None, 5])),
 ]
-VARIATIONAL_CELLS = [
+LATENT_CELLS = [
     Cell("native_text", "native", None, {"kind": "variational", "num_latents": 2, "latent_size": 3}),
     Cell("bert", "llama", None, {"kind": "variational", "num_latents": 1, "latent_size": 5, "prior": "mixture"}),
     Cell("vit", "gpt2", None, {"kind": "variational", "num_latents": 3, "latent_size": 2}),
@@ -369,6 +369,13 @@ VARIATIONAL_CELLS = [
         "native",
         None,
         {"kind": "variational", "num_latents": 2, "latent_size": 3, "prior": "conditional", "posterior_conditions": ["text"]},
+    ),
+    Cell("native_text", "llama", None, {"kind": "quantized", "num_latents": 2, "latent_size": 3, "num_codes": 64}),
+    Cell(
+        "target_and_labels",
+        "native",
+        None,
+        {"kind": "quantized", "num_latents": 2, "num_codes": 64, "posterior_conditions": ["text"]},
     ),
 ]
 FAST_CELLS = [
@@ -383,6 +390,6 @@ FAST_CELLS = [
     Cell("text_and_labels", "opt", None),
     Cell("t5", "t5", None),
     Cell("wav2vec2", "windowed", None),
-    *VARIATIONAL_CELLS,
+    *LATENT_CELLS,
 ]
 """Each part of the matrix once, and each kind of part that stands beside it."""

@@ -30,6 +30,7 @@ from hf_genext import (
     train_tokenizer,
 )
 from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS, LINEAR_KINDS
+from hf_genext.genext.quantized_genext import Codebook
 
 WORDS = ["cat", "violin", "violins", "at", "tacit", "a", "civil", "vital"]
 PHONEMES = ["K AE T", "V AY AH L IH N", "V AY AH L IH N Z", "AE T", "T AE S IH T", "AH", "S IH V AH L", "V AY T AH L"]
@@ -68,6 +69,9 @@ def build_config(kind: str = "none", *, tie: bool = True, dropout: float = 0.0) 
     if kind == "variational":
         sizes = {"num_latents": 3, "latent_size": 4, "hidden_size": 40, "num_attention_heads": 2}
         bottleneck = {"kind": "variational", "prior": "mixture", "num_components": 5, **sizes}
+    if kind == "quantized":
+        sizes = {"num_latents": 3, "latent_size": 4, "hidden_size": 40, "num_attention_heads": 2}
+        bottleneck = {"kind": "quantized", "num_codes": 7, "num_prior_layers": 1, **sizes}
     return GenextConfig(
         conditioner={
             "vocab_size": 31,
@@ -98,6 +102,9 @@ def sharpen(model: PreTrainedModel) -> PreTrainedModel:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.normal_(std=0.25, generator=generator)
+        for module in model.modules():
+            if isinstance(module, Codebook):
+                module.vectors.normal_(std=1.0, generator=generator)
     return model.eval()
 
 
@@ -183,6 +190,7 @@ def build_prediction(kind: str, bottleneck: str = "none", **fields) -> GenextFor
         fields = {"num_components": 1, "num_bins": 4, **fields}
     if kind == "image":
         fields = {"output_shape": [2, 3], "num_levels": 5, "pixel_distribution": "logistic", "num_components": 3, **fields}
+        fields["context_size"] = 6 if bottleneck == "quantized" else 0
     config.head = GenextHeadConfig(kind=kind, num_outputs={"class": 5, "labels": 3, "image": 6}.get(kind, 2), **fields)
     return GenextForPrediction(config)
 
@@ -193,7 +201,7 @@ MODEL_SPECIMENS = (
             f"{model_class.__name__}-{label}",
             build,
             build_inputs(with_labels=generates),
-            is_as_long_as_input=not generates and label not in ("pooled", "variational"),
+            is_as_long_as_input=not generates and label not in ("pooled", "variational", "quantized"),
         )
         for model_class, generates in ((GenextModel, False), (GenextForConditionalGeneration, True))
         for label, build in (
@@ -201,6 +209,7 @@ MODEL_SPECIMENS = (
             ("pooled", lambda model_class=model_class: sharpen(model_class(build_config("pooled")))),
             ("linear", lambda model_class=model_class: sharpen(model_class(build_config("linear")))),
             ("variational", lambda model_class=model_class: sharpen(model_class(build_config("variational")))),
+            ("quantized", lambda model_class=model_class: sharpen(model_class(build_config("quantized")))),
             ("untied", lambda model_class=model_class: sharpen(model_class(build_config("none", tie=False)))),
         )
     ]
@@ -220,6 +229,7 @@ MODEL_SPECIMENS = (
             ("ica", "pooled"),
             ("class", "variational"),
             ("image", "variational"),
+            ("image", "quantized"),
         )
     ]
     + [
@@ -261,6 +271,7 @@ CONFIG_SPECIMENS = [
     GenextBottleneckConfig(kind="pooled", num_latents=3),
     GenextBottleneckConfig(kind="linear", hidden_size=5, linear_kind="ica", is_fitted=True),
     GenextBottleneckConfig(kind="variational", num_latents=3, latent_size=5, prior="mixture", free_nats=0.25),
+    GenextBottleneckConfig(kind="quantized", num_latents=3, latent_size=5, num_codes=9, code_decay=0.9),
     GenextDecoderConfig(vocab_size=11),
     StaticEmbeddingConfig(vocab_size=9, hidden_size=5, num_buckets=4),
 ]

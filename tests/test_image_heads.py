@@ -18,6 +18,7 @@ from hf_genext import (
     GenextNullConditionerConfig,
     GenextProcessor,
 )
+from hf_genext.genext.seeding_genext import KeyedNoise, make_keys
 from hf_genext.prediction_metrics import score_bits_per_dimension
 
 LABEL = {"model_type": "genext_label_conditioner", "label_counts": [3], "hidden_size": 16}
@@ -25,7 +26,9 @@ PIXELS = {"model_type": "genext_vector_conditioner", "vector_size": 4, "hidden_s
 KINDS = {"bernoulli": 2, "categorical": 3, "logistic": 3}
 
 
-def build_image_model(distribution: str = "categorical", *, latents: bool = False, levels: int | None = None):
+def build_image_model(
+    distribution: str = "categorical", *, latents: bool = False, levels: int | None = None, context_size: int = 0
+):
     """A model of 2x2 pixels, by a label, and with latent numbers that read the pixels."""
     torch.manual_seed(2)
     conditioner, bottleneck = LABEL, {"kind": "none"}
@@ -39,6 +42,7 @@ def build_image_model(distribution: str = "categorical", *, latents: bool = Fals
         "num_levels": levels or KINDS[distribution],
         "pixel_distribution": distribution,
         "num_components": 2,
+        "context_size": context_size,
     }
     return sharpen(GenextForPrediction(GenextConfig(conditioner=conditioner, bottleneck=bottleneck, head=head)))
 
@@ -52,10 +56,11 @@ def list_images(levels: int) -> torch.Tensor:
     return torch.tensor(list(itertools.product(range(levels), repeat=4)), dtype=torch.float64)
 
 
+@pytest.mark.parametrize("context_size", [0, 7])
 @pytest.mark.parametrize("distribution", KINDS)
-def test_probabilities_of_all_images_sum_to_one_and_draws_agree(distribution):
+def test_probabilities_of_all_images_sum_to_one_and_draws_agree(distribution, context_size):
     levels = KINDS[distribution]
-    model, images = build_image_model(distribution).double(), list_images(levels)
+    model, images = build_image_model(distribution, context_size=context_size).double(), list_images(levels)
     label = torch.tensor([[1]])
     with torch.no_grad():
         expected = model.log_prob(images, condition_labels=label.expand(len(images), -1)).exp()
@@ -76,14 +81,52 @@ def test_probabilities_of_all_images_sum_to_one_and_draws_agree(distribution):
 def test_the_logistic_distribution_is_that_of_its_definition():
     model = build_image_model("logistic", levels=17).double()
     parameters = torch.randn(1, model.head.config.num_outputs * 6, dtype=torch.float64)
-    weights, means, log_scales = model.head._split(parameters)
+    weights, means, log_scales = model.head._split(parameters.view(1, 4, 6))
     edges = torch.linspace(-1 - 1 / 16, 1 + 1 / 16, 18, dtype=torch.float64)
     edges[0], edges[-1] = -torch.inf, torch.inf
     cumulative = torch.sigmoid((edges[:, None, None] - means[0]) / log_scales[0].exp())
     expected = ((cumulative[1:] - cumulative[:-1]) * weights[0].softmax(dim=-1)).sum(dim=-1)
     for level in range(17):
-        found = model.head._score_pixels(parameters, torch.full((1, 4), level))
+        found = model.head._score_pixels(parameters.view(1, 4, 6), torch.full((1, 4), level))
         torch.testing.assert_close(found[0].exp(), expected[level], atol=1e-12, rtol=1e-9)
+
+
+def test_a_pixel_reads_those_before_it_and_no_other():
+    model = build_image_model("logistic", context_size=5).double()
+    own = torch.zeros(1, 4, 6, dtype=torch.float64)
+    values = torch.linspace(-1.0, 1.0, 4, dtype=torch.float64)[None].requires_grad_()
+    added = model.head.context(values, torch.randn(1, 5, dtype=torch.float64))
+    for place in range(4):
+        (gradient,) = torch.autograd.grad(added[0, place].square().sum() + 0 * values.sum(), values, retain_graph=True)
+        assert (gradient[0, place:] == 0).all()
+        assert (gradient[0, :place] != 0).all()
+    assert added.shape == own.shape
+
+
+def test_guided_pixels_that_read_those_before_them_are_of_the_mixed_distribution():
+    model = build_image_model("categorical", context_size=5).double()
+    images, generator = list_images(3), torch.Generator().manual_seed(3)
+    sets = [torch.randn(1, 4 * 3 + 5, dtype=torch.float64, generator=generator) for _ in range(2)]
+    # Of each pixel given those before it, by the two, mixed and made to sum to 1.
+    expected = torch.zeros(len(images), dtype=torch.float64)
+    for place in range(4):
+        tables = []
+        for parameters in sets:
+            own, hints = model.head._separate(parameters.expand(len(images), -1))
+            own = own + model.head.context(images - 1.0, hints)
+            tables.append(own[:, place].log_softmax(dim=-1))
+        mixed = (tables[1] + 2.0 * (tables[0] - tables[1])).log_softmax(dim=-1)
+        expected += mixed.gather(-1, images[:, place, None].long())[:, 0]
+    expected = expected.exp().detach()
+    assert float(expected.sum()) == pytest.approx(1.0, abs=1e-9)
+    noise = KeyedNoise(make_keys([(5, 0)], 20_000))
+    with torch.no_grad():
+        drawn = model.head.draw_guided(sets[0].expand(20_000, -1), sets[1].expand(20_000, -1), 2.0, noise)
+    places = (drawn.flatten(1) * torch.tensor([27, 9, 3, 1])).sum(dim=1)
+    counts = np.bincount(places.numpy(), minlength=81)
+    often = expected.numpy() * 20_000 > 5
+    wanted = expected.numpy()[often] * 20_000
+    assert stats.chisquare(counts[often], wanted * counts[often].sum() / wanted.sum()).pvalue > 1e-3
 
 
 def test_a_pixel_far_from_its_logistic_distribution_still_has_a_gradient():

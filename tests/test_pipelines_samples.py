@@ -34,7 +34,7 @@ FIELDS = {
 ROWS = [{"vector": [0.5 * row, 1.0, -row]} for row in range(5)]
 
 
-def build_pipe(kind, *, conditional=True, **fields):
+def build_pipe(kind, *, conditional=True, condition_dropout=None, **fields):
     torch.manual_seed(0)
     encoder = (
         GenextVectorConditionerConfig(vector_size=3, hidden_size=8)
@@ -42,7 +42,7 @@ def build_pipe(kind, *, conditional=True, **fields):
         else GenextNullConditionerConfig(hidden_size=8)
     )
     head = {"kind": kind, **FIELDS[kind], **fields}
-    model = sharpen(GenextForPrediction.from_encoder_pretrained(encoder, head))
+    model = sharpen(GenextForPrediction.from_encoder_pretrained(encoder, head, condition_dropout=condition_dropout))
     processor = GenextProcessor(vector_size=3) if conditional else GenextProcessor(label_names={})
     return pipeline(TASK, model=model, processor=processor)
 
@@ -77,6 +77,20 @@ def test_a_row_draws_the_same_alone_and_in_any_batch(kind):
     assert_same([pipe(row, seed=9) for row in ROWS], pipe(ROWS, seed=[9] * 5, batch_size=5))
     assert_same([pipe(ROWS[1], seed=[9][0], num_return_sequences=2)[:1]], [pipe(ROWS[1], seed=9)])
     assert flatten(pipe(ROWS, seed=8, num_return_sequences=4)) != flatten(expected)
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "regression"])
+def test_guided_rows_draw_the_same_alone_and_in_any_batch(kind):
+    pipe = build_pipe(kind, condition_dropout=0.2)
+    expected = pipe(ROWS, seed=7, num_return_sequences=4, guidance_scale=1.3)
+    assert_same(pipe(ROWS, seed=7, num_return_sequences=4, guidance_scale=1.3, batch_size=2), expected)
+    assert_same([pipe(ROWS[0], seed=7, num_return_sequences=4, guidance_scale=1.3)], expected[:1])
+    assert_same(pipe(ROWS, seed=7, guidance_scale=1.0), pipe(ROWS, seed=7))
+    assert flatten(pipe(ROWS, seed=7, num_return_sequences=4)) != flatten(expected)
+    with pytest.raises(ValueError, match="guidance_scale must be a finite number of 0 or more"):
+        pipe(ROWS[0], guidance_scale="2")
+    with pytest.raises(ValueError, match="trained with some of its conditions taken away"):
+        build_pipe(kind)(ROWS[0], guidance_scale=2.0)
 
 
 @pytest.mark.parametrize("kind", ["mixture", "flow", "ppca", "ica"])
@@ -138,7 +152,6 @@ def test_noise_by_keys_is_uniform_and_depends_on_nothing_but_the_key():
         ({"seed": 1, "top_k": 2}, "top_k gives the likeliest classes, where nothing is drawn"),
         ({"seed": -1}, "A seed is a whole number"),
         ({"num_beams": 2}, "takes no num_beams. It takes top_k, truncation and batch_size; to draw from what it predicts"),
-        ({"guidance_scale": 2.0}, "takes no guidance_scale"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(arguments, told):

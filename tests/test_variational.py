@@ -20,10 +20,10 @@ from hf_genext import (
     train_tokenizer,
 )
 from hf_genext.batching import ConditionalCollator
-from hf_genext.genext.outputs_genext import GenextEncoderOutput, LatentOutput
+from hf_genext.genext.guidance_genext import double_memory
+from hf_genext.genext.outputs_genext import GaussianOutput, GenextEncoderOutput
 from hf_genext.genext.seeding_genext import draw_normal, make_keys
 from hf_genext.genext.variational_genext import compute_divergence, draw_from_prior
-from hf_genext.guidance import double_memory
 from hf_genext.latent_metrics import measure_latents
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 
@@ -171,13 +171,13 @@ def test_without_latent_numbers_log_prob_is_exact_and_sums_to_one():
 # Divergence and prior
 
 
-def build_latents(components: int, rows: int = 4, units: int = 3) -> LatentOutput:
+def build_latents(components: int, rows: int = 4, units: int = 3) -> GaussianOutput:
     generator = torch.Generator().manual_seed(components)
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    return LatentOutput(
+    return GaussianOutput(
         means=draw(rows, units),
         log_variances=0.5 * draw(rows, units) - 1.0,
         is_encoded=torch.ones(rows, dtype=torch.bool),
@@ -210,7 +210,7 @@ def test_the_divergence_from_a_mixture_is_bounded_from_above_and_exact_for_equal
     estimate = (posterior.log_prob(values).sum(dim=-1) - prior.log_prob(values)).mean(dim=0)
     assert (found.sum(dim=1) >= estimate - 0.03).all() and (found.sum(dim=1) - estimate).max() < 1.0
     one = build_latents(1)
-    same = LatentOutput(
+    same = GaussianOutput(
         **{
             **dict(one.items()),
             "prior_log_weights": torch.full((4, 3), -math.log(3.0), dtype=torch.float64),
@@ -225,7 +225,7 @@ def test_draws_of_a_mixture_follow_its_weights():
     latents = build_latents(3, rows=1, units=1)
     latents.prior_means = torch.tensor([[[-50.0], [0.0], [50.0]]], dtype=torch.float64)
     noise = draw_normal(make_keys([(1, place) for place in range(20_000)], 1), 2)
-    rows = LatentOutput(**{name: value.expand(20_000, *value.shape[1:]) for name, value in latents.items()})
+    rows = GaussianOutput(**{name: value.expand(20_000, *value.shape[1:]) for name, value in latents.items()})
     drawn = draw_from_prior(rows, noise)[:, 0]
     counts = [int(((drawn > low) & (drawn < low + 50)).sum()) for low in (-75, -25, 25)]
     assert stats.chisquare(counts, 20_000 * latents.prior_log_weights[0].exp().numpy()).pvalue > 1e-3
@@ -519,7 +519,7 @@ def test_latent_questions_to_a_model_without_latent_numbers_name_the_fix():
     variational = build_tiny()
     with pytest.raises(ValueError, match=r"latent_noise is \(batch, 3\)"):
         variational.generate(num_samples=2, latent_noise=torch.zeros(2, 2))
-    with pytest.raises(ValueError, match=r"Latent numbers of this model are \(batch, 1, 2\)"):
+    with pytest.raises(ValueError, match=r"Latents of this model are \(batch, 1, 2\)"):
         variational.write_latents(torch.zeros(2, 2, 2))
     with pytest.raises(ValueError, match="num_importance_samples must be a whole number of 1 or more"):
         variational.log_prob(torch.tensor([[1]]), 0, input_ids=torch.tensor([[1]]))

@@ -12,6 +12,7 @@ from .configuration_genext import GenextBottleneckConfig
 from .linear_bottlenecks_genext import LinearBottleneck
 from .outputs_genext import BottleneckOutput
 from .pooled_genext import PooledBottleneck
+from .quantized_genext import QuantizedBottleneck
 from .variational_genext import VariationalBottleneck
 
 
@@ -29,7 +30,9 @@ def build_bottleneck(config: GenextBottleneckConfig, states_size: int) -> nn.Mod
         return LinearBottleneck(config, states_size)
     if config.kind == "variational":
         return VariationalBottleneck(config, states_size)
+    if config.kind == "quantized":
+        return QuantizedBottleneck(config, states_size)
     return PooledBottleneck(config, states_size) if config.kind == "pooled" else NoBottleneck()
 
 
-__all__ = ["NoBottleneck", "PooledBottleneck", "VariationalBottleneck", "build_bottleneck"]
+__all__ = ["NoBottleneck", "PooledBottleneck", "QuantizedBottleneck", "VariationalBottleneck", "build_bottleneck"]

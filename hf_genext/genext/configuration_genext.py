@@ -25,20 +25,26 @@ FORMAT_VERSION = 1
 SLOT_FOR_EACH_STATE = ("none", "linear")
 """Bottlenecks whose memory is as long as the input."""
 
-_FIELDS_OF_KIND = {
-    "linear": ("linear_kind", "is_fitted"),
-    "variational": (
-        "latent_size",
-        "posterior_conditions",
-        "prior",
-        "num_components",
-        "kl_weight",
-        "kl_warmup",
-        "kl_cycles",
-        "free_nats",
-    ),
+LATENT_KINDS = ("variational", "quantized")
+"""Bottlenecks with a distribution over their memory, which is read from the target or drawn from a prior."""
+
+_KINDS_OF_FIELD = {
+    "linear_kind": ("linear",),
+    "is_fitted": ("linear",),
+    "latent_size": LATENT_KINDS,
+    "posterior_conditions": LATENT_KINDS,
+    "prior": ("variational",),
+    "num_components": ("variational",),
+    "kl_weight": ("variational",),
+    "kl_warmup": ("variational",),
+    "kl_cycles": ("variational",),
+    "free_nats": ("variational",),
+    "num_codes": ("quantized",),
+    "code_decay": ("quantized",),
+    "commitment_weight": ("quantized",),
+    "num_prior_layers": ("quantized",),
 }
-"""Fields of a bottleneck that one kind alone reads."""
+"""Fields of a bottleneck that not every kind reads, and the kinds that do."""
 
 
 @strict
@@ -51,8 +57,9 @@ class GenextBottleneckConfig(PreTrainedConfig):
             `hidden_size` principal components, or independent ones, each of variance 1; the model's `fit` finds them before
             training, and they stay. `"variational"` draws a memory of a fixed number of slots at random: each slot is made of
             `latent_size` normal numbers, whose means and variances are read from the condition (Kingma and Welling 2014), and
-            kept near a prior from which new ones are drawn.
-        num_latents: Number of slots of a pooled or variational memory.
+            kept near a prior from which new ones are drawn. `"quantized"` has a code of a codebook for each slot (van den Oord
+            et al. 2017), and a prior that writes codes one after the other.
+        num_latents: Number of slots of a pooled, variational or quantised memory.
         hidden_size: Width of the memory. Left out, the conditioner's width, or that of the language model that decodes.
             `"none"` takes no other width than the conditioner's, `"linear"` no more.
         linear_kind: `"pca"` or `"ica"`, of a linear bottleneck.
@@ -66,7 +73,7 @@ class GenextBottleneckConfig(PreTrainedConfig):
         attention_dropout: Dropout on the attention weights.
         use_qk_norm: Whether to normalise queries and keys.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
-        latent_size: Of a variational memory the numbers that make a slot.
+        latent_size: Of a variational memory the numbers that make a slot; of a quantised one those of a code.
         posterior_conditions: Of several conditions the names of those that only the posterior reads: they hold the target
             itself, as an autoencoder reads it. The others are conditions of the output (Sohn et al. 2015, "Learning structured
             output representation"): posterior, conditional prior and decoder all read them. Left out, all conditions are the
@@ -84,11 +91,15 @@ class GenextBottleneckConfig(PreTrainedConfig):
             take 4 with a `kl_warmup` of 0.5).
         free_nats: Divergence of each latent number that training does not press down further ("free bits", Kingma et al. 2016,
             here in nats), counted for each row by itself.
+        num_codes: Of a quantised memory the codes of its codebook.
+        code_decay: What a step of training leaves of the running means that codes are.
+        commitment_weight: Factor of the squared distance between what is read of a target and its codes, in the training loss.
+        num_prior_layers: Layers of the decoder that is the prior of codes.
     """
 
     model_type = "genext_bottleneck"
 
-    kind: Literal["none", "pooled", "linear", "variational"] = "none"
+    kind: Literal["none", "pooled", "linear", "variational", "quantized"] = "none"
     num_latents: int = 1
     hidden_size: int | None = None
     linear_kind: Literal["pca", "ica"] = "pca"
@@ -109,6 +120,10 @@ class GenextBottleneckConfig(PreTrainedConfig):
     kl_warmup: float | int = 0.0
     kl_cycles: int = 1
     free_nats: float | int = 0.0
+    num_codes: int = 256
+    code_decay: float | int = 0.99
+    commitment_weight: float | int = 0.25
+    num_prior_layers: int = 2
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, then let Transformers do the rest."""
@@ -122,7 +137,7 @@ class GenextBottleneckConfig(PreTrainedConfig):
                 f'num_latents must be 1 or more, got {self.num_latents}. For a memory as long as the input choose kind="none".'
             )
         self._validate_latents()
-        if self.kind not in ("pooled", "variational") or self.hidden_size is None or self.num_attention_heads is None:
+        if self.kind not in ("pooled", *LATENT_KINDS) or self.hidden_size is None or self.num_attention_heads is None:
             return
         if self.num_attention_heads < 1 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
@@ -132,23 +147,25 @@ class GenextBottleneckConfig(PreTrainedConfig):
             )
 
     def _validate_latents(self) -> None:
-        for name in ("latent_size", "num_components", "kl_cycles"):
+        for name in ("latent_size", "num_components", "kl_cycles", "num_prior_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}.")
-        for name in ("kl_weight", "free_nats"):
+        if self.num_codes < 2:
+            raise ValueError(f"num_codes must be 2 or more, got {self.num_codes}.")
+        if not 0.0 <= self.code_decay < 1.0:
+            raise ValueError(f"code_decay must be at least 0 and below 1, got {self.code_decay}.")
+        for name in ("kl_weight", "free_nats", "commitment_weight"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be a finite number of 0 or more, got {getattr(self, name)}.")
         if not 0.0 <= self.kl_warmup <= 1.0:
             raise ValueError(f"kl_warmup is a share of the training, 0 to 1, got {self.kl_warmup}.")
         if self.kl_cycles > 1 and not self.kl_warmup:
             raise ValueError(f"kl_cycles={self.kl_cycles} are cycles of the warm-up; give kl_warmup too (0.5, for example).")
-        for kind, names in _FIELDS_OF_KIND.items():
-            given = next(
-                (name for name in names if self.kind != kind and getattr(self, name) != getattr(type(self), name)), None
-            )
-            if given is not None:
+        for name, kinds in _KINDS_OF_FIELD.items():
+            if self.kind not in kinds and getattr(self, name) != getattr(type(self), name):
+                known = " or ".join(f'"{kind}"' for kind in kinds)
                 raise ValueError(
-                    f'{given} is for a bottleneck of kind "{kind}", not "{self.kind}"; choose that kind, or leave it out.'
+                    f'{name} is for a bottleneck of kind {known}, not "{self.kind}"; choose that kind, or leave it out.'
                 )
 
 
@@ -358,7 +375,7 @@ class GenextConfig(PreTrainedConfig):
                 f'A bottleneck of kind "linear" gives 1 to {states_size} components of states of that width, got '
                 f"hidden_size={bottleneck.hidden_size}."
             )
-        if bottleneck.kind == "variational":
+        if bottleneck.kind in LATENT_KINDS:
             self._check_latents()
         if bottleneck.hidden_size is None:
             reads_any_width = bottleneck.kind in SLOT_FOR_EACH_STATE or self.has_native_decoder
@@ -376,8 +393,8 @@ class GenextConfig(PreTrainedConfig):
         bottleneck, names = self.bottleneck, getattr(self.conditioner, "conditioners", None)
         if isinstance(self.conditioner, GenextNullConditionerConfig):
             raise ValueError(
-                'A bottleneck of kind "variational" encodes the target, so the target must be a condition too: read the same '
-                "column as condition and as target. Without any condition choose another kind."
+                f'A bottleneck of kind "{bottleneck.kind}" encodes the target, so the target must be a condition too: read the '
+                "same column as condition and as target. Without any condition choose another kind."
             )
         chosen = bottleneck.posterior_conditions
         if chosen is not None and names is None:
@@ -440,6 +457,7 @@ def _choose_num_heads(hidden_size: int) -> int:
 
 __all__ = [
     "FORMAT_VERSION",
+    "LATENT_KINDS",
     "SLOT_FOR_EACH_STATE",
     "GenextBottleneckConfig",
     "GenextConfig",

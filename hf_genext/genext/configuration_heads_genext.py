@@ -46,6 +46,8 @@ class GenextHeadConfig(PreTrainedConfig):
         pixel_distribution: Of an image the distribution of each pixel: `"categorical"` over its values, `"logistic"`, a mixture
             of `num_components` discretised logistic distributions, or `"bernoulli"` where there are two values.
         num_hidden_layers: Of an image the residual layers between the memory and the pixels.
+        context_size: Of an image the units of a masked network by which each pixel reads those before it (Germain et al. 2015,
+            "MADE"); 0 for pixels that are independent, given the memory.
         dropout: Dropout before the projection.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
         temperature: What logits are divided by, and the standard deviations of numbers multiplied by, one for all outputs or
@@ -76,6 +78,7 @@ class GenextHeadConfig(PreTrainedConfig):
     num_levels: int = 256
     pixel_distribution: Literal["bernoulli", "categorical", "logistic"] = "categorical"
     num_hidden_layers: int = 2
+    context_size: int = 0
     dropout: float | int = 0.0
     initializer_range: float | None = None
     temperature: float | int | list[float] = 1.0
@@ -150,8 +153,9 @@ class GenextHeadConfig(PreTrainedConfig):
 
     def _validate_image(self) -> None:
         if self.kind != "image":
-            if self.output_shape is not None:
-                raise ValueError(f'output_shape is for a head of kind "image", not "{self.kind}"; leave it out.')
+            for name, is_given in (("output_shape", self.output_shape is not None), ("context_size", self.context_size != 0)):
+                if is_given:
+                    raise ValueError(f'{name} is for a head of kind "image", not "{self.kind}"; leave it out.')
             return
         shape = self.output_shape or []
         if len(shape) not in (2, 3) or min(shape) < 1 or math.prod(shape) != self.num_outputs:
@@ -166,6 +170,8 @@ class GenextHeadConfig(PreTrainedConfig):
             )
         if self.num_hidden_layers < 0:
             raise ValueError(f"num_hidden_layers must be 0 or more, got {self.num_hidden_layers}.")
+        if self.context_size < 0:
+            raise ValueError(f"context_size must be 0 or more, got {self.context_size}.")
 
 
 __all__ = ["DENSITY_KINDS", "LINEAR_KINDS", "GenextHeadConfig"]

@@ -17,7 +17,7 @@ from transformers.utils.generic import can_return_tuple
 from .bottlenecks_genext import build_bottleneck
 from .conditioners_genext import GenextFusionConditioner, build_conditioner, find_missing_rows, require_states_size
 from .configuration_conditioners_genext import get_states_size
-from .configuration_genext import GenextConfig
+from .configuration_genext import LATENT_KINDS, GenextConfig
 from .outputs_genext import ConditionerOutput, GenextEncoderOutput
 from .pretrained_conditioners_genext import GenextPretrainedConditioner
 from .pretrained_genext import GenextPreTrainedModel
@@ -78,8 +78,8 @@ class GenextEncoder(GenextPreTrainedModel):
 
     @property
     def has_latents(self) -> bool:
-        """Whether the memory is made of latent numbers with a prior, which rows without a target are drawn from."""
-        return self.config.bottleneck.kind == "variational"
+        """Whether the memory is made of latent numbers or codes with a prior, which rows without a target are drawn from."""
+        return self.config.bottleneck.kind in LATENT_KINDS
 
     @property
     def can_be_unconditional(self) -> bool:
@@ -136,13 +136,13 @@ class GenextEncoder(GenextPreTrainedModel):
             condition_vectors_mask: 1 where a vector is real, (batch, count).
             condition_labels: (batch, fields), -1 where a label is missing; (batch,) for one field.
             condition_mask: 1 where a condition is given, (batch, conditions), in the order of the configuration; only where
-                several conditions are fused, or the bottleneck is variational.
+                several conditions are fused, or the bottleneck is variational or quantised.
             num_samples: The number of rows where no condition is given at all.
             condition_states: What the conditioner gave for the condition before, (batch, length, hidden), in place of it; where
                 several conditions are fused a dictionary with those of some, by their names.
             condition_states_mask: 1 where such a state is real, (batch, length), or likewise a dictionary. Left out, all are.
-            latent_noise: Of a variational bottleneck standard normal numbers that decide what is drawn, (batch, units + 1);
-                torch's own randomness if left out.
+            latent_noise: Of a variational or quantised bottleneck what decides what is drawn, (batch, units + 1), as
+                `draw_latent_noise` gives it; torch's own randomness if left out.
             sample_latents: Whether such a bottleneck draws (`True`) or takes means (`False`). Left out, training draws all, and
                 evaluation only the rows without a target, from the prior.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained model takes besides.
@@ -221,12 +221,12 @@ class GenextEncoder(GenextPreTrainedModel):
             name = "latent_noise" if noise is not None else "sample_latents"
             raise ValueError(
                 f"{name} is for a model whose memory is drawn at random, and this one's is not. Build it with "
-                'bottleneck={"kind": "variational"}, or leave it out.'
+                'bottleneck={"kind": "variational"} or "quantized", or leave it out.'
             )
         if noise is not None and (noise.dim() != 2 or noise.shape[1] != self.bottleneck.num_noise):
             raise ValueError(
-                f"latent_noise is (batch, {self.bottleneck.num_noise}), a number for each latent number and one that chooses a "
-                f"component of the prior; got the shape {tuple(noise.shape)}."
+                f"latent_noise is (batch, {self.bottleneck.num_noise}), as draw_latent_noise gives it; got the shape "
+                f"{tuple(noise.shape)}."
             )
 
     def _take_states(self, states: Any, mask: Any, conditions: Mapping[str, torch.Tensor | None]) -> ConditionerOutput:

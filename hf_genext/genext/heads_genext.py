@@ -62,6 +62,10 @@ class ClassHead(PredictionHead):
         given = self.is_given(targets)
         return fit_class_temperature(parameters[given], targets[given])
 
+    def guide(self, conditional: torch.Tensor, null: torch.Tensor, scale: float) -> torch.Tensor:
+        """Logits: twice (rows, outputs) -> (rows, outputs)."""
+        return torch.lerp(null.log_softmax(dim=-1), conditional.log_softmax(dim=-1), scale)
+
     def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
         """(rows, outputs) -> (rows,)."""
         return (parameters / temperature + noise.gumbel(parameters.shape[-1])).argmax(dim=-1)
@@ -101,6 +105,10 @@ class LabelsHead(PredictionHead):
         if threshold is None:
             raise ValueError("A threshold is chosen on rows that have labels, and no row has one. Give labelled rows.")
         self.config.threshold = threshold
+
+    def guide(self, conditional: torch.Tensor, null: torch.Tensor, scale: float) -> torch.Tensor:
+        """Logits of each label by itself: twice (rows, outputs) -> (rows, outputs)."""
+        return torch.lerp(null, conditional, scale)
 
     def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
         """(rows, outputs) -> (rows, outputs) of 0 and 1."""
@@ -156,6 +164,24 @@ class RegressionHead(PredictionHead):
         target = torch.where(given, targets.to(mean.dtype), mean.detach())
         normal = torch.distributions.Normal(mean, scale, validate_args=False)
         return normal.log_prob(target).masked_fill(~given, 0)
+
+    def draw_guided(
+        self, conditional: torch.Tensor, null: torch.Tensor, scale: float, noise: Noise, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """Each number by itself, for powers of normal densities multiply to one: -> (rows, outputs).
+
+        Raises:
+            ValueError: where they do not, because the density without a condition is so much narrower than the other.
+        """
+        (mean, width), (null_mean, null_width) = self.split(conditional), self.split(null)
+        precision = torch.lerp(null_width**-2, width**-2, scale)
+        if (precision <= 0).any():
+            raise ValueError(
+                f"With guidance_scale={scale} there is nothing to draw from: without its condition a number is surer than with "
+                "it, so that their ratio grows without bound. Use a smaller guidance_scale."
+            )
+        middle = torch.lerp(null_mean * null_width**-2, mean * width**-2, scale) / precision
+        return middle + temperature * precision**-0.5 * noise.normal(mean.shape[-1]).to(mean.dtype)
 
     def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
         """(rows, 2 * outputs) -> (rows, outputs)."""

@@ -1,20 +1,28 @@
 """The head of an image as a single output: a distribution over the whole number of each pixel, exact to score and to draw from.
 
-Given the memory the pixels are independent, so what they share has to come from it: from latent numbers, or a condition.
+Given the memory the pixels are independent, so that what they share has to come from it, from latent numbers or a condition; or
+each reads those before it, by a masked network.
 
-Legend: batch, rows, hidden, pixels (of all channels), levels (values of a pixel), components (of a mixture).
+Legend: batch, rows, hidden, pixels (of all channels), levels (values of a pixel), components (of a mixture), each (parameters
+of a pixel), size (of the masked network).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
+from transformers import initialization as init
 
 from .layers_genext import GenextResidualLinear, GenextRMSNorm
 from .noise_genext import Noise
 from .prediction_heads_genext import PredictionHead
 
 _LEAST_LOG_SCALE = -7.0
+
+Choose = Callable[[list[torch.Tensor], slice], torch.Tensor]
+"""Levels of some pixels, (rows, pixels), from one or several sets of their parameters, each (rows, pixels, each)."""
 
 
 class ImageLayer(nn.Module):
@@ -31,6 +39,63 @@ class ImageLayer(nn.Module):
         return states + self.down_proj(nn.functional.silu(self.up_proj(self.norm(states))))
 
 
+class PixelContext(nn.Module):
+    """What the pixels before a pixel add to its parameters: one masked hidden layer, and straight lines past it.
+
+    The masks of Germain et al. 2015, "MADE": a unit reads the first so many pixels, and only later pixels read the unit.
+
+    Args:
+        num_pixels: Pixels, in the order in which they are drawn.
+        each: Parameters of a pixel.
+        size: Units.
+    """
+
+    def __init__(self, num_pixels: int, each: int, size: int) -> None:
+        super().__init__()
+        self.num_pixels, self.size = num_pixels, size
+        self.read = nn.Parameter(torch.empty(size, num_pixels))
+        self.write = nn.Parameter(torch.empty(num_pixels, each, size))
+        self.lines = nn.Parameter(torch.empty(num_pixels, each, num_pixels))
+
+    def start_anew(self) -> None:
+        """Set the initial weights: no pixel reads another."""
+        init.normal_(self.read, std=self.num_pixels**-0.5)
+        init.zeros_(self.write)
+        init.zeros_(self.lines)
+
+    def forward(self, values: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
+        """What is added to the parameters.
+
+        Args:
+            values: Of the pixels, in [-1, 1], (batch, pixels).
+            hints: What the units are told besides, (batch, size).
+
+        Returns:
+            (batch, pixels, each).
+        """
+        places = torch.arange(self.num_pixels, device=values.device)
+        seen = self._count_seen()
+        units = nn.functional.silu(values @ (self.read * (places < seen[:, None])).T + hints)
+        write = self.write * (seen <= places[:, None])[:, None, :]
+        lines = self.lines * (places < places[:, None])[:, None, :]
+        return torch.einsum("bs,pes->bpe", units, write) + torch.einsum("bq,peq->bpe", values, lines)
+
+    def step(self, place: int, values: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
+        """The same for one pixel: values (batch, pixels) known before it, and units before their bend, (batch, size)."""
+        mask = self._count_seen() <= place
+        added = nn.functional.silu(units) @ (self.write[place] * mask).T
+        return (added + values[:, :place] @ self.lines[place, :, :place].T)[:, None]
+
+    def tell(self, place: int, level: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
+        """The units before their bend, (batch, size), with the value of one more pixel, (batch,)."""
+        return units + level[:, None] * self.read[:, place] * (place < self._count_seen())
+
+    def _count_seen(self) -> torch.Tensor:
+        """How many pixels each unit reads, 1 to all but the last: (size,)."""
+        units = torch.arange(self.size, device=self.read.device)
+        return 1 + units * max(self.num_pixels - 1, 1) // self.size
+
+
 class ImageHead(PredictionHead):
     """An image of whole numbers from 0 to `num_levels` - 1, with a distribution for each pixel.
 
@@ -40,6 +105,9 @@ class ImageHead(PredictionHead):
     * `"categorical"`: a probability for each level of each pixel;
     * `"logistic"`: a mixture of logistic distributions, cut into the levels (Salimans et al. 2017, "PixelCNN++", eq. 2), whose
       tails belong to the first and the last level.
+
+    With a `context_size` the distribution of a pixel depends on those before it, row by row: all are scored in one pass, and
+    drawn one after the other.
     """
 
     def build(self, hidden_size: int) -> int:
@@ -47,8 +115,16 @@ class ImageHead(PredictionHead):
         config = self.config
         self.layers = nn.ModuleList(ImageLayer(hidden_size) for _ in range(config.num_hidden_layers))
         self.norm = GenextRMSNorm(hidden_size)
-        each = {"bernoulli": 1, "categorical": config.num_levels, "logistic": 3 * config.num_components}
-        return config.num_outputs * each[config.pixel_distribution]
+        kinds = {"bernoulli": 1, "categorical": config.num_levels, "logistic": 3 * config.num_components}
+        self.each = kinds[config.pixel_distribution]
+        self.context = PixelContext(config.num_outputs, self.each, config.context_size) if config.context_size else None
+        return config.num_outputs * self.each + config.context_size
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, PixelContext):
+            module.start_anew()
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, hidden) -> (batch, parameters)."""
@@ -104,18 +180,30 @@ class ImageHead(PredictionHead):
         flat, parameters = targets.flatten(1), parameters.expand(len(targets), -1)
         given = self.is_given(flat)
         levels = flat.masked_fill(~given, 0).long()
-        return (self._score_pixels(parameters, levels) * given).sum(dim=1)
+        own, hints = self._separate(parameters)
+        if self.context is not None:
+            own = own + self.context(self._scale(levels).to(own.dtype), hints)
+        return (self._score_pixels(own, levels) * given).sum(dim=1)
+
+    def _separate(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Those of the pixels, (batch, pixels, each), and what units of the context are told, (batch, size)."""
+        count = self.config.num_outputs * self.each
+        return parameters[:, :count].unflatten(1, (self.config.num_outputs, self.each)), parameters[:, count:]
+
+    def _scale(self, levels: torch.Tensor) -> torch.Tensor:
+        """Levels as numbers in [-1, 1]."""
+        return levels * (2.0 / (self.config.num_levels - 1)) - 1.0
 
     def _score_pixels(self, parameters: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-        """The log-probability of each pixel: (batch, parameters), (batch, pixels) -> (batch, pixels)."""
+        """The log-probability of each pixel: (batch, pixels, each), (batch, pixels) -> (batch, pixels)."""
         if self.config.pixel_distribution == "bernoulli":
-            return -nn.functional.binary_cross_entropy_with_logits(parameters, levels.to(parameters.dtype), reduction="none")
+            wanted = levels.to(parameters.dtype)
+            return -nn.functional.binary_cross_entropy_with_logits(parameters[..., 0], wanted, reduction="none")
         if self.config.pixel_distribution == "categorical":
-            logits = parameters.view(*levels.shape, -1).log_softmax(dim=-1)
-            return logits.gather(-1, levels[..., None])[..., 0]
+            return parameters.log_softmax(dim=-1).gather(-1, levels[..., None])[..., 0]
         weights, means, log_scales = self._split(parameters)
         half = 1.0 / (self.config.num_levels - 1)
-        centred = (levels[..., None] * 2.0 * half - 1.0 - means).to(parameters.dtype)
+        centred = (self._scale(levels)[..., None] - means).to(parameters.dtype)
         steepness = (-log_scales).exp()
         upper, lower = steepness * (centred + half), steepness * (centred - half)
         # The difference of two sigmoids, written so that nothing is lost where both are near 0 or 1.
@@ -131,44 +219,87 @@ class ImageHead(PredictionHead):
 
     def _split(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Weights, means and log-scales of the logistic distributions in [-1, 1], each (batch, pixels, components)."""
-        split = parameters.view(len(parameters), self.config.num_outputs, 3, -1)
-        weights, means, log_scales = split.unbind(dim=2)
+        weights, means, log_scales = parameters.unflatten(-1, (3, -1)).unbind(dim=-2)
         places = torch.linspace(-1.0, 1.0, self.config.num_components + 2, device=means.device, dtype=means.dtype)[1:-1]
         return weights, means + places, (log_scales - 1.5).clamp(min=_LEAST_LOG_SCALE)
 
     def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
         """(rows, parameters), or (1, parameters) for all rows -> (rows, *output_shape) of whole numbers."""
-        config, parameters = self.config, parameters.expand(noise.num_rows, -1)
-        if config.pixel_distribution == "bernoulli":
-            drawn = (noise.uniform(config.num_outputs) < (parameters / temperature).sigmoid()).long()
-        elif config.pixel_distribution == "categorical":
-            drawn = (parameters / temperature + noise.gumbel(parameters.shape[-1])).view(
-                len(parameters), config.num_outputs, -1
-            )
-            drawn = drawn.argmax(dim=-1)
-        else:
-            weights, means, log_scales = self._split(parameters)
-            chosen = weights / temperature + noise.gumbel(weights[0].numel()).view(weights.shape)
-            place = chosen.argmax(dim=-1, keepdim=True)
-            logistic = torch.logit(noise.uniform(config.num_outputs))
-            values = means.gather(-1, place)[..., 0] + temperature * log_scales.gather(-1, place)[..., 0].exp() * logistic
-            drawn = self._round(values)
-        return drawn.view(-1, *config.output_shape)
+        config, kind = self.config, self.config.pixel_distribution
+        size = (noise.num_rows, config.num_outputs, -1)
+        gumbel = None
+        if kind != "bernoulli":
+            many = config.num_levels if kind == "categorical" else config.num_components
+            gumbel = noise.gumbel(config.num_outputs * many).view(size)
+        uniform = None if kind == "categorical" else noise.uniform(config.num_outputs)
+
+        def choose(sets: list[torch.Tensor], some: slice) -> torch.Tensor:
+            (own,) = sets
+            if gumbel is None:
+                return (uniform[:, some] < (own[..., 0] / temperature).sigmoid()).long()  # type: ignore[index]
+            if uniform is None:
+                return (own / temperature + gumbel[:, some]).argmax(dim=-1)
+            weights, means, log_scales = self._split(own)
+            place = (weights / temperature + gumbel[:, some]).argmax(dim=-1, keepdim=True)
+            scale = temperature * log_scales.gather(-1, place)[..., 0].exp()
+            return self._round(means.gather(-1, place)[..., 0] + scale * torch.logit(uniform[:, some]))
+
+        return self._fill([parameters.expand(noise.num_rows, -1)], choose)
+
+    def draw_guided(
+        self, conditional: torch.Tensor, null: torch.Tensor, scale: float, noise: Noise, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """Each pixel from its guided distribution: -> (rows, *output_shape)."""
+        gumbel = noise.gumbel(self.config.num_outputs * self.config.num_levels)
+        gumbel = gumbel.view(noise.num_rows, self.config.num_outputs, -1)
+
+        def choose(sets: list[torch.Tensor], some: slice) -> torch.Tensor:
+            tables = [self._tabulate(own) for own in sets]
+            return (torch.lerp(*tables, scale) / temperature + gumbel[:, some]).argmax(dim=-1)
+
+        return self._fill([parameters.expand(noise.num_rows, -1) for parameters in (null, conditional)], choose)
+
+    def _tabulate(self, parameters: torch.Tensor) -> torch.Tensor:
+        """The log-probability of each level: (batch, pixels, each) -> (batch, pixels, levels)."""
+        levels = torch.arange(self.config.num_levels, device=parameters.device)[:, None, None]
+        return torch.stack([self._score_pixels(parameters, one) for one in levels.expand(-1, *parameters.shape[:2])], dim=-1)
 
     def locate(self, parameters: torch.Tensor) -> torch.Tensor:
         """An image that stands for the distribution: (batch, parameters) -> (batch, *output_shape).
 
-        The likeliest level of each pixel; of a mixture that of the middle of its heaviest component.
+        The likeliest level of each pixel, given those before it where it reads them; of a mixture that of the middle of its
+        heaviest component.
         """
-        config = self.config
-        if config.pixel_distribution == "bernoulli":
-            found = (parameters > 0).long()
-        elif config.pixel_distribution == "categorical":
-            found = parameters.view(len(parameters), config.num_outputs, -1).argmax(dim=-1)
-        else:
-            weights, means, _ = self._split(parameters)
-            found = self._round(means.gather(-1, weights.argmax(dim=-1, keepdim=True))[..., 0])
-        return found.view(-1, *config.output_shape)
+
+        def choose(sets: list[torch.Tensor], some: slice) -> torch.Tensor:
+            (own,) = sets
+            if self.config.pixel_distribution == "bernoulli":
+                return (own[..., 0] > 0).long()
+            if self.config.pixel_distribution == "categorical":
+                return own.argmax(dim=-1)
+            weights, means, _ = self._split(own)
+            return self._round(means.gather(-1, weights.argmax(dim=-1, keepdim=True))[..., 0])
+
+        return self._fill([parameters], choose)
+
+    def _fill(self, sets: list[torch.Tensor], choose: Choose) -> torch.Tensor:
+        """All pixels at once, or where they read each other one after the other: -> (rows, *output_shape)."""
+        separated = [self._separate(parameters) for parameters in sets]
+        if self.context is None:
+            levels = choose([own for own, _ in separated], slice(None))
+            return levels.view(-1, *self.config.output_shape)
+        values = torch.zeros_like(separated[0][0][..., 0])
+        levels = torch.zeros_like(values, dtype=torch.long)
+        units = [hints for _, hints in separated]
+        for place in range(self.config.num_outputs):
+            some = slice(place, place + 1)
+            parts = [
+                own[:, some] + self.context.step(place, values, known) for (own, _), known in zip(separated, units, strict=True)
+            ]
+            levels[:, some] = choose(parts, some)
+            values[:, some] = self._scale(levels[:, some]).to(values.dtype)
+            units = [self.context.tell(place, values[:, place], known) for known in units]
+        return levels.view(-1, *self.config.output_shape)
 
     def _round(self, values: torch.Tensor) -> torch.Tensor:
         """From [-1, 1] to the nearest level."""

@@ -1,4 +1,4 @@
-"""What a model can do with latent numbers: read them, draw them, and say how likely outputs are without them.
+"""What a model can do with latent numbers or codes: read them, draw them, and say how likely outputs are without them.
 
 Legend: batch (conditions), slots (latent slots of the memory), latent (numbers of a slot), samples (of each row), hidden.
 """
@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from .encoders_genext import CONDITION_INPUTS
+from .latent_bottlenecks_genext import LatentBottleneck
 from .outputs_genext import GenextEncoderOutput, LatentOutput
 from .seeding_genext import check_seed, draw_normal, make_keys
-from .variational_genext import VariationalBottleneck, compute_log_ratio
 
 Score = Callable[[torch.Tensor, torch.Tensor | None, int], torch.Tensor]
 """The log-likelihoods of the targets: memory (batch * samples, ...), its mask, samples -> (batch * samples,)."""
@@ -32,7 +32,7 @@ ENCODER_INPUTS = (
 
 
 class LatentEncoding:
-    """Latent numbers of a model with a variational bottleneck."""
+    """Latent numbers of a model with a variational bottleneck, codes of one with a quantised one."""
 
     config: Any
     encoder: Any
@@ -46,20 +46,20 @@ class LatentEncoding:
             inputs: As [`GenextEncoder.forward`] takes them.
 
         Returns:
-            (batch, slots, latent).
+            (batch, slots, latent); codes (batch, slots).
 
         Raises:
             ValueError: if the model has no latent numbers.
         """
         self._require_latents("encode_latents")
         latents = self.encoder(**inputs, sample_latents=sample).latents
-        return latents.values.view(len(latents.values), self.config.bottleneck.num_latents, -1)
+        return latents.values.view(len(latents.values), *self.encoder.bottleneck.latent_shape)
 
     def write_latents(self, latents: torch.Tensor, **inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """The memory of latent numbers, with the states of conditions that the decoder reads besides.
 
         Args:
-            latents: (batch, slots, latent), from [`encode_latents`], or from between two of those.
+            latents: (batch, slots, latent), from [`encode_latents`], or from between two of those; codes (batch, slots).
             inputs: The conditions beside the target, as [`GenextEncoder.forward`] takes them; or of one row for all.
 
         Returns:
@@ -69,11 +69,10 @@ class LatentEncoding:
             ValueError: for latent numbers of another shape, or as many conditions as do not fit.
         """
         self._require_latents("write_latents")
-        bottleneck = self.config.bottleneck
-        if latents.shape[1:] != (bottleneck.num_latents, bottleneck.latent_size):
+        shape = self.encoder.bottleneck.latent_shape
+        if latents.shape[1:] != shape:
             raise ValueError(
-                f"Latent numbers of this model are (batch, {bottleneck.num_latents}, {bottleneck.latent_size}), got the shape "
-                f"{tuple(latents.shape)}."
+                f"Latents of this model are (batch, {', '.join(map(str, shape))}), got the shape {tuple(latents.shape)}."
             )
         found = self.encoder(**(inputs or {"num_samples": 1}), sample_latents=False).latents
         if len(latents) % len(found.values):
@@ -95,7 +94,7 @@ class LatentEncoding:
             num_rows: Conditions.
             seed: A number, or for each row a seed and a place, so that a row draws the same alone and in any batch; torch's own
                 randomness if left out.
-            temperature: Factor of the standard deviations of what is drawn.
+            temperature: Factor of the standard deviations of numbers that are drawn; what logits of codes are divided by.
             num_samples: Draws of each row, which stand beside each other.
 
         Returns:
@@ -113,8 +112,7 @@ class LatentEncoding:
         else:
             pairs = [(check_seed(seed), place) for place in range(num_rows)] if isinstance(seed, int) else seed
             noise = draw_normal(make_keys(pairs, num_samples), size).to(self.device)
-        noise[:, :-1] *= temperature
-        return noise
+        return self.encoder.bottleneck.shape_noise(noise, temperature)
 
     def set_training_progress(self, progress: float) -> None:
         """Say which share of the training has passed, 0 to 1, by which the weight of the divergence is planned.
@@ -122,13 +120,13 @@ class LatentEncoding:
         `GenextTrainer` does so before each step; in a loop of your own call it where `kl_warmup` is used.
         """
         for module in self.modules():  # type: ignore[attr-defined]
-            if isinstance(module, VariationalBottleneck):
+            if isinstance(module, LatentBottleneck):
                 module.training_progress = float(progress)
 
     def _require_latents(self, name: str) -> None:
         if not self.encoder.has_latents:
             raise ValueError(
-                f'{name} is for a model with a bottleneck of kind "variational", and this one\'s is '
+                f'{name} is for a model with a bottleneck of kind "variational" or "quantized", and this one\'s is '
                 f'"{self.config.bottleneck.kind}". Build it with bottleneck={{"kind": "variational"}}.'
             )
 
@@ -147,6 +145,8 @@ class LatentEncoding:
             raise ValueError(f"num_importance_samples must be a whole number of 1 or more, got {num_importance_samples!r}.")
         latents: Any = outputs.latents
         batch_size = len(latents.values)
+        if self.encoder.bottleneck.is_certain and latents.is_encoded.all():
+            num_importance_samples = 1
         noise = self.draw_latent_noise(batch_size, seed, num_samples=num_importance_samples)
         noise = noise.view(batch_size, num_importance_samples, -1)
         step = max(1, rows_at_once // batch_size)
@@ -159,7 +159,7 @@ class LatentEncoding:
         values = torch.stack([bottleneck.draw(latents, some, sample=True) for some in noise.unbind(1)])
         memory, mask = bottleneck.write(values.transpose(0, 1).flatten(0, 1), latents)
         log_likelihoods = score(memory, mask, samples)
-        return log_likelihoods.view(-1, samples).T + compute_log_ratio(values, latents)
+        return log_likelihoods.view(-1, samples).T + bottleneck.compute_log_ratio(values, latents)
 
 
 def count_conditions(inputs: Mapping[str, Any]) -> int | None:

@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 
 import torch
 
-from .configuration_genext import SLOT_FOR_EACH_STATE
+from .configuration_genext import LATENT_KINDS, SLOT_FOR_EACH_STATE
 from .latents_genext import ENCODER_INPUTS, LatentEncoding
 from .outputs_genext import GenextEncoderOutput
 
@@ -106,6 +106,8 @@ class MemoryEncoding(LatentEncoding):
             >>> GenextModel.interpolate(torch.zeros(1, 2), torch.ones(1, 2), [0.0, 0.25, 1.0])[:, 0, 0].tolist()
             [0.0, 0.25, 1.0]
         """
+        if not (first.is_floating_point() and second.is_floating_point()):
+            raise ValueError("There is nothing between two codes; interpolate the memories that write_latents makes of them.")
         if first.shape != second.shape:
             raise ValueError(
                 f"Two memories of one shape are needed, got {tuple(first.shape)} and {tuple(second.shape)}. Memories as long "
@@ -144,7 +146,7 @@ class MemoryDecoding:
         if memory.dim() != 3 or memory.shape[-1] != size:
             raise ValueError(f"A memory of this model is (batch, slots, {size}), got the shape {tuple(memory.shape)}.")
         bottleneck, slots = self.config.bottleneck, memory.shape[1]
-        has_context = bottleneck.kind == "variational" and bottleneck.posterior_conditions is not None
+        has_context = bottleneck.kind in LATENT_KINDS and bottleneck.posterior_conditions is not None
         if bottleneck.kind not in SLOT_FOR_EACH_STATE and not has_context and slots != bottleneck.num_latents:
             raise ValueError(f"A memory of this model has {bottleneck.num_latents} slots, got {slots}.")
         if memory_mask is None and bottleneck.kind in SLOT_FOR_EACH_STATE and slots > 1 and self.encoder.conditioner.can_pad:

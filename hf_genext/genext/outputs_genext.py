@@ -36,31 +36,46 @@ class ConditionerOutput(ModelOutput):
 
 @dataclass
 class LatentOutput(ModelOutput):
-    """The latent numbers of a variational bottleneck, with the distributions that they are drawn from.
+    """What a bottleneck with a distribution over its memory has read of the targets, or drawn.
 
     Attributes:
-        values: What was drawn, (batch, units).
-        means: Of the posterior, (batch, units); in rows that are not encoded, of no meaning.
-        log_variances: Likewise.
-        is_encoded: Which rows have a posterior, (batch,): the others are drawn from the prior.
-        prior_log_weights: Of the prior, (batch, components).
-        prior_means: Likewise, (batch, components, units).
-        prior_log_variances: Likewise.
-        kl: The divergence of the posterior from the prior in nats, by units, (batch, units); 0 where a row is not encoded.
-        context: States of the conditions that the decoder reads beside the latent numbers, (batch, length, hidden).
+        values: What the memory is made of, (batch, units).
+        is_encoded: Which rows have a target, (batch,): the others are drawn from the prior.
+        kl: The divergence of what a target leads to from the prior in nats, by units, (batch, units); 0 where a row is not
+            encoded.
+        context: States of the conditions that the decoder reads beside the latents, (batch, length, hidden).
         context_mask: 1 where such a state is real, (batch, length).
     """
 
     values: torch.Tensor = None
-    means: torch.Tensor = None
-    log_variances: torch.Tensor = None
     is_encoded: torch.Tensor = None
-    prior_log_weights: torch.Tensor = None
-    prior_means: torch.Tensor = None
-    prior_log_variances: torch.Tensor = None
     kl: torch.Tensor = None
     context: torch.FloatTensor | None = None
     context_mask: torch.LongTensor | None = None
+
+
+@dataclass
+class GaussianOutput(LatentOutput):
+    """The latent numbers of a variational bottleneck, with the distributions that they are drawn from.
+
+    Attributes:
+        means: Of the posterior, (batch, units); in rows that are not encoded, of no meaning.
+        log_variances: Likewise.
+        prior_log_weights: Of the prior, (batch, components).
+        prior_means: Likewise, (batch, components, units).
+        prior_log_variances: Likewise.
+    """
+
+    means: torch.Tensor = None
+    log_variances: torch.Tensor = None
+    prior_log_weights: torch.Tensor = None
+    prior_means: torch.Tensor = None
+    prior_log_variances: torch.Tensor = None
+
+
+@dataclass
+class CodeOutput(LatentOutput):
+    """The codes of a quantised bottleneck: `values` are whole numbers, one for each slot, `kl` minus their log-probability."""
 
 
 @dataclass
@@ -71,7 +86,7 @@ class BottleneckOutput(ModelOutput):
         memory: (batch, slots, hidden).
         memory_mask: (batch, slots), 1 where a slot is real; `None` where every slot is real.
         losses: Named parts that the bottleneck adds to the loss, in nats of each row, each (batch,).
-        latents: Of a variational bottleneck what it has drawn.
+        latents: Of a variational or quantised bottleneck what it has read or drawn.
     """
 
     memory: torch.FloatTensor | None = None
@@ -88,7 +103,7 @@ class GenextEncoderOutput(ModelOutput):
         last_hidden_state: The memory, (batch, slots, hidden).
         memory_mask: (batch, slots), 1 where a slot is real. The decoder sees this mask and never the input's.
         losses: Named parts that the bottleneck adds to the loss, in nats of each row, each (batch,).
-        latents: Of a variational bottleneck what it has drawn.
+        latents: Of a variational or quantised bottleneck what it has read or drawn.
         hidden_states: The conditioner's states after the embedding and after each layer, each (batch, length, hidden).
         attentions: The conditioner's attention weights, one for each layer, each (batch, heads, length, length).
     """
@@ -108,7 +123,7 @@ class GenextSeq2SeqLMOutput(Seq2SeqLMOutput):
     Attributes:
         losses: Where the bottleneck adds to the loss, its named parts, which sum to it: `reconstruction`, the cross-entropy,
             and those of the bottleneck, each a scalar without gradient.
-        latents: Of a variational bottleneck what it has drawn.
+        latents: Of a variational or quantised bottleneck what it has read or drawn.
     """
 
     losses: dict[str, torch.FloatTensor] | None = None
@@ -146,7 +161,9 @@ class GenextPredictionOutput(ModelOutput):
 
 __all__ = [
     "BottleneckOutput",
+    "CodeOutput",
     "ConditionerOutput",
+    "GaussianOutput",
     "GenextEncoderOutput",
     "GenextPredictionOutput",
     "GenextSeq2SeqLMOutput",

@@ -20,6 +20,7 @@ from .density_heads_genext import DensityHead
 from .encoders_genext import GenextEncoder
 from .field_conditioners_genext import GenextNullConditioner
 from .fitting_genext import ClosedFormFitting
+from .guidance_genext import check_guidance_scale, double_memory
 from .heads_genext import RegressionHead, add_losses, build_prediction_head
 from .image_heads_genext import ImageHead
 from .latents_genext import count_conditions, repeat_conditions
@@ -247,6 +248,7 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         generator: torch.Generator | None = None,
         noise: Noise | None = None,
         seed: int | None = None,
+        guidance_scale: float | None = None,
         **inputs: Any,
     ) -> torch.Tensor:
         """Draw outputs for each condition, with a variational bottleneck each from latent numbers of its own.
@@ -258,6 +260,8 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             generator: Where the randomness comes from.
             noise: In place of it, that of each output; [`KeyedNoise`] draws the same for a row in any batch.
             seed: In place of both: rows differ by their places, and each is the same in any batch that it stands at its place.
+            guidance_scale: Above 1 the condition counts for more, 0 is without it (Ho and Salimans 2022, "Classifier-free
+                diffusion guidance"); of a model that was trained with `condition_dropout`.
             inputs: As [`GenextEncoder.forward`] takes them; `num_samples` where there is no condition.
 
         Returns:
@@ -265,7 +269,8 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             each other.
 
         Raises:
-            ValueError: for a temperature that is not above 0, or fewer than one output of each condition.
+            ValueError: for a temperature that is not above 0, fewer than one output of each condition, or guidance of a model
+                that has none.
         """
         if not (isinstance(temperature, (int, float)) and 0.0 < temperature < math.inf):
             raise ValueError(
@@ -282,8 +287,15 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         if self.encoder.has_latents:
             inputs = repeat_conditions(inputs or {"num_samples": 1}, num_return_sequences)
             drawn = noise.normal(self.encoder.bottleneck.num_noise).to(self.device, torch.float32)
-            drawn[:, :-1] *= temperature
+            drawn = self.encoder.bottleneck.shape_noise(drawn, temperature)
             inputs = {**inputs, "latent_noise": drawn, "sample_latents": True}
+        if guidance_scale is not None:
+            doubled = double_memory(self, inputs)
+            memory, mask = doubled.last_hidden_state, doubled.memory_mask
+            halves = self.head(self._average(memory, mask)).chunk(2)
+            each = noise.num_rows // len(halves[0])
+            conditional, null = (half.repeat_interleave(each, dim=0) for half in halves)
+            return self.head.draw_guided(conditional, null, check_guidance_scale(guidance_scale), noise, temperature)
         memory, mask = self.encode(return_mask=True, **inputs)
         parameters = self.head(self._average(memory, mask))
         if len(parameters) == len(memory) == num_rows:

@@ -11,15 +11,15 @@ size), components (of the prior), samples (drawn for each row).
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
 
 from .configuration_genext import GenextBottleneckConfig
+from .latent_bottlenecks_genext import LatentBottleneck
 from .layers_genext import GenextMLP, GenextRMSNorm
-from .outputs_genext import BottleneckOutput, ConditionerOutput, LatentOutput
+from .outputs_genext import BottleneckOutput, ConditionerOutput, GaussianOutput
 from .pooled_genext import PooledBottleneck
 from .pretrained_genext import GenextPreTrainedModel
 
@@ -43,25 +43,17 @@ class GaussianNetwork(GenextPreTrainedModel):
         return means.flatten(1), log_variances.flatten(1).clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE)
 
 
-class VariationalBottleneck(GenextPreTrainedModel):
+class VariationalBottleneck(LatentBottleneck):
     """Draws a memory of a fixed number of slots from a normal posterior, or where there is no target from a prior.
 
     Args:
         config: Its configuration, with `posterior_conditions` as the encoder has them.
         states_size: Width of the conditioner's states.
-
-    Attributes:
-        training_progress: The share of the training that has passed, 0 to 1, by which the weight of the divergence is planned.
-            `GenextTrainer` sets it before each step; a training loop of one's own does, where `kl_warmup` is used.
     """
 
-    config_class = GenextBottleneckConfig
-
     def __init__(self, config: GenextBottleneckConfig, states_size: int) -> None:
-        super().__init__(config)
+        super().__init__(config, states_size)
         hidden_size = config.hidden_size or states_size
-        self.num_units = config.num_latents * config.latent_size
-        self.training_progress = 1.0
         self.posterior = GaussianNetwork(config, states_size)
         self.prior = GaussianNetwork(config, states_size) if config.prior == "conditional" else None
         if config.prior == "mixture":
@@ -73,10 +65,6 @@ class VariationalBottleneck(GenextPreTrainedModel):
         self.mlp_norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
         self.mlp = GenextMLP(config)
         self.norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
-        has_context = config.posterior_conditions is not None
-        self.context_projection = (
-            nn.Linear(states_size, hidden_size) if has_context and states_size != hidden_size else nn.Identity()
-        )
         self.post_init()
 
     @torch.no_grad()
@@ -98,9 +86,13 @@ class VariationalBottleneck(GenextPreTrainedModel):
         return float(config.kl_weight) * min(1.0, in_cycle / config.kl_warmup)
 
     @property
-    def num_noise(self) -> int:
-        """Numbers of noise that make the latent numbers of a row: one for each, and one that chooses a component."""
-        return self.num_units + 1
+    def schedule(self) -> dict[str, float]:
+        """The weight of the divergence."""
+        return {"kl_weight": self.kl_weight}
+
+    def shape_noise(self, noise: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+        """The noise of the latent numbers times the temperature; the last, which chooses a component, stays as it is."""
+        return torch.cat([noise[:, :-1] * temperature, noise[:, -1:]], dim=1)
 
     def forward(
         self,
@@ -113,16 +105,14 @@ class VariationalBottleneck(GenextPreTrainedModel):
         """Draw latent numbers, and make the memory of them.
 
         Args:
-            condition: What the conditioner gave; without states where no row has a target.
+            condition: See [`LatentBottleneck.forward`], as all that follows.
             batch_size: Rows.
-            noise: Standard normal numbers that decide what is drawn, (batch, units + 1); torch's own randomness if left out.
-            sample: Whether to draw (`True`), or to take the posterior's means and the middle of the prior's largest component
-                (`False`). Left out, training draws all, and evaluation the rows without a target.
-            is_encoded: Which rows have a target, (batch,), where the condition does not tell.
+            noise: (batch, units + 1), one number for each unit, and one that chooses a component of the prior.
+            sample: `False` takes the posterior's means, and the middle of the prior's largest component.
+            is_encoded: Which rows have a target, (batch,).
 
         Returns:
-            The memory (batch, slots + length of what the decoder reads besides, hidden), its mask, the weighted divergence as
-            the loss `kl`, (batch,), and the latent numbers.
+            The memory; the divergence as the part `kl` of the loss, weighted in training; and the latent numbers.
         """
         latents = self._infer(condition, batch_size, is_encoded)
         latents.values = self.draw(latents, noise, sample)
@@ -132,33 +122,18 @@ class VariationalBottleneck(GenextPreTrainedModel):
             loss = self.kl_weight * loss.clamp(min=float(self.config.free_nats)) * latents.is_encoded[:, None]
         return BottleneckOutput(memory=memory, memory_mask=memory_mask, losses={"kl": loss.sum(dim=1)}, latents=latents)
 
-    def write(self, values: torch.Tensor, latents: LatentOutput) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The memory of latent numbers.
-
-        Args:
-            values: (batch * samples, units), those of a row beside each other.
-            latents: What [`forward`] gave for the rows.
-
-        Returns:
-            (batch * samples, slots + length, hidden), and 1 where a slot is real, (batch * samples, slots + length), or `None`.
-        """
+    def write(self, values: torch.Tensor, latents: GaussianOutput) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The memory of latent numbers: (batch * samples, units) -> see [`LatentBottleneck.write`]."""
         states = self.latents_projection(values.to(self.latents_projection.weight.dtype))
         states = states.view(len(values), self.config.num_latents, -1) + self.slots.weight
         memory = self.norm(states + self.mlp(self.mlp_norm(states)))
-        if latents.context is None:
-            return memory, None
-        samples = len(values) // len(latents.context)
-        context = self.context_projection(latents.context).repeat_interleave(samples, dim=0)
-        mask = latents.context_mask
-        if mask is not None:
-            mask = torch.cat([mask.new_ones(memory.shape[:2]), mask.repeat_interleave(samples, dim=0)], dim=1)
-        return torch.cat([memory, context.to(memory.dtype)], dim=1), mask
+        return self.add_context(memory, latents)
 
-    def _infer(self, condition: ConditionerOutput, batch_size: int, is_encoded: torch.Tensor | None) -> LatentOutput:
+    def _infer(self, condition: ConditionerOutput, batch_size: int, is_encoded: torch.Tensor | None) -> GaussianOutput:
         """Posterior, prior, and the divergence between them."""
         like = self.latents_projection.weight
         states, mask = condition.states, condition.mask
-        context, context_mask, present = self._split_context(condition)
+        context, context_mask, present = self.split_context(condition)
         if states is None:
             is_encoded = torch.zeros(batch_size, dtype=torch.bool, device=like.device)
             means = torch.zeros(batch_size, self.num_units, device=like.device)
@@ -178,7 +153,7 @@ class VariationalBottleneck(GenextPreTrainedModel):
                 prior_means = prior_log_variances = means.new_zeros(batch_size, 1, self.num_units)
             else:
                 prior_means, prior_log_variances = (part[:, None] for part in self.prior(context, context_mask))
-        latents = LatentOutput(
+        latents = GaussianOutput(
             means=means,
             log_variances=log_variances,
             is_encoded=is_encoded,
@@ -191,34 +166,8 @@ class VariationalBottleneck(GenextPreTrainedModel):
         latents.kl = compute_divergence(latents) * is_encoded[:, None]
         return latents
 
-    def _split_context(
-        self, condition: ConditionerOutput
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
-        """The states that are no target's, their mask, and which rows have a target."""
-        lengths, names = condition.part_lengths, self.config.posterior_conditions
-        if lengths is None:
-            return None, None, None
-        states: Any = condition.states
-        present: Any = condition.present
-        is_target = torch.tensor([names is None or name in names for name in lengths], device=states.device)
-        present = present[:, is_target].any(dim=1)
-        if names is None or all(name in names for name in lengths):
-            return None, None, present
-        is_context = ~is_target.repeat_interleave(torch.tensor(list(lengths.values()), device=states.device))
-        places = is_context.nonzero()[:, 0]
-        return states[:, places], None if condition.mask is None else condition.mask[:, places], present
-
-    def draw(self, latents: LatentOutput, noise: torch.Tensor | None = None, sample: bool | None = None) -> torch.Tensor:
-        """Latent numbers of the posterior, and of the prior where a row has no target.
-
-        Args:
-            latents: Posterior and prior.
-            noise: As [`forward`] takes it.
-            sample: Likewise.
-
-        Returns:
-            (batch, units).
-        """
+    def draw(self, latents: GaussianOutput, noise: torch.Tensor | None = None, sample: bool | None = None) -> torch.Tensor:
+        """Latent numbers of the posterior, and of the prior where a row has no target: (batch, units)."""
         encoded = latents.is_encoded[:, None]
         if sample is False:
             return torch.where(encoded, latents.means, draw_from_prior(latents, None))
@@ -229,8 +178,15 @@ class VariationalBottleneck(GenextPreTrainedModel):
             posterior = posterior + (0.5 * latents.log_variances).exp() * noise[:, :-1]
         return torch.where(encoded, posterior, draw_from_prior(latents, noise))
 
+    def compute_log_ratio(self, values: torch.Tensor, latents: GaussianOutput) -> torch.Tensor:
+        """Prior over posterior density: see [`LatentBottleneck.compute_log_ratio`]."""
+        posterior = _log_normal(values, latents.means, latents.log_variances)
+        prior = _log_normal(values[:, :, None], latents.prior_means, latents.prior_log_variances)
+        ratio = (latents.prior_log_weights + prior).logsumexp(dim=-1) - posterior
+        return ratio.masked_fill(~latents.is_encoded, 0.0)
 
-def draw_from_prior(latents: LatentOutput, noise: torch.Tensor | None) -> torch.Tensor:
+
+def draw_from_prior(latents: GaussianOutput, noise: torch.Tensor | None) -> torch.Tensor:
     """Latent numbers of the prior.
 
     Args:
@@ -252,7 +208,7 @@ def draw_from_prior(latents: LatentOutput, noise: torch.Tensor | None) -> torch.
     return latents.prior_means[rows, chosen] + scales * noise[:, :-1]
 
 
-def compute_divergence(latents: LatentOutput) -> torch.Tensor:
+def compute_divergence(latents: GaussianOutput) -> torch.Tensor:
     """The Kullback-Leibler divergence of the posterior from the prior, in nats, by units.
 
     Exact for a prior with one component. Of a mixture it is the bound -log sum w exp(-KL to each) (Hershey and Olsen 2007), of
@@ -274,22 +230,6 @@ def compute_divergence(latents: LatentOutput) -> torch.Tensor:
     return torch.diff(passed, dim=-1, prepend=torch.zeros_like(passed[:, :1]))
 
 
-def compute_log_ratio(values: torch.Tensor, latents: LatentOutput) -> torch.Tensor:
-    """The logarithm of prior over posterior density, 0 for rows that are not encoded, whose latents are the prior's.
-
-    Args:
-        values: (samples, batch, units).
-        latents: Posterior and prior.
-
-    Returns:
-        (samples, batch).
-    """
-    posterior = _log_normal(values, latents.means, latents.log_variances)
-    prior = _log_normal(values[:, :, None], latents.prior_means, latents.prior_log_variances)
-    ratio = (latents.prior_log_weights + prior).logsumexp(dim=-1) - posterior
-    return ratio.masked_fill(~latents.is_encoded, 0.0)
-
-
 def _log_normal(values: torch.Tensor, means: torch.Tensor, log_variances: torch.Tensor) -> torch.Tensor:
     """The log-density of independent normal numbers: (..., units) -> (...)."""
     normal = (values - means).square() * (-log_variances).exp() + log_variances + math.log(2.0 * math.pi)
@@ -305,6 +245,5 @@ __all__ = [
     "GaussianNetwork",
     "VariationalBottleneck",
     "compute_divergence",
-    "compute_log_ratio",
     "draw_from_prior",
 ]
