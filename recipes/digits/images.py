@@ -12,7 +12,7 @@ import numpy as np
 from hf_genext.conditions import stack_targets
 from hf_genext.training import GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
-from recipes.conditional_data import RowReader, load_data
+from recipes.conditional_data import RowReader, find_data, load_data
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.image_metrics import ImageJudge
 
@@ -71,7 +71,8 @@ def read_images(
         raise SettingsError("Give the folder of a trained model: --model out/digits.")
     is_conditional = "label" in (data.conditions or {})
     data.conditions = {"label": "digit"}  # The judge knows what images show, whatever the model is told.
-    rows = load_data(data, RowReader(data, "image"), Path(args.output_dir or "out") / "data", config_path)
+    files = find_data(data, Path(args.output_dir or "out") / "data", config_path)
+    rows = load_data(data, RowReader(data, "image"), files)
     images = {
         name: Images(stack_targets(part), np.array([int(label["digit"]) for label in part["label"]]), is_conditional)
         for name, part in (("train", rows.train), ("validation", rows.validation), ("test", rows.test or rows.validation))
