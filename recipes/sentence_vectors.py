@@ -17,8 +17,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
+from recipes.debian_packages import find_cache
 from recipes.distilled.find_model import find_model
-from recipes.word_vectors.prepare_data import find_cache
 
 
 @lru_cache(maxsize=1)

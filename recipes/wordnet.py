@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from recipes.word_vectors.prepare_data import bring_debian_package, find_cache
+from recipes.debian_packages import bring_debian_package, find_cache
 
 PACKAGE = "wordnet-base"
 PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}

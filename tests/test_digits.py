@@ -15,8 +15,8 @@ from scipy import stats
 
 from hf_genext import pipeline
 from hf_genext.hub import read_results
+from recipes import compare_images, score_images
 from recipes.arguments import SettingsError
-from recipes.digits import baselines, score
 from recipes.digits.prepare_data import prepare_data
 from recipes.image_baselines import BinnedGaussian, FullGaussian, IndependentComponents, PrincipalComponents
 from recipes.image_metrics import ImageJudge
@@ -125,11 +125,11 @@ def test_the_smoke_run_leaves_a_model_that_draws_digits_and_is_scored(tmp_path, 
         shutil.copy(ROOT / "recipes" / "digits" / file, recipe)
     words = [str(recipe / "smoke.yaml"), "--output_dir", str(tmp_path / "out"), "--num_drawn", "300"]
     with pytest.raises(SettingsError, match="--model"):
-        score.main(words)
+        score_images.main(words)
     with pytest.raises(SettingsError, match="train with --update_results true first"):
-        baselines.main([*words, "--update_results", "true"])
+        compare_images.main([*words, "--update_results", "true"])
     own = [*words, "--model", str(tmp_path / "model"), "--num_importance_samples", "20", "--update_results", "true"]
-    scores = score.main(own)
+    scores = score_images.main(own)
     results = read_results(recipe / "results.json")
     assert results["metrics"] == scores and set(results["better"]) == {
         "bits_per_dimension",
@@ -140,6 +140,6 @@ def test_the_smoke_run_leaves_a_model_that_draws_digits_and_is_scored(tmp_path, 
     assert 1.0 < scores["bits_per_dimension"] < np.log2(17.0)
     assert (tmp_path / "model" / "samples.png").is_file()
     assert "samples.png" in (tmp_path / "model" / "README.md").read_text()
-    found = baselines.main([*words, "--update_results", "true"])
+    found = compare_images.main([*words, "--update_results", "true"])
     assert len(found) == 4 and all(set(values) == set(scores) for values in found.values())
     assert read_results(recipe / "results.json")["baselines"] == found

@@ -24,9 +24,10 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[:] = [str(Path(__file__).resolve().parents[2]), *sys.path[1:]]
 
+from recipes.debian_packages import bring_debian_package, find_cache
 from recipes.sentence_vectors import encode_texts_once
 from recipes.text_splits import SIDES, split_texts, write_table
-from recipes.word_vectors.prepare_data import bring_debian_package, find_cache, is_prose, read_dictionary
+from recipes.word_vectors.prepare_data import is_prose, read_dictionary
 from recipes.wordnet import bring_wordnet, read_senses
 
 FEWEST_WORDS, MOST_WORDS = 3, 24

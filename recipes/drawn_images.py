@@ -1,4 +1,4 @@
-"""What the scripts of the digits recipe share: its images, and what judges drawn ones."""
+"""What the scripts of recipes of images share: their images, and what judges drawn ones."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from recipes.image_metrics import ImageJudge
 
 
 @dataclass
-class DigitSettings:
+class ImageSettings:
     """How drawn images are judged."""
 
     num_drawn: int = field(default=4000, metadata={"help": "Images that are drawn to be judged."})
-    num_levels: int = field(default=17, metadata={"help": "Values of a pixel."})
+    num_judged: int = field(default=10_000, metadata={"help": "Images, at most, that the judge and the baselines learn from."})
 
 
-Settings = TypeVar("Settings", bound=DigitSettings)
+Settings = TypeVar("Settings", bound=ImageSettings)
 
 
 @dataclass
@@ -34,12 +34,14 @@ class Images:
 
     Attributes:
         pixels: (rows, pixels).
-        classes: What they show, (rows,).
+        classes: The name of what they show, (rows,).
+        num_levels: Values of a pixel.
         is_conditional: Whether models are told what to show.
     """
 
     pixels: np.ndarray
     classes: np.ndarray
+    num_levels: int
     is_conditional: bool
 
     def select(self, name: Any) -> np.ndarray:
@@ -70,17 +72,38 @@ def read_images(
     if needs_model and model.model is None:
         raise SettingsError("Give the folder of a trained model: --model out/digits.")
     is_conditional = "label" in (data.conditions or {})
-    data.conditions = {"label": "digit"}  # The judge knows what images show, whatever the model is told.
     files = find_data(data, Path(args.output_dir or "out") / "data", config_path)
+    # The judge knows what images show, whatever the model is told.
+    column = (data.conditions or {}).get("label") or _find_class_column(files.train_file, data.target_column)
+    data.conditions = {"label": column}
     rows = load_data(data, RowReader(data, "image"), files)
     images = {
-        name: Images(stack_targets(part), np.array([int(label["digit"]) for label in part["label"]]), is_conditional)
+        name: _build_images(part, column, model.head or {}, is_conditional, settings.num_judged)
         for name, part in (("train", rows.train), ("validation", rows.validation), ("test", rows.test or rows.validation))
     }
-    judge = ImageJudge(images["train"].pixels, images["train"].classes, settings.num_levels)
+    train = images["train"]
+    judge = ImageJudge(train.pixels, train.classes, train.num_levels)
     bottleneck = model.bottleneck if isinstance(model.bottleneck, dict) else {}
     size = bottleneck.get("num_latents", 1) * bottleneck.get("latent_size", 16)
     return settings, run, size, images, judge, config_path, Path(model.model or "")
+
+
+def _find_class_column(file: Any, target_column: str) -> str:
+    """The one column that is not that of the images."""
+    import pyarrow.parquet as pq
+
+    others = [name for name in pq.read_schema(file[0] if isinstance(file, list) else file).names if name != target_column]
+    if len(others) != 1:
+        raise SettingsError(f"The data need one column with the name of what an image shows; there are {', '.join(others)}.")
+    return others[0]
+
+
+def _build_images(rows: Any, column: str, head: dict[str, Any], is_conditional: bool, limit: int) -> Images:
+    """The images of a part, of many rows some at even distances."""
+    places = np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int))
+    rows = rows.select(places)
+    classes = np.array([str(label[column]) for label in rows["label"]])
+    return Images(stack_targets(rows), classes, head.get("num_levels", 256), is_conditional)
 
 
 def draw_classes(images: Images, count: int) -> np.ndarray:
@@ -88,4 +111,4 @@ def draw_classes(images: Images, count: int) -> np.ndarray:
     return np.resize(np.unique(images.classes), count)
 
 
-__all__ = ["DigitSettings", "Images", "draw_classes", "read_images"]
+__all__ = ["ImageSettings", "Images", "draw_classes", "read_images"]

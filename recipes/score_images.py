@@ -1,7 +1,7 @@
-"""Score a trained model of the digits recipe on its test images, and draw a picture of its samples.
+"""Score a trained model of images on its test images, and draw a picture of its samples.
 
-    python recipes/digits/score.py recipes/digits/config.yaml --model out/digits
-    python recipes/digits/score.py recipes/digits/config.yaml --model out/digits --update_results true
+    python recipes/score_images.py recipes/digits/config.yaml --model out/digits
+    python recipes/score_images.py recipes/digits/config.yaml --model out/digits --update_results true
 
 Bits per dimension are the importance-weighted bound with `num_importance_samples` draws of the latent numbers, where training
 reports that with one. The metrics and `samples.png` go into the model's folder and onto its card, and with
@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, Path(__file__).parent))]
 
 import numpy as np
@@ -24,7 +24,7 @@ import torch
 from hf_genext import pipeline
 from hf_genext.hub import read_results, render_model_card, write_results
 from recipes.arguments import SettingsError
-from recipes.digits.images import DigitSettings, Images, draw_classes, read_images
+from recipes.drawn_images import Images, ImageSettings, draw_classes, read_images
 from recipes.plots import draw_image_grid
 from recipes.results import summarize, update_recipe_results
 from recipes.running import find_recipe_results, run_main, set_up_logging
@@ -34,7 +34,7 @@ _GRID = 10
 
 
 @dataclass
-class ScoreSettings(DigitSettings):
+class ScoreSettings(ImageSettings):
     """How to score."""
 
     num_importance_samples: int = field(default=1000, metadata={"help": "Draws of the latent numbers for the bound."})
@@ -60,8 +60,8 @@ def draw(pipe: object, images: Images, classes: np.ndarray, seed: int) -> np.nda
     return np.rint(pictures * ((model.config.head.num_levels - 1) / 255.0)).reshape(len(pictures), -1)
 
 
-def _name(digit: int, images: Images) -> dict[str, str]:
-    return {"label": str(digit)} if images.is_conditional else {}
+def _name(name: str, images: Images) -> dict[str, str]:
+    return {"label": name} if images.is_conditional else {}
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

@@ -1,14 +1,14 @@
-"""What the digits recipe's models are compared with, on their test images.
+"""What models of images are compared with, on their test images.
 
-    python recipes/digits/baselines.py recipes/digits/config.yaml
-    python recipes/digits/baselines.py recipes/digits/config.yaml --update_results true
+    python recipes/compare_images.py recipes/digits/config.yaml
+    python recipes/compare_images.py recipes/digits/config.yaml --update_results true
 
 * class-wise Gaussian: independent normal pixels, integrated over the bin of each value; and one with a full covariance;
 * PCA and ICA of as many dimensions as the model has latent numbers.
 
-Where the model draws by the name of a digit there is one of each for each digit. What they leave open (least standard
+Where the model draws by a name there is one of each for each name. What they leave open (least standard
 deviations, shrinkage) is chosen on the validation images. `--update_results true` puts them beside the model's own metrics in
-the recipe's results file, which score.py wrote.
+the recipe's results file, which score_images.py wrote.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, Path(__file__).parent))]
 
 import numpy as np
 
-from recipes.digits.images import DigitSettings, Images, draw_classes, read_images
+from recipes.drawn_images import Images, ImageSettings, draw_classes, read_images
 from recipes.image_baselines import (
     BinnedGaussian,
     FullGaussian,
@@ -36,7 +36,7 @@ from recipes.running import find_results_to_join, run_main, set_up_logging
 
 
 @dataclass
-class BaselineSettings(DigitSettings):
+class BaselineSettings(ImageSettings):
     """How to compare."""
 
     least_scales: list[float] = field(
@@ -76,7 +76,8 @@ class ByClass:
 
 
 def _list_baselines(settings: BaselineSettings, images: dict[str, Images], size: int) -> dict[str, ByClass]:
-    train, levels = images["train"], settings.num_levels
+    train = images["train"]
+    levels = train.num_levels
     binned = [ByClass(train, lambda rows, scale=scale: BinnedGaussian(rows, levels, scale)) for scale in settings.least_scales]
     full = [ByClass(train, lambda rows, share=share: FullGaussian(rows, levels, share)) for share in settings.shrinkages]
     each = "class-wise " if train.is_conditional else ""
