@@ -216,6 +216,15 @@ def _batch_jobs(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{results['hardware']}; {note}. {begin}."])
 
 
+def _image_sampling(results: dict[str, Any]) -> str:
+    lines = ["| model | parameters | images per CPU second | ratio |", "|---|---:|---:|---:|"]
+    for name, row in results["rows"].items():
+        lines.append(f"| {name} | {row['parameters']:,} | {row['images_per_second']:,.0f} | {row['ratio']:.3f} |")
+    rounds = len(next(iter(results["rows"].values()))["rounds"])
+    told = f"{results['hardware']}; {results['images']:,} images in one call, medians of {rounds} rounds that take turns."
+    return "\n".join([*lines, "", told])
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": _training,
     "ranks": _ranks,
@@ -228,6 +237,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "cached_encoders": _cached_encoders,
     "generation": _generation,
     "batch_jobs": _batch_jobs,
+    "image_sampling": _image_sampling,
 }
 
 

@@ -4,7 +4,9 @@
     python recipes/compare_images.py recipes/digits/config.yaml --update_results true
 
 * class-wise Gaussian: independent normal pixels, integrated over the bin of each value; and one with a full covariance;
-* PCA and ICA of as many dimensions as the model has latent numbers.
+* PCA and ICA of as many dimensions as the model has latent numbers;
+* pythae's variational autoencoder of as many latent numbers and, all together, as many parameters (`num_parameters`), where
+  that package is installed.
 
 Where the model draws by a name there is one of each for each name. What they leave open (least standard
 deviations, shrinkage) is chosen on the validation images. `--update_results true` puts them beside the model's own metrics in
@@ -31,6 +33,7 @@ from recipes.image_baselines import (
     PixelDistribution,
     PrincipalComponents,
 )
+from recipes.pythae_baselines import PythaeAutoencoder, is_there
 from recipes.results import add_baselines
 from recipes.running import find_results_to_join, run_main, set_up_logging
 
@@ -45,6 +48,8 @@ class BaselineSettings(ImageSettings):
     shrinkages: list[float] = field(
         default_factory=lambda: [0.01, 0.05, 0.2, 0.5], metadata={"help": "Shares of the diagonal of a full covariance."}
     )
+    num_parameters: int = field(default=1_000_000, metadata={"help": "Of pythae's autoencoders together, about."})
+    num_epochs: int = field(default=200, metadata={"help": "Passes over the images of pythae's autoencoders."})
 
 
 class ByClass:
@@ -85,12 +90,21 @@ def _list_baselines(settings: BaselineSettings, images: dict[str, Images], size:
     def choose(candidates: list[ByClass]) -> ByClass:
         return min(candidates, key=lambda one: one.count_bits(images["validation"]))
 
-    return {
+    baselines = {
         f"{each}Gaussian": choose(binned),
         f"{each}Gaussian, full covariance": choose(full),
         f"{each}PCA, {size} dimensions": ByClass(train, lambda rows: PrincipalComponents(rows, levels, size)),
         f"{each}ICA, {size} dimensions": ByClass(train, lambda rows: IndependentComponents(rows, levels, size)),
     }
+    if is_there():
+        parameters = settings.num_parameters // (len(np.unique(train.classes)) if train.is_conditional else 1)
+
+        def train_autoencoder(rows: np.ndarray, loss: str) -> PixelDistribution:
+            return PythaeAutoencoder(rows, levels, size, parameters, loss=loss, num_epochs=settings.num_epochs)
+
+        tried = [ByClass(train, lambda rows, loss=loss: train_autoencoder(rows, loss)) for loss in ("bce", "mse")]
+        baselines[f"{each}VAE of pythae, {size} dimensions"] = choose(tried)
+    return baselines
 
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:

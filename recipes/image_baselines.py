@@ -29,6 +29,28 @@ class PixelDistribution(ABC):
         """New images, (count, pixels)."""
 
 
+def score_binned(images: np.ndarray, means: np.ndarray, scales: np.ndarray, num_levels: int) -> np.ndarray:
+    """The log-probability in nats of independent normal pixels, integrated over the unit interval around each level.
+
+    Args:
+        images: (rows, pixels).
+        means: Of the pixels, (rows, pixels) or (pixels,).
+        scales: Their standard deviations, likewise.
+        num_levels: Values of a pixel; the tails belong to the end levels.
+
+    Returns:
+        (rows,).
+    """
+    upper = np.where(images >= num_levels - 1, np.inf, (images + 0.5 - means) / scales)
+    lower = np.where(images <= 0, -np.inf, (images - 0.5 - means) / scales)
+    # On the side of the tail, where a difference of logarithms loses nothing.
+    flipped = lower > 0
+    upper, lower = np.where(flipped, -lower, upper), np.where(flipped, -upper, lower)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tail = np.where(np.isneginf(lower), -np.inf, log_ndtr(lower) - log_ndtr(upper))
+    return (log_ndtr(upper) + np.log1p(-np.exp(tail))).sum(axis=1)
+
+
 class BinnedGaussian(PixelDistribution):
     """Independent normal pixels, integrated over the unit interval around each level; the tails belong to the end levels.
 
@@ -44,14 +66,7 @@ class BinnedGaussian(PixelDistribution):
 
     def log_prob(self, images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """(rows, pixels) -> (rows,), exact."""
-        upper = np.where(images >= self.num_levels - 1, np.inf, (images + 0.5 - self._mean) / self._scale)
-        lower = np.where(images <= 0, -np.inf, (images - 0.5 - self._mean) / self._scale)
-        # On the side of the tail, where a difference of logarithms loses nothing.
-        flipped = lower > 0
-        upper, lower = np.where(flipped, -lower, upper), np.where(flipped, -upper, lower)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            tail = np.where(np.isneginf(lower), -np.inf, log_ndtr(lower) - log_ndtr(upper))
-        return (log_ndtr(upper) + np.log1p(-np.exp(tail))).sum(axis=1)
+        return score_binned(images, self._mean, self._scale, self.num_levels)
 
     def sample(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """(count, pixels)."""
@@ -202,4 +217,11 @@ class IndependentComponents(Dequantised):
         return values + noise - inside
 
 
-__all__ = ["BinnedGaussian", "FullGaussian", "IndependentComponents", "PixelDistribution", "PrincipalComponents"]
+__all__ = [
+    "BinnedGaussian",
+    "FullGaussian",
+    "IndependentComponents",
+    "PixelDistribution",
+    "PrincipalComponents",
+    "score_binned",
+]
