@@ -108,11 +108,12 @@ class LatentMonitor:
     Args:
         model: Any model.
         seed: Of the draws in evaluation.
+        rank: Of this process, whose rows are not those of the others.
     """
 
-    def __init__(self, model: nn.Module, seed: int) -> None:
+    def __init__(self, model: nn.Module, seed: int, rank: int = 0) -> None:
         self._bottlenecks = [module for module in model.modules() if isinstance(module, LatentBottleneck)]
-        self._seed = seed
+        self._seed, self._rank = seed, rank
         self._parts: dict[str, float | torch.Tensor] = {}
         self._collected: list[tuple[torch.Tensor, ...]] = []
         self._drawn = 0
@@ -148,7 +149,8 @@ class LatentMonitor:
 
     def draw_noise(self, num_rows: int, device: torch.device) -> torch.Tensor:
         """Noise for the next rows of an evaluation, the same each time: (rows, units + 1)."""
-        places = range(self._drawn, self._drawn + num_rows)
+        first = (self._rank << 32) + self._drawn
+        places = range(first, first + num_rows)
         self._drawn += num_rows
         bottleneck = self._bottlenecks[0]
         noise = draw_normal(make_keys([(self._seed, place) for place in places], 1), bottleneck.num_noise)

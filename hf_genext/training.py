@@ -88,7 +88,7 @@ class GenextTrainer(Seq2SeqTrainer):
         super().__init__(*args, **kwargs)
         if (generation_dataset is None) != (generation_metrics is None):
             raise ValueError("generation_dataset and generation_metrics belong together; give both or neither.")
-        self._latents = LatentMonitor(self.model, self.args.seed)
+        self._latents = LatentMonitor(self.model, self.args.seed, self.args.process_index)
         if self._latents.is_needed and (self.args.label_smoothing_factor or self.compute_loss_func is not None):
             raise ValueError(
                 "A variational bottleneck adds its divergence to the model's own loss, which label_smoothing_factor and "

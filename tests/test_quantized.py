@@ -324,6 +324,8 @@ def test_codes_in_use_are_reported():
         noise = monitor.draw_noise(len(outcomes), torch.device("cpu"))
         assert (noise[:, -1] == 1.0).all()
         latents = model(input_ids=outcomes, labels=outcomes, latent_noise=noise, sample_latents=True).latents
+    other = LatentMonitor(model, seed=0, rank=1)
+    assert not torch.equal(other.draw_noise(len(outcomes), torch.device("cpu")), noise), "two ranks draw the same"
     monitor.collect(latents)
     report = monitor.report(list)
     assert report["kl"] == pytest.approx(float(latents.kl.sum(dim=1).mean()), rel=1e-5)
