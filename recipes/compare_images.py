@@ -25,7 +25,7 @@ sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolv
 
 import numpy as np
 
-from recipes.drawn_images import Images, ImageSettings, draw_classes, read_images
+from recipes.drawn_images import Images, ImageSettings, judge_draws, read_images
 from recipes.image_baselines import (
     BinnedGaussian,
     FullGaussian,
@@ -112,14 +112,10 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     settings, run, size, images, judge, config_path, _ = read_images(BaselineSettings, argv)
     set_up_logging()
     results_path = find_results_to_join(config_path, wanted=run.update_results, name=run.results_file)
-    test, scores = images["test"], {}
+    scores = {}
     for label, baseline in _list_baselines(settings, images, size).items():
-        classes = draw_classes(images["train"], settings.num_drawn)
-        shown = classes if test.is_conditional else None
-        scores[label] = {
-            "bits_per_dimension": baseline.count_bits(test),
-            **judge.judge(baseline.sample(classes), shown, test.pixels, test.classes),
-        }
+        found, _ = judge_draws(judge, baseline.sample, images, settings)
+        scores[label] = {"bits_per_dimension": baseline.count_bits(images["test"]), **found}
     add_baselines(results_path, scores)
     return scores
 

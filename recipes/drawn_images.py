@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +23,7 @@ class ImageSettings:
     """How drawn images are judged."""
 
     num_drawn: int = field(default=4000, metadata={"help": "Images that are drawn to be judged."})
+    num_draws: int = field(default=5, metadata={"help": "How often; what they are worth is averaged."})
     num_judged: int = field(default=10_000, metadata={"help": "Images, at most, that the judge and the baselines learn from."})
 
 
@@ -88,6 +90,27 @@ def read_images(
     return settings, run, size, images, judge, config_path, Path(model.model or "")
 
 
+def judge_draws(
+    judge: ImageJudge, draw: Callable[[np.ndarray, int], np.ndarray], images: dict[str, Images], settings: ImageSettings
+) -> tuple[dict[str, float], np.ndarray]:
+    """What drawn images are worth, the mean over several draws and as many classifiers that learn from them.
+
+    Args:
+        judge: Compares them with the test images.
+        draw: Makes an image of each of some classes (count,) by a seed: (count, pixels).
+        images: Those of each part.
+        settings: How many to draw, and how often.
+
+    Returns:
+        The metrics, and the images of the first draw.
+    """
+    test, classes = images["test"], draw_classes(images["train"], settings.num_drawn)
+    shown = classes if test.is_conditional else None
+    draws = [draw(classes, seed) for seed in range(settings.num_draws)]
+    found = [judge.judge(drawn, shown, test.pixels, test.classes, seed) for seed, drawn in enumerate(draws)]
+    return {name: float(np.mean([one[name] for one in found])) for name in found[0]}, draws[0]
+
+
 def _find_class_column(file: Any, target_column: str) -> str:
     """The one column that is not that of the images."""
     import pyarrow.parquet as pq
@@ -111,4 +134,4 @@ def draw_classes(images: Images, count: int) -> np.ndarray:
     return np.resize(np.unique(images.classes), count)
 
 
-__all__ = ["ImageSettings", "Images", "draw_classes", "read_images"]
+__all__ = ["ImageSettings", "Images", "draw_classes", "judge_draws", "read_images"]

@@ -41,7 +41,9 @@ class ImageJudge:
         difference = first.mean(axis=0) - second.mean(axis=0)
         return float(difference @ difference + np.trace(covariances[0] + covariances[1] - 2.0 * root))
 
-    def judge(self, drawn: np.ndarray, shown: np.ndarray | None, real: np.ndarray, classes: np.ndarray) -> dict[str, float]:
+    def judge(
+        self, drawn: np.ndarray, shown: np.ndarray | None, real: np.ndarray, classes: np.ndarray, seed: int = 0
+    ) -> dict[str, float]:
         """What drawn images are worth.
 
         Args:
@@ -49,6 +51,7 @@ class ImageJudge:
             shown: What each shall show, (rows,); `None` for images that were drawn without a condition.
             real: Images that nothing was learned from, (rows, pixels).
             classes: What these show, (rows,).
+            seed: Of the classifier that learns from the drawn images.
 
         Returns:
             `frechet_distance`; `novelty`, the share of drawn images that are none of those learned from, and `diversity`, the
@@ -62,20 +65,20 @@ class ImageJudge:
             "diversity": 100.0 * float(drawn.var(axis=0).mean() / real.var(axis=0).mean()),
         }
         if shown is not None:
-            own = _learn(drawn / self._scale, shown)
+            own = _learn(drawn / self._scale, shown, seed)
             found["sample_accuracy"] = 100.0 * float(own.score(real / self._scale, classes))
             found["validity"] = 100.0 * float(self._classifier.score(drawn / self._scale, shown))
         return found
 
 
-def _learn(images: np.ndarray, classes: np.ndarray) -> Any:
+def _learn(images: np.ndarray, classes: np.ndarray, seed: int = 0) -> Any:
     """A classifier with two hidden layers."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return MLPClassifier((64, 32), activation="tanh", alpha=0.01, max_iter=150, random_state=0).fit(images, classes)
+        return MLPClassifier((64, 32), activation="tanh", alpha=0.01, max_iter=150, random_state=seed).fit(images, classes)
 
 
 __all__ = ["ImageJudge"]

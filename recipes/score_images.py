@@ -24,7 +24,7 @@ import torch
 from hf_genext import pipeline
 from hf_genext.hub import read_results, render_model_card, write_results
 from recipes.arguments import SettingsError
-from recipes.drawn_images import Images, ImageSettings, draw_classes, read_images
+from recipes.drawn_images import Images, ImageSettings, judge_draws, read_images
 from recipes.plots import draw_image_grid
 from recipes.results import summarize, update_recipe_results
 from recipes.running import find_recipe_results, run_main, set_up_logging
@@ -73,19 +73,16 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         raise SettingsError(f"{str(folder)!r} holds no results.json of a training; give --model the folder of one.")
     pipe = pipeline("conditional-generation", model=str(folder))
     test = images["test"]
-    classes = draw_classes(images["train"], settings.num_drawn)
     with torch.inference_mode():
-        drawn = draw(pipe, test, classes, seed=0)
-        bits = count_bits(pipe, test, settings.num_importance_samples)
-    shown = classes if test.is_conditional else None
-    scores = {"bits_per_dimension": bits, **judge.judge(drawn, shown, test.pixels, test.classes)}
+        found, drawn = judge_draws(judge, lambda classes, seed: draw(pipe, test, classes, seed), images, settings)
+        scores = {"bits_per_dimension": count_bits(pipe, test, settings.num_importance_samples), **found}
 
     results = read_results(folder / "results.json")
     seed, minutes = results["seeds"][0], results["minutes"]
     results["metrics"] = scores
     results["better"] = {name: how for name, how in (run.deciding_metrics or {}).items() if name in scores}
     results["data"]["importance_samples"] = settings.num_importance_samples
-    results["data"]["drawn_images"] = settings.num_drawn
+    results["data"]["drawn_images"] = f"{settings.num_draws} x {settings.num_drawn}"
     results["runs"] = [{"seed": seed, "minutes": minutes, "metrics": scores}]
     write_results(folder / "results.json", results)
     shape = pipe.model.config.head.output_shape

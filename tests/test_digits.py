@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
 from hf_genext import pipeline
 from hf_genext.hub import read_results
-from recipes import compare_images, pythae_baselines, score_images
+from recipes import compare_images, drawn_images, pythae_baselines, score_images
 from recipes.arguments import SettingsError
 from recipes.digits.prepare_data import prepare_data
 from recipes.image_baselines import BinnedGaussian, FullGaussian, IndependentComponents, PrincipalComponents
@@ -109,6 +110,30 @@ def test_the_judge_finds_real_images_good_and_noise_bad(tmp_path):
     assert judge.compute_distance(test, test) == pytest.approx(0.0, abs=1e-3)
 
 
+def test_draws_are_judged_each_by_itself_and_averaged(tmp_path):
+    prepared = prepare_data(tmp_path)
+    parts = {}
+    for name in ("train", "test"):
+        table = pq.read_table(prepared[f"{name}_file"])
+        pixels, classes = np.array(table["pixels"].to_pylist()), np.array(table["digit"].to_pylist())
+        parts[name] = drawn_images.Images(pixels, classes, 17, is_conditional=True)
+    judge = ImageJudge(parts["train"].pixels, parts["train"].classes, 17)
+
+    def draw(classes, seed):
+        generator = np.random.default_rng(seed)
+        return np.stack([generator.choice(parts["train"].pixels[parts["train"].select(name)]) for name in classes])
+
+    settings = drawn_images.ImageSettings(num_drawn=300, num_draws=3)
+    found, first = drawn_images.judge_draws(judge, draw, parts, settings)
+    classes = drawn_images.draw_classes(parts["train"], 300)
+    assert (first == draw(classes, 0)).all()
+    test = parts["test"]
+    each = [judge.judge(draw(classes, seed), classes, test.pixels, test.classes, seed) for seed in range(3)]
+    for name, value in found.items():
+        assert value == pytest.approx(np.mean([one[name] for one in each]))
+    assert found["sample_accuracy"] > 85.0
+
+
 def test_the_digits_stand_on_one_side_each(tmp_path):
     import pyarrow.parquet as pq
 
@@ -138,7 +163,7 @@ def test_the_smoke_run_leaves_a_model_that_draws_digits_and_is_scored(tmp_path, 
     recipe.mkdir()
     for file in ("smoke.yaml", "prepare_smoke_data.py"):
         shutil.copy(ROOT / "recipes" / "digits" / file, recipe)
-    words = [str(recipe / "smoke.yaml"), "--output_dir", str(tmp_path / "out"), "--num_drawn", "300"]
+    words = [str(recipe / "smoke.yaml"), "--output_dir", str(tmp_path / "out"), "--num_drawn", "300", "--num_draws", "2"]
     with pytest.raises(SettingsError, match="--model"):
         score_images.main(words)
     with pytest.raises(SettingsError, match="train with --update_results true first"):
