@@ -22,6 +22,7 @@ from typing import Any
 from transformers import pipeline
 
 from hf_genext.drawing import draw_alignment
+from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS
 from hf_genext.pipelines import ConditionalGenerationPipeline
 from hf_genext.static_embedding.modeling_static_embedding import StaticEmbeddingModel
 
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 _MISSING = "(none)"
 """What stands in a list of labels for none of them."""
+
+_LEAST_SIDE = 192
+"""Pixels of a drawn picture's longer side, about."""
 
 _FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 """Those that the reader has; Gradio's own themes fetch theirs."""
@@ -71,9 +75,12 @@ def build_page(pipe: ConditionalGenerationPipeline, *, title: str = "", space: S
         with gradio.Row():
             with gradio.Column():
                 fields = _add_conditions(gradio, pipe, space)
-                button = gradio.Button("Generate" if writes else "Predict", variant="primary", elem_id="run")
+                told = "Generate" if writes or _is_drawn(pipe) else "Predict"
+                button = gradio.Button(told, variant="primary", elem_id="run")
                 if writes:
                     fields += _add_settings(gradio, pipe)
+                elif _is_drawn(pipe):
+                    fields += _add_draws(gradio, pipe)
             with gradio.Column():
                 outputs, show = (_add_texts if writes else _add_single)(gradio, pipe)
 
@@ -221,12 +228,33 @@ def _add_settings(gradio: Any, pipe: ConditionalGenerationPipeline) -> list[Fiel
         ]
         if pipe.reader.list_conditions() == ["text"] and not hasattr(pipe.processor, "read_conditions"):
             fields.append(Field("prefix", gradio.Textbox(label="put before the text"), _read_text))
-        if getattr(getattr(pipe.model.config, "conditioner", None), "condition_dropout", 0.0):
-            slider = gradio.Slider(0.0, 5.0, value=1.0, step=0.1, label="guidance: above 1 the condition counts for more")
-            fields.append(Field("guidance_scale", slider, float))
+        fields += _add_guidance(gradio, pipe)
         if getattr(pipe.model.config, "reversed_start_token_id", None) is not None:
             fields.append(Field("rerank", gradio.Checkbox(label="search in both directions"), bool))
     return fields
+
+
+def _is_drawn(pipe: ConditionalGenerationPipeline) -> bool:
+    """Whether a model's single output is one to draw: an image, or a vector of a density."""
+    return not pipe.model.can_generate() and pipe.model.config.head.kind in ("image", *DENSITY_KINDS)
+
+
+def _add_draws(gradio: Any, pipe: ConditionalGenerationPipeline) -> list[Field]:
+    """Fields for how single outputs are drawn."""
+    fields = [
+        Field("num_return_sequences", gradio.Slider(1, 20, value=5, step=1, label="outputs"), int),
+        Field("seed", gradio.Number(value=0, precision=0, label="seed"), _keep),
+        Field("temperature", gradio.Slider(0.1, 2.0, value=1.0, step=0.1, label="temperature"), float),
+    ]
+    return fields + (_add_guidance(gradio, pipe) if pipe.model.config.head.kind == "image" else [])
+
+
+def _add_guidance(gradio: Any, pipe: ConditionalGenerationPipeline) -> list[Field]:
+    """A field for guidance, where the model has it."""
+    if not getattr(getattr(pipe.model.config, "conditioner", None), "condition_dropout", 0.0):
+        return []
+    slider = gradio.Slider(0.0, 5.0, value=1.0, step=0.1, label="guidance: above 1 the condition counts for more")
+    return [Field("guidance_scale", slider, float)]
 
 
 def _ask(pipe: ConditionalGenerationPipeline, fields: list[Field], values: Sequence[Any]) -> list[dict[str, Any]]:
@@ -241,6 +269,10 @@ def _ask(pipe: ConditionalGenerationPipeline, fields: list[Field], values: Seque
     asked: Any = condition
     if known == ["text"]:
         asked = condition.get("text", "")
+    if _is_drawn(pipe):
+        if given.get("guidance_scale") == 1.0:
+            del given["guidance_scale"]
+        return pipe(asked, **given)
     if not pipe.model.can_generate():
         return pipe(asked, top_k=pipe.model.config.head.num_outputs)
     return pipe(asked, return_scores=True, **_choose_arguments(given))
@@ -314,14 +346,27 @@ def _draw(answer: dict[str, Any]) -> Any:
 
 
 def _add_single(gradio: Any, pipe: ConditionalGenerationPipeline) -> tuple[list[Any], Callable[..., Any]]:
-    """Classes or labels with their probabilities, or numbers with their uncertainty."""
+    """Images, vectors a row each, classes or labels with their probabilities, or numbers with their uncertainty."""
     head = pipe.model.config.head
+    if head.kind == "image":
+        gallery = gradio.Gallery(label="images", columns=5, object_fit="contain", format="png", interactive=False)
+        return [gallery], lambda answers: [_enlarge(answer["generated_image"]) for answer in answers]
+    if head.kind in DENSITY_KINDS:
+        names = head.output_names or [str(place) for place in range(head.num_outputs)]
+        table = gradio.Dataframe(headers=names, label="vectors", interactive=False)
+
+        def show_vectors(answers: list[dict[str, Any]]) -> Any:
+            values = [answer["value"] for answer in answers]
+            rows = [list(value.values()) if isinstance(value, dict) else value for value in values]
+            return [[round(number, 4) for number in row] for row in rows]
+
+        return [table], show_vectors
     if head.kind not in ("class", "labels"):
-        columns = ["name", "value", *(["standard deviation"] if head.kind == "regression" else [])]
+        columns = ["name", "value", "standard deviation"]
         table = gradio.Dataframe(headers=columns, label="prediction", interactive=False)
 
         def show_values(answers: list[dict[str, Any]]) -> Any:
-            told = [answers[0][key] for key in ("value", "uncertainty") if key in answers[0]]  # A density has no uncertainty.
+            told = [answers[0][key] for key in ("value", "uncertainty")]
             if not isinstance(told[0], dict):
                 told = [{(head.output_names or ["value"])[0]: number} for number in told]
             return [[name, *(round(numbers[name], 4) for numbers in told)] for name in told[0]]
@@ -335,6 +380,12 @@ def _add_single(gradio: Any, pipe: ConditionalGenerationPipeline) -> tuple[list[
         return answers[0]["scores"]
 
     return [names], show_probabilities
+
+
+def _enlarge(picture: Any) -> Any:
+    """A small picture as large as one can see it, its pixels as squares."""
+    factor = max(1, _LEAST_SIDE // max(picture.size))
+    return picture.resize((picture.width * factor, picture.height * factor), resample=0)
 
 
 __all__ = ["Field", "build_page", "launch_page", "main"]

@@ -246,6 +246,39 @@ def test_single_outputs(serve, kind):
     assert found == pytest.approx(expected, abs=1e-5) and len(found) == len(names)
 
 
+def test_drawn_images(serve):
+    torch.manual_seed(0)
+    model = GenextForPrediction.from_encoder_pretrained(
+        {"label": GenextLabelConditionerConfig(label_counts=[3], hidden_size=16)},
+        head={"kind": "image", "output_shape": [4, 6], "num_levels": 5},
+        condition_dropout=0.2,
+    )
+    pipe = pipeline(TASK, model=sharpen(model), processor=GenextProcessor(label_names={"digit": ["0", "1", "2"]}))
+    ask = serve(pipe)
+    for asked, settings in (
+        ((3, 7, 1.0, 1.0), {"num_return_sequences": 3, "seed": 7, "temperature": 1.0}),
+        ((2, 8, 0.5, 2.0), {"num_return_sequences": 2, "seed": 8, "temperature": 0.5, "guidance_scale": 2.0}),
+    ):
+        shown = ask("2", *asked)
+        expected = [answer["generated_image"] for answer in pipe({"label": {"digit": "2"}}, **settings)]
+        assert len(shown) == len(expected)
+        for one, picture in zip(shown, expected, strict=True):
+            found = Image.open(one["image"]).convert(picture.mode)
+            assert found.size == (6 * 32, 4 * 32)
+            np.testing.assert_array_equal(np.asarray(found)[16::32, 16::32], np.asarray(picture))
+
+
+def test_drawn_vectors(serve):
+    torch.manual_seed(0)
+    head = GenextHeadConfig(kind="mixture", output_names=["length", "width"], num_components=2)
+    model = GenextForPrediction.from_encoder_pretrained(GenextNullConditionerConfig(hidden_size=8), head=head)
+    pipe = pipeline(TASK, model=sharpen(model), processor=GenextProcessor(label_names={}))
+    answer = serve(pipe)(4, 7, 1.0)
+    expected = [list(drawn["value"].values()) for drawn in pipe({}, seed=7, num_return_sequences=4)]
+    assert answer["headers"] == ["length", "width"]
+    np.testing.assert_allclose(answer["data"], expected, atol=1e-3)
+
+
 @pytest.fixture
 def browser():
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs Selenium: make test-demo")
