@@ -16,7 +16,7 @@ from .agreement import generate_by_agreement
 from .alignments import align_tokens, find_real_slots
 from .constraints import AllowedOutputs, OutputTrie
 from .fast_decoding import find_obstacle, generate_fast
-from .genext.guidance_genext import double_memory
+from .genext.guidance_genext import check_guidance_scale, double_memory
 from .genext.seeding_genext import KeyedSampling, make_keys
 from .guidance import GuidedScores
 from .scoring import encode, label_generated, score_tokens
@@ -157,7 +157,7 @@ def generate_with_control(
         )
     config = _resolve(model, arguments)
     num_beams, num_returned = config.num_beams or 1, config.num_return_sequences or 1
-    is_guided = control.guidance_scale is not None and control.guidance_scale != 1.0
+    is_guided = control.guidance_scale is not None and check_guidance_scale(control.guidance_scale) != 1.0
     encoded: dict[str, Any] = {"encoder_outputs": double_memory(model, inputs)} if is_guided else dict(inputs)
     if control.target_prefix:
         start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id

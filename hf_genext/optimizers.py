@@ -17,6 +17,7 @@ from torch.optim.adamw import adamw
 from transformers.pytorch_utils import Conv1D
 
 from hf_genext.genext.heads_genext import PredictionHead
+from hf_genext.genext.quantized_genext import CodePrior
 
 _POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
@@ -188,7 +189,7 @@ def build_muon_groups(
     Returns:
         Parameter groups for [`Muon`].
     """
-    heads = [module.projection for module in model.modules() if isinstance(module, PredictionHead)]
+    heads = [module.projection for module in model.modules() if isinstance(module, (PredictionHead, CodePrior))]
     heads += [model.get_output_embeddings()] if hasattr(model, "get_output_embeddings") else []
     by_kind: dict[tuple[int, bool], list[nn.Parameter]] = {}
     taken: set[int] = set()

@@ -91,7 +91,7 @@ class GenextTrainer(Seq2SeqTrainer):
         self._latents = LatentMonitor(self.model, self.args.seed, self.args.process_index)
         if self._latents.is_needed and (self.args.label_smoothing_factor or self.compute_loss_func is not None):
             raise ValueError(
-                "A variational bottleneck adds its divergence to the model's own loss, which label_smoothing_factor and "
+                "A variational or quantised bottleneck adds to the model's own loss, which label_smoothing_factor and "
                 "compute_loss_func put another in the place of; leave them out."
             )
         if hasattr(self.processing_class, "require_fit"):

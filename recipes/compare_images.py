@@ -5,8 +5,8 @@
 
 * class-wise Gaussian: independent normal pixels, integrated over the bin of each value; and one with a full covariance;
 * PCA and ICA of as many dimensions as the model has latent numbers;
-* pythae's variational autoencoder of as many latent numbers and, all together, as many parameters (`num_parameters`), where
-  that package is installed.
+* pythae's variational autoencoder of as many latent numbers and, all together, as many parameters as the model, where
+  that package is installed and the model given (`--model`) or counted (`--num_parameters`).
 
 Where the model draws by a name there is one of each for each name. What they leave open (least standard
 deviations, shrinkage) is chosen on the validation images. `--update_results true` puts them beside the model's own metrics in
@@ -24,7 +24,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, Path(__file__).parent))]
 
 import numpy as np
+from transformers import AutoModelForSequenceClassification
 
+import hf_genext  # noqa: F401  (registers the models)
 from recipes.drawn_images import Images, ImageSettings, judge_draws, read_images
 from recipes.image_baselines import (
     BinnedGaussian,
@@ -48,7 +50,9 @@ class BaselineSettings(ImageSettings):
     shrinkages: list[float] = field(
         default_factory=lambda: [0.01, 0.05, 0.2, 0.5], metadata={"help": "Shares of the diagonal of a full covariance."}
     )
-    num_parameters: int = field(default=1_000_000, metadata={"help": "Of pythae's autoencoders together, about."})
+    num_parameters: int | None = field(
+        default=None, metadata={"help": "Of pythae's autoencoders together, about; those of the model in --model if left out."}
+    )
     num_epochs: int = field(default=200, metadata={"help": "Passes over the images of pythae's autoencoders."})
 
 
@@ -96,7 +100,7 @@ def _list_baselines(settings: BaselineSettings, images: dict[str, Images], size:
         f"{each}PCA, {size} dimensions": ByClass(train, lambda rows: PrincipalComponents(rows, levels, size)),
         f"{each}ICA, {size} dimensions": ByClass(train, lambda rows: IndependentComponents(rows, levels, size)),
     }
-    if is_there():
+    if is_there() and settings.num_parameters is not None:
         parameters = settings.num_parameters // (len(np.unique(train.classes)) if train.is_conditional else 1)
 
         def train_autoencoder(rows: np.ndarray, loss: str) -> PixelDistribution:
@@ -109,8 +113,10 @@ def _list_baselines(settings: BaselineSettings, images: dict[str, Images], size:
 
 def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     """Score the baselines and print them; see the top of the file."""
-    settings, run, size, images, judge, config_path, _ = read_images(BaselineSettings, argv)
+    settings, run, size, images, judge, config_path, folder = read_images(BaselineSettings, argv)
     set_up_logging()
+    if settings.num_parameters is None and (folder / "config.json").is_file():
+        settings.num_parameters = AutoModelForSequenceClassification.from_pretrained(folder).num_parameters()
     results_path = find_results_to_join(config_path, wanted=run.update_results, name=run.results_file)
     scores = {}
     for label, baseline in _list_baselines(settings, images, size).items():

@@ -86,7 +86,9 @@ def read_images(
     train = images["train"]
     judge = ImageJudge(train.pixels, train.classes, train.num_levels)
     bottleneck = model.bottleneck if isinstance(model.bottleneck, dict) else {}
-    size = bottleneck.get("num_latents", 1) * bottleneck.get("latent_size", 16)
+    size = bottleneck.get("num_latents", 1)
+    if bottleneck.get("kind") != "quantized":
+        size *= bottleneck.get("latent_size", 16)
     return settings, run, size, images, judge, config_path, Path(model.model or "")
 
 

@@ -408,6 +408,8 @@ def test_guidance_goes_with_beams_samples_and_seeds(guided):
     samples = guided(WORDS, batch_size=3, **sampling)
     assert samples == guided(WORDS, **sampling)
     assert all(len(row) == 2 for row in samples)
+    with pytest.raises(ValueError, match="guidance_scale must be a finite number of 0 or more, got -3"):
+        guided(WORDS[0], guidance_scale=-3.0)
     allowed = PHONEMES[:4]
     assert {row[0]["generated_text"] for row in guided(WORDS, guidance_scale=3.0, allowed_outputs=allowed)} <= set(allowed)
 

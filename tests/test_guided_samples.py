@@ -159,5 +159,10 @@ def test_what_it_refuses():
         model.sample(condition_labels=label, guidance_scale=2.0)
     with pytest.raises(ValueError, match="guidance_scale must be a finite number of 0 or more, got -1"):
         build({"kind": "class", "num_outputs": 5}).sample(condition_labels=label, guidance_scale=-1)
+    assert model.sample(condition_labels=label, guidance_scale=1.0, seed=1) == model.sample(condition_labels=label, seed=1)
+    none = build({"kind": "class", "num_outputs": 5}).sample(
+        num_samples=0, guidance_scale=2.0, condition_labels=torch.zeros(0, 1, dtype=torch.long)
+    )
+    assert none.shape == (0,)
     with pytest.raises(ValueError, match='no guidance for a head of kind "flow"'):
         build({"kind": "flow", "num_outputs": 3}).sample(condition_labels=label, guidance_scale=2.0)

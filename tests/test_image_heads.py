@@ -91,6 +91,25 @@ def test_the_logistic_distribution_is_that_of_its_definition():
         torch.testing.assert_close(found[0].exp(), expected[level], atol=1e-12, rtol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_pixels_that_read_those_before_them_run_in_half_precision(dtype):
+    model = build_image_model("logistic", context_size=7, levels=5)
+    images, label = torch.randint(0, 5, (6, 2, 2)), torch.zeros(6, 1, dtype=torch.long)
+    with torch.no_grad():
+        expected = model.log_prob(images, condition_labels=label)
+        half = model.to(dtype)
+        torch.testing.assert_close(half.log_prob(images, condition_labels=label).float(), expected, atol=0.3, rtol=0.05)
+        assert half(condition_labels=label).logits.dtype == torch.long
+        assert half.sample(condition_labels=label, seed=1).shape == (6, 2, 2)
+
+
+def test_many_levels_are_tabulated_as_one_by_one():
+    model = build_image_model("logistic", levels=64).double()
+    parameters = torch.randn(3, 4, 6, dtype=torch.float64)
+    one_by_one = [model.head._score_pixels(parameters, torch.full((3, 4), level)) for level in range(64)]
+    torch.testing.assert_close(model.head._tabulate(parameters), torch.stack(one_by_one, dim=-1))
+
+
 def test_a_pixel_reads_those_before_it_and_no_other():
     model = build_image_model("logistic", context_size=5).double()
     own = torch.zeros(1, 4, 6, dtype=torch.float64)

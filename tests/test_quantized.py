@@ -17,6 +17,7 @@ from hf_genext.genext.configuration_genext import GenextBottleneckConfig
 from hf_genext.genext.outputs_genext import GenextEncoderOutput
 from hf_genext.genext.quantized_genext import Codebook
 from hf_genext.latent_metrics import LatentMonitor, measure_codes
+from hf_genext.optimizers import build_muon_groups
 
 TINY = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 VOCAB = 5
@@ -269,19 +270,98 @@ def test_a_saved_model_goes_on_as_one_that_was_not_saved(tmp_path):
         assert torch.equal(again.state_dict()[name], value), name
 
 
-def test_nothing_flows_back_from_the_prior():
-    model = build_tiny().train()
+@pytest.mark.parametrize("with_label", [False, True])
+def test_nothing_flows_back_from_the_prior(with_label):
+    model = build_tiny(with_label).train()
     outcomes = list_outcomes()
-    encoded = model.encoder(input_ids=outcomes)
+    label = {"condition_labels": torch.ones(len(outcomes), 1, dtype=torch.long)} if with_label else {}
+    encoded = model.encoder(input_ids=outcomes, **label)
     encoded.losses["code_prior"].sum().backward()
     touched = {name.split(".")[0] for name, weight in model.encoder.bottleneck.named_parameters() if weight.grad is not None}
     assert touched == {"prior"}
     assert all(weight.grad is None for weight in model.encoder.conditioner.parameters())
 
 
+def test_codes_stay_right_whatever_a_model_is_cast_to(tmp_path):
+    """In bfloat16 counts would stand still at 256; in float16 sums of a large batch are infinite."""
+    generator = torch.Generator().manual_seed(1)
+    codebooks = {dtype: build_codebook(2, 2, 0.99).to(dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+    states = torch.cat([torch.full((9000, 2), 5.0), torch.full((1000, 2), -5.0)]) + 0.1 * torch.randn(
+        10_000, 2, generator=generator
+    )
+    for dtype, codebook in codebooks.items():
+        codebook.vectors.copy_(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
+        for step in range(1, 200):
+            given = states.to(dtype)
+            codebook.meet(given[None], codebook.find(given)[None], torch.tensor([True]))
+            codebook.move(torch.full((2,), float(step)))
+        assert codebook.vectors.dtype == torch.float32
+        torch.testing.assert_close(codebook.vectors, torch.tensor([[5.0, 5.0], [-5.0, -5.0]]), atol=0.05, rtol=0)
+    model = GenextForConditionalGeneration(build_config("quantized"))
+    model.save_pretrained(tmp_path)
+    opened = GenextForConditionalGeneration.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert opened.encoder.bottleneck.code_projection.weight.dtype == torch.bfloat16
+    assert opened.encoder.bottleneck.codebook.vectors.dtype == torch.float32
+    assert torch.equal(opened.encoder.bottleneck.codebook.vectors, model.encoder.bottleneck.codebook.vectors)
+    assert model.double().encoder.bottleneck.codebook.vectors.dtype == torch.float64
+
+
+def test_the_nearest_code_is_found_under_autocast():
+    codebook = build_codebook(256, 16)
+    codebook.vectors += 3.0
+    states = 3.0 + torch.randn(2000, 16, generator=torch.Generator().manual_seed(2))
+    wanted = torch.cdist(states.double(), codebook.vectors.double()).argmin(dim=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (codebook.find(states) == wanted).double().mean() > 0.999
+
+
+def test_a_step_that_overflows_leaves_the_codes_as_they_are():
+    codebook = build_codebook()
+    states = torch.randn(1, 6, 2, generator=torch.Generator().manual_seed(2))
+    broken = states.clone()
+    broken[0, 2] = torch.nan
+    for step, given in enumerate((states, broken, states), start=1):
+        codebook.meet(given, codebook.find(states), torch.tensor([True]))
+        codebook.meet(broken, codebook.find(states), torch.tensor([False]))
+        codebook.move(torch.full((2,), float(step)))
+    assert codebook.vectors.isfinite().all()
+    assert float(codebook.counts.sum()) > 0
+
+
+def test_at_a_temperature_of_0_the_likeliest_codes_are_taken():
+    model = build_tiny()
+    with torch.no_grad():
+        noise = model.draw_latent_noise(4, 1, temperature=0.0)
+        cold = model.encoder(num_samples=4, latent_noise=noise).latents.values
+        likeliest = model.encoder(num_samples=4, sample_latents=False).latents.values
+    assert torch.equal(cold, likeliest)
+
+
+@pytest.mark.parametrize("kind", ["quantized", "variational"])
+def test_that_all_conditions_hold_the_target_is_the_same_as_naming_none(kind):
+    text = {"model_type": "genext_text_conditioner", "vocab_size": VOCAB, **TINY}
+    conditioner = {"model_type": "genext_fusion_conditioner", "conditioners": {"text": text, "label": LABEL}, "hidden_size": 16}
+    bottleneck = {"kind": kind, "num_latents": 2, "latent_size": 2, "posterior_conditions": ["text", "label"]}
+    config = GenextConfig(conditioner=conditioner, bottleneck=bottleneck, decoder={"vocab_size": VOCAB, **TINY})
+    assert config.bottleneck.posterior_conditions is None
+    model = GenextForConditionalGeneration(config).eval()
+    outcomes = list_outcomes()[:3]
+    labels = torch.zeros(3, 1, dtype=torch.long)
+    assert model.log_prob(outcomes, input_ids=outcomes, condition_labels=labels).isfinite().all()
+    assert model.sample(2, max_new_tokens=2).shape[0] == 2
+
+
+def test_codes_that_are_none_are_refused():
+    model = build_tiny()
+    for wrong in (torch.tensor([[0, 3]]), torch.tensor([[-1, 0]]), torch.tensor([[0.0, 1.0]])):
+        with pytest.raises(ValueError, match="Codes of this model are whole numbers from 0 to 2"):
+            model.write_latents(wrong)
+
+
 # Training and reports
 
 
+@pytest.mark.slow
 def test_a_quantised_autoencoder_learns_data_and_their_prior():
     """Eight texts of four tokens become two codes each; drawn again they are those texts, and as often."""
     texts = torch.randint(3, 20, (8, 4), generator=torch.Generator().manual_seed(5))
@@ -295,11 +375,13 @@ def test_a_quantised_autoencoder_learns_data_and_their_prior():
         )
     ).train()
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=300)
     labels = torch.cat([texts, torch.full((8, 1), 2)], dim=1)
-    for _ in range(250):
+    for _ in range(300):
         optimizer.zero_grad()
         model(input_ids=texts, labels=labels).loss.backward()
         optimizer.step()
+        schedule.step()
     model.eval()
     with torch.no_grad():
         bound = model.log_prob(labels, input_ids=texts)
@@ -309,6 +391,14 @@ def test_a_quantised_autoencoder_learns_data_and_their_prior():
     known = {tuple(row) for row in labels.tolist()}
     assert sum(row in known for row in drawn) > 180
     assert len(set(drawn) & known) == 8
+
+
+def test_the_logits_of_the_prior_are_not_for_muon():
+    model = GenextForConditionalGeneration(build_config("quantized"))
+    groups = build_muon_groups(model, learning_rate=1e-3, muon_learning_rate=1e-2, weight_decay=0.0)
+    muon = {id(weight) for group in groups if "num_blocks" in group for weight in group["params"]}
+    assert id(model.encoder.bottleneck.prior.projection.weight) not in muon
+    assert id(model.encoder.bottleneck.code_projection.weight) in muon
 
 
 def test_codes_in_use_are_reported():
@@ -339,13 +429,14 @@ def test_codes_in_use_are_reported():
         ({"kind": "quantized", "code_decay": 1.0}, "code_decay must be at least 0 and below 1"),
         ({"kind": "quantized", "commitment_weight": -1}, "commitment_weight must be a finite number of 0 or more"),
         ({"kind": "quantized", "num_prior_layers": 0}, "num_prior_layers must be 1 or more"),
+        ({"kind": "quantized", "hidden_size": 15, "num_attention_heads": 1}, "needs an even hidden_size"),
         ({"kind": "quantized", "prior": "mixture"}, 'prior is for a bottleneck of kind "variational", not "quantized"'),
         ({"kind": "pooled", "num_codes": 9}, 'num_codes is for a bottleneck of kind "quantized", not "pooled"'),
         ({"kind": "pooled", "latent_size": 9}, 'latent_size is for a bottleneck of kind "variational" or "quantized"'),
     ],
 )
 def test_what_it_refuses(bottleneck, told):
-    with pytest.raises(StrictDataclassError, match=told):
+    with pytest.raises((StrictDataclassError, ValueError), match=told):
         GenextConfig(bottleneck=bottleneck)
 
 
@@ -360,6 +451,17 @@ def test_images_are_drawn_from_codes():
     ).eval()
     drawn = model.sample(seed=1, num_samples=5)
     assert drawn.shape == (5, 2, 2)
-    images = torch.randint(0, 3, (6, 2, 2))
-    bound = model.log_prob(images, condition_vectors=images.flatten(1).float())
-    assert (bound < 0).all()
+    levels = torch.tensor(list(itertools.product(range(3), repeat=4)))
+    bound = model.log_prob(levels, condition_vectors=levels.float()).detach()
+    # A bound of probabilities, whose sum over all images is below 1.
+    assert 0.0 < float(bound.exp().sum()) < 1.0
+    with torch.no_grad():
+        exact = torch.zeros(len(levels))
+        codes, probabilities = list_code_probabilities(model)
+        latents = model.encoder(num_samples=1, sample_latents=False).latents
+        memory, mask = model.encoder.bottleneck.write(codes, latents)
+        parameters = model.head(model._average(memory, mask))
+        for place, image in enumerate(levels):
+            exact[place] = (model.head.score(parameters, image.expand(len(codes), -1)).exp() * probabilities).sum()
+    assert float(exact.sum()) == pytest.approx(1.0, abs=1e-4)
+    assert (bound <= exact.log() + 1e-4).all()

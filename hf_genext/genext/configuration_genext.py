@@ -384,6 +384,11 @@ class GenextConfig(PreTrainedConfig):
             heads = getattr(self.conditioner, "num_attention_heads", None)
             fits = isinstance(heads, int) and bottleneck.hidden_size % heads == 0
             bottleneck.num_attention_heads = heads if fits else _choose_num_heads(bottleneck.hidden_size)
+        if bottleneck.kind == "quantized" and bottleneck.hidden_size % 2:
+            raise ValueError(
+                'A bottleneck of kind "quantized" needs an even hidden_size, for the decoder that is its prior; got '
+                f"{bottleneck.hidden_size}."
+            )
         if bottleneck.intermediate_size is None:
             bottleneck.intermediate_size = 3 * bottleneck.hidden_size
         bottleneck.validate_architecture()
@@ -412,7 +417,9 @@ class GenextConfig(PreTrainedConfig):
                 "condition_dropout takes away conditions of the output, and here all hold the target, which only the posterior "
                 "reads. Leave it out, or name those that hold the target in posterior_conditions."
             )
-        if bottleneck.prior == "conditional" and (chosen is None or len(set(chosen)) == len(names or {})):
+        if chosen is not None and len(set(chosen)) == len(names or {}):
+            chosen = bottleneck.posterior_conditions = None  # All of them are what is left out means, too.
+        if bottleneck.prior == "conditional" and chosen is None:
             raise ValueError(
                 'A prior of kind "conditional" reads the conditions that the posterior has not for itself, and there are none: '
                 "name those that hold the target in posterior_conditions, and give another one; or choose another prior."

@@ -170,6 +170,8 @@ class GenextHeadConfig(PreTrainedConfig):
             )
         if self.num_hidden_layers < 0:
             raise ValueError(f"num_hidden_layers must be 0 or more, got {self.num_hidden_layers}.")
+        if self.temperature != 1.0:
+            raise ValueError(f"Images are not calibrated, so temperature must be left out; got {self.temperature}.")
         if self.context_size < 0:
             raise ValueError(f"context_size must be 0 or more, got {self.context_size}.")
 

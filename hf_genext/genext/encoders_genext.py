@@ -18,6 +18,7 @@ from .bottlenecks_genext import build_bottleneck
 from .conditioners_genext import GenextFusionConditioner, build_conditioner, find_missing_rows, require_states_size
 from .configuration_conditioners_genext import get_states_size
 from .configuration_genext import LATENT_KINDS, GenextConfig
+from .field_conditioners_genext import GenextNullConditioner
 from .outputs_genext import ConditionerOutput, GenextEncoderOutput
 from .pretrained_conditioners_genext import GenextPretrainedConditioner
 from .pretrained_genext import GenextPreTrainedModel
@@ -75,6 +76,14 @@ class GenextEncoder(GenextPreTrainedModel):
     def num_conditions(self) -> int:
         """Columns of `condition_mask`."""
         return len(self.conditioner.conditioners) if isinstance(self.conditioner, GenextFusionConditioner) else 1
+
+    @property
+    def num_contexts(self) -> int:
+        """Conditions of the output, those that hold the target not counted."""
+        if isinstance(self.conditioner, GenextNullConditioner):
+            return 0
+        chosen = self.config.bottleneck.posterior_conditions
+        return self.num_conditions - len(chosen or range(self.num_conditions)) if self.has_latents else self.num_conditions
 
     @property
     def has_latents(self) -> bool:

@@ -29,6 +29,8 @@ def double_memory(model: PreTrainedModel, conditions: dict[str, torch.Tensor]) -
     encoder: Any = getattr(model, "encoder", None)
     dropout = getattr(getattr(model.config, "conditioner", None), "condition_dropout", 0.0)
     if not dropout or not getattr(encoder, "can_be_unconditional", False):
+        if not getattr(encoder, "num_contexts", 1):
+            raise ValueError("guidance_scale= strengthens a condition, and this model has none; leave it out.")
         raise ValueError(
             f"guidance_scale= needs a model that was trained with some of its conditions taken away; this "
             f"{type(model).__name__} was not. Train it with condition_dropout= (0.1, for example), or leave guidance_scale out."
@@ -37,8 +39,10 @@ def double_memory(model: PreTrainedModel, conditions: dict[str, torch.Tensor]) -
     memory = outputs.last_hidden_state
     mask = torch.ones(memory.shape[:2], dtype=torch.long, device=memory.device)
     mask = mask if outputs.memory_mask is None else outputs.memory_mask
-    null = encoder(condition_mask=torch.zeros(len(memory), encoder.num_conditions, dtype=torch.long, device=memory.device))
-    if getattr(encoder, "has_latents", False):
+    nothing = torch.zeros(len(memory), encoder.num_conditions, dtype=torch.long, device=memory.device)
+    own = {"sample_latents": False} if getattr(encoder, "has_latents", False) else {}
+    null = encoder(condition_mask=nothing, **own)
+    if own:
         # Both write from the same latent numbers, and differ in their conditions alone.
         null.last_hidden_state, null.memory_mask = encoder.bottleneck.write(outputs.latents.values, null.latents)
     null_mask = mask.new_ones(null.last_hidden_state.shape[:2]) if null.memory_mask is None else null.memory_mask

@@ -62,9 +62,11 @@ class ClassHead(PredictionHead):
         given = self.is_given(targets)
         return fit_class_temperature(parameters[given], targets[given])
 
-    def guide(self, conditional: torch.Tensor, null: torch.Tensor, scale: float) -> torch.Tensor:
-        """Logits: twice (rows, outputs) -> (rows, outputs)."""
-        return torch.lerp(null.log_softmax(dim=-1), conditional.log_softmax(dim=-1), scale)
+    def draw_guided(
+        self, conditional: torch.Tensor, null: torch.Tensor, scale: float, noise: Noise, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """Twice (rows, outputs) -> (rows,)."""
+        return self.draw(torch.lerp(null.log_softmax(dim=-1), conditional.log_softmax(dim=-1), scale), noise, temperature)
 
     def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
         """(rows, outputs) -> (rows,)."""
@@ -106,9 +108,11 @@ class LabelsHead(PredictionHead):
             raise ValueError("A threshold is chosen on rows that have labels, and no row has one. Give labelled rows.")
         self.config.threshold = threshold
 
-    def guide(self, conditional: torch.Tensor, null: torch.Tensor, scale: float) -> torch.Tensor:
-        """Logits of each label by itself: twice (rows, outputs) -> (rows, outputs)."""
-        return torch.lerp(null, conditional, scale)
+    def draw_guided(
+        self, conditional: torch.Tensor, null: torch.Tensor, scale: float, noise: Noise, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """Each label by itself: twice (rows, outputs) -> (rows, outputs) of 0 and 1."""
+        return self.draw(torch.lerp(null, conditional, scale), noise, temperature)
 
     def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
         """(rows, outputs) -> (rows, outputs) of 0 and 1."""

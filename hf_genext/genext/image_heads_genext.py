@@ -16,10 +16,13 @@ from torch import nn
 from transformers import initialization as init
 
 from .layers_genext import GenextResidualLinear, GenextRMSNorm
-from .noise_genext import Noise
+from .noise_genext import Noise, choose_outcomes
 from .prediction_heads_genext import PredictionHead
 
 _LEAST_LOG_SCALE = -7.0
+
+_LARGEST_TABLE = 1 << 24
+"""Probabilities of levels that are held at once."""
 
 Choose = Callable[[list[torch.Tensor], slice], torch.Tensor]
 """Levels of some pixels, (rows, pixels), from one or several sets of their parameters, each (rows, pixels, each)."""
@@ -75,20 +78,21 @@ class PixelContext(nn.Module):
         """
         places = torch.arange(self.num_pixels, device=values.device)
         seen = self._count_seen()
-        units = nn.functional.silu(values @ (self.read * (places < seen[:, None])).T + hints)
-        write = self.write * (seen <= places[:, None])[:, None, :]
-        lines = self.lines * (places < places[:, None])[:, None, :]
+        read, write, lines = (weight.to(values.dtype) for weight in (self.read, self.write, self.lines))
+        units = nn.functional.silu(values @ (read * (places < seen[:, None])).T + hints)
+        write = write * (seen <= places[:, None])[:, None, :]
+        lines = lines * (places < places[:, None])[:, None, :]
         return torch.einsum("bs,pes->bpe", units, write) + torch.einsum("bq,peq->bpe", values, lines)
 
     def step(self, place: int, values: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
         """The same for one pixel: values (batch, pixels) known before it, and units before their bend, (batch, size)."""
         mask = self._count_seen() <= place
-        added = nn.functional.silu(units) @ (self.write[place] * mask).T
-        return (added + values[:, :place] @ self.lines[place, :, :place].T)[:, None]
+        write, lines = self.write[place].to(values.dtype), self.lines[place, :, :place].to(values.dtype)
+        return (nn.functional.silu(units) @ (write * mask).T + values[:, :place] @ lines.T)[:, None]
 
     def tell(self, place: int, level: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
         """The units before their bend, (batch, size), with the value of one more pixel, (batch,)."""
-        return units + level[:, None] * self.read[:, place] * (place < self._count_seen())
+        return units + level[:, None] * self.read[:, place].to(units.dtype) * (place < self._count_seen())
 
     def _count_seen(self) -> torch.Tensor:
         """How many pixels each unit reads, 1 to all but the last: (size,)."""
@@ -226,19 +230,17 @@ class ImageHead(PredictionHead):
     def draw(self, parameters: torch.Tensor, noise: Noise, temperature: float = 1.0) -> torch.Tensor:
         """(rows, parameters), or (1, parameters) for all rows -> (rows, *output_shape) of whole numbers."""
         config, kind = self.config, self.config.pixel_distribution
-        size = (noise.num_rows, config.num_outputs, -1)
         gumbel = None
-        if kind != "bernoulli":
-            many = config.num_levels if kind == "categorical" else config.num_components
-            gumbel = noise.gumbel(config.num_outputs * many).view(size)
-        uniform = None if kind == "categorical" else noise.uniform(config.num_outputs)
+        if kind == "logistic":
+            gumbel = noise.gumbel(config.num_outputs * config.num_components).view(noise.num_rows, config.num_outputs, -1)
+        uniform = noise.uniform(config.num_outputs)
 
         def choose(sets: list[torch.Tensor], some: slice) -> torch.Tensor:
             (own,) = sets
+            if kind == "bernoulli":
+                return (uniform[:, some] < (own[..., 0] / temperature).sigmoid()).long()
             if gumbel is None:
-                return (uniform[:, some] < (own[..., 0] / temperature).sigmoid()).long()  # type: ignore[index]
-            if uniform is None:
-                return (own / temperature + gumbel[:, some]).argmax(dim=-1)
+                return choose_outcomes(own / temperature, uniform[:, some])
             weights, means, log_scales = self._split(own)
             place = (weights / temperature + gumbel[:, some]).argmax(dim=-1, keepdim=True)
             scale = temperature * log_scales.gather(-1, place)[..., 0].exp()
@@ -249,20 +251,26 @@ class ImageHead(PredictionHead):
     def draw_guided(
         self, conditional: torch.Tensor, null: torch.Tensor, scale: float, noise: Noise, temperature: float = 1.0
     ) -> torch.Tensor:
-        """Each pixel from its guided distribution: -> (rows, *output_shape)."""
-        gumbel = noise.gumbel(self.config.num_outputs * self.config.num_levels)
-        gumbel = gumbel.view(noise.num_rows, self.config.num_outputs, -1)
+        """Each pixel from its guided distribution, its logarithms divided by the temperature: -> (rows, *output_shape)."""
+        uniform = noise.uniform(self.config.num_outputs)
+        at_once = max(1, _LARGEST_TABLE // (noise.num_rows * self.config.num_levels))
 
         def choose(sets: list[torch.Tensor], some: slice) -> torch.Tensor:
-            tables = [self._tabulate(own) for own in sets]
-            return (torch.lerp(*tables, scale) / temperature + gumbel[:, some]).argmax(dim=-1)
+            drawn = []
+            for *parts, places in zip(*(own.split(at_once, dim=1) for own in (*sets, uniform[:, some])), strict=True):
+                null, conditional = (self._tabulate(part) for part in parts)
+                drawn.append(choose_outcomes(torch.lerp(null, conditional, scale) / temperature, places))
+            return torch.cat(drawn, dim=1)
 
         return self._fill([parameters.expand(noise.num_rows, -1) for parameters in (null, conditional)], choose)
 
     def _tabulate(self, parameters: torch.Tensor) -> torch.Tensor:
         """The log-probability of each level: (batch, pixels, each) -> (batch, pixels, levels)."""
-        levels = torch.arange(self.config.num_levels, device=parameters.device)[:, None, None]
-        return torch.stack([self._score_pixels(parameters, one) for one in levels.expand(-1, *parameters.shape[:2])], dim=-1)
+        if self.config.pixel_distribution == "categorical":
+            return parameters.log_softmax(dim=-1)
+        levels = torch.arange(self.config.num_levels, device=parameters.device).expand(*parameters.shape[:2], -1)
+        each = parameters[:, :, None].expand(-1, -1, self.config.num_levels, -1)
+        return self._score_pixels(each, levels)
 
     def locate(self, parameters: torch.Tensor) -> torch.Tensor:
         """An image that stands for the distribution: (batch, parameters) -> (batch, *output_shape).

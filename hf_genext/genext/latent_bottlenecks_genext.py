@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from .configuration_genext import GenextBottleneckConfig
+from .layers_genext import GenextMLP, GenextRMSNorm
 from .outputs_genext import BottleneckOutput, ConditionerOutput, LatentOutput
 from .pretrained_genext import GenextPreTrainedModel
 
@@ -47,6 +48,10 @@ class LatentBottleneck(GenextPreTrainedModel):
         self.num_units = config.num_latents * config.latent_size
         hidden_size = config.hidden_size or states_size
         has_context = config.posterior_conditions is not None
+        self.slots = nn.Embedding(config.num_latents, hidden_size)
+        self.mlp_norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
+        self.mlp = GenextMLP(config)
+        self.norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
         self.context_projection = (
             nn.Linear(states_size, hidden_size) if has_context and states_size != hidden_size else nn.Identity()
         )
@@ -137,8 +142,18 @@ class LatentBottleneck(GenextPreTrainedModel):
         places = is_context.nonzero()[:, 0]
         return Context(states[:, places], None if condition.mask is None else condition.mask[:, places], present)
 
-    def add_context(self, memory: torch.Tensor, latents: LatentOutput) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A memory (batch * samples, slots, hidden) with what the decoder reads besides behind it, and its mask."""
+    def build_memory(self, states: torch.Tensor, latents: LatentOutput) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The memory and its mask: one MLP over the states of latents, and behind them what the decoder reads besides.
+
+        Args:
+            states: (batch * samples, slots, hidden).
+            latents: What [`forward`] gave for the rows.
+
+        Returns:
+            See [`write`].
+        """
+        states = states + self.slots.weight
+        memory = self.norm(states + self.mlp(self.mlp_norm(states)))
         if latents.context is None:
             return memory, None
         samples = len(memory) // len(latents.context)

@@ -74,6 +74,9 @@ class LatentEncoding:
             raise ValueError(
                 f"Latents of this model are (batch, {', '.join(map(str, shape))}), got the shape {tuple(latents.shape)}."
             )
+        num_codes = self.config.bottleneck.num_codes if self.config.bottleneck.kind == "quantized" else None
+        if num_codes is not None and (latents.is_floating_point() or ((latents < 0) | (latents >= num_codes)).any()):
+            raise ValueError(f"Codes of this model are whole numbers from 0 to {num_codes - 1}, as encode_latents gives them.")
         found = self.encoder(**(inputs or {"num_samples": 1}), sample_latents=False).latents
         if len(latents) % len(found.values):
             raise ValueError(f"There are conditions for {len(found.values)} rows, but latent numbers of {len(latents)}.")
@@ -127,7 +130,7 @@ class LatentEncoding:
         if not self.encoder.has_latents:
             raise ValueError(
                 f'{name} is for a model with a bottleneck of kind "variational" or "quantized", and this one\'s is '
-                f'"{self.config.bottleneck.kind}". Build it with bottleneck={{"kind": "variational"}}.'
+                f'"{self.config.bottleneck.kind}". Build it with bottleneck={{"kind": "variational"}} or "quantized".'
             )
 
     def _estimate(

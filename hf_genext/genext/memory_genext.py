@@ -38,8 +38,8 @@ class MemoryEncoding(LatentEncoding):
 
         Args:
             return_mask: Whether to give the memory's mask too, which a memory as long as its input needs to be decoded.
-            sample: Of a variational bottleneck whether its latent numbers are drawn, or the means taken; left out, the means of
-                what is encoded, and of what is not a draw from the prior.
+            sample: Of a variational or quantised bottleneck whether its latents are drawn, or the likeliest taken; left out,
+                the means of what is encoded, and of what is not a draw from the prior.
             inputs: As [`GenextEncoder.forward`] takes them.
 
         Returns:

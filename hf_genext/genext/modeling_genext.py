@@ -271,7 +271,7 @@ class GenextForConditionalGeneration(
                 several fused ones by their names.
             condition_states_mask: 1 where such a state is real, (batch, length), or likewise by names.
             latent_noise: See [`GenextEncoder.forward`], as what follows.
-            sample_latents: Whether a variational bottleneck draws.
+            sample_latents: Whether a variational or quantised bottleneck draws.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained encoder takes besides.
 
         Returns:

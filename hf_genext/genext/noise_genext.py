@@ -38,4 +38,28 @@ class Noise:
         return -torch.log(-torch.log(self.uniform(size)))
 
 
-__all__ = ["Noise"]
+def choose_outcomes(logits: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The outcomes among whose probabilities uniform numbers fall: the inverse of a distribution function.
+
+    Args:
+        logits: (..., outcomes).
+        places: Between 0 and 1, (...); computed in their kind of number.
+
+    Returns:
+        (...).
+
+    Example:
+        >>> choose_outcomes(torch.tensor([0.2, 0.5, 0.3]).log().expand(3, -1), torch.tensor([0.1, 0.69, 0.71])).tolist()
+        [0, 1, 2]
+    """
+    ends = logits.to(places.dtype).softmax(dim=-1).cumsum(dim=-1)
+    chosen = torch.searchsorted(ends, (places * ends[..., -1])[..., None])[..., 0]
+    return chosen.clamp(max=logits.shape[-1] - 1)
+
+
+def find_places(noise: torch.Tensor) -> torch.Tensor:
+    """Uniform numbers of standard normal ones, in float64 where the device has it."""
+    return torch.special.ndtr(noise if noise.device.type == "mps" else noise.double())
+
+
+__all__ = ["Noise", "choose_outcomes", "find_places"]

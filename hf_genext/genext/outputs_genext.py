@@ -137,7 +137,8 @@ class GenextPredictionOutput(ModelOutput):
     Attributes:
         loss: Nats for each target that is given, a scalar.
         logits: Of classes or labels (batch, outputs); of a regression the means; of a density, in evaluation mode, its mean
-            (mixture) or what noise of 0 becomes (flow); of an image its likeliest pixels, (batch, *output_shape).
+            (mixture) or what noise of 0 becomes (flow); of an image its likeliest pixels, whole numbers, (batch,
+            *output_shape), but where labels are given and pixels read each other.
         scale: The standard deviations of a regression, (batch, outputs).
         log_probs: Of a density or an image the log-probability of each row's target in nats, (batch,), 0 where there is none;
             with latent numbers its evidence bound.

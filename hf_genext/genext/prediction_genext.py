@@ -121,7 +121,7 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             num_samples: The number of rows where no condition is given at all; that of the labels if left out.
             num_items_in_batch: Known labels of the whole optimizer step, by which the loss is divided.
             latent_noise: See [`GenextEncoder.forward`], as what follows.
-            sample_latents: Whether a variational bottleneck draws.
+            sample_latents: Whether a variational or quantised bottleneck draws.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained encoder takes besides.
 
         Returns:
@@ -157,10 +157,10 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             loss = self.head.compute_loss(log_probs, labels, num_items_in_batch)
             count = self.head.is_given(labels).sum() if num_items_in_batch is None else num_items_in_batch
             loss, losses = add_losses(loss, outputs.losses, count)
-        logits, scale = self._describe(parameters, len(memory))
+        logits, scale = self._describe(parameters, len(memory), labels is not None)
         return GenextPredictionOutput(
             loss=loss,
-            logits=None if logits is None else logits.to(memory.dtype),
+            logits=logits.to(memory.dtype) if logits is not None and logits.is_floating_point() else logits,
             scale=scale,
             log_probs=self._bound(log_probs, outputs) if isinstance(self.head, (DensityHead, ImageHead)) else None,
             last_hidden_state=outputs.last_hidden_state,
@@ -202,12 +202,15 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         is_one = isinstance(self.head, (DensityHead, ImageHead)) and isinstance(self.encoder.conditioner, GenextNullConditioner)
         return vectors[:1] if is_one else vectors
 
-    def _describe(self, parameters: torch.Tensor, batch_size: int) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Logits, or numbers and their standard deviations."""
+    def _describe(
+        self, parameters: torch.Tensor, batch_size: int, is_scored: bool
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Logits, or numbers and their standard deviations; nothing of an image to score that is drawn pixel by pixel."""
         if isinstance(self.head, RegressionHead):
             return self.head.split(parameters)
         if isinstance(self.head, (DensityHead, ImageHead)):
-            return None if self.training else _expand(self.head.locate(parameters), batch_size), None
+            is_slow = is_scored and getattr(self.head, "context", None) is not None
+            return None if self.training or is_slow else _expand(self.head.locate(parameters), batch_size), None
         return parameters, None
 
     def log_prob(
@@ -278,7 +281,8 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             )
         if not isinstance(num_return_sequences, int) or num_return_sequences < 1:
             raise ValueError(f"num_return_sequences must be a whole number of 1 or more, got {num_return_sequences!r}.")
-        num_rows = count_conditions(inputs) or 1
+        count = count_conditions(inputs)
+        num_rows = 1 if count is None else count
         if seed is not None:
             pairs = [(check_seed(seed), place) for place in range(num_rows)]
             noise = KeyedNoise(make_keys(pairs, num_return_sequences).to(self.device))
@@ -289,13 +293,14 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             drawn = noise.normal(self.encoder.bottleneck.num_noise).to(self.device, torch.float32)
             drawn = self.encoder.bottleneck.shape_noise(drawn, temperature)
             inputs = {**inputs, "latent_noise": drawn, "sample_latents": True}
-        if guidance_scale is not None:
+        # At 1 there is nothing to mix.
+        if guidance_scale is not None and check_guidance_scale(guidance_scale) != 1.0:
             doubled = double_memory(self, inputs)
             memory, mask = doubled.last_hidden_state, doubled.memory_mask
             halves = self.head(self._average(memory, mask)).chunk(2)
-            each = noise.num_rows // len(halves[0])
+            each = 1 if self.encoder.has_latents else num_return_sequences
             conditional, null = (half.repeat_interleave(each, dim=0) for half in halves)
-            return self.head.draw_guided(conditional, null, check_guidance_scale(guidance_scale), noise, temperature)
+            return self.head.draw_guided(conditional, null, guidance_scale, noise, temperature)
         memory, mask = self.encode(return_mask=True, **inputs)
         parameters = self.head(self._average(memory, mask))
         if len(parameters) == len(memory) == num_rows:

@@ -101,16 +101,19 @@ class PredictionHead(GenextPreTrainedModel):
             temperature: What logits are divided by, and the standard deviations of numbers multiplied by, once more.
         """
 
-    def guide(self, conditional: torch.Tensor, null: torch.Tensor, scale: float) -> torch.Tensor:
-        """The distribution whose logarithm is null + scale * (conditional - null), but for a constant (Ho and Salimans 2022).
+    def draw_guided(
+        self, conditional: torch.Tensor, null: torch.Tensor, scale: float, noise: Noise, temperature: float = 1.0
+    ) -> torch.Tensor:
+        """A sample, for each row of the noise, of the distribution whose logarithm is null + scale * (conditional - null).
+
+        But for a constant (Ho and Salimans 2022). See [`draw`].
 
         Args:
             conditional: Parameters given a condition, (rows, parameters).
             null: Parameters given none.
             scale: 1 is the first, 0 the second.
-
-        Returns:
-            What [`draw_guided`] draws from.
+            noise: That of the rows.
+            temperature: As [`draw`] takes it.
 
         Raises:
             ValueError: for heads of which there is no such distribution that can be drawn from.
@@ -119,12 +122,6 @@ class PredictionHead(GenextPreTrainedModel):
             f'There is no guidance for a head of kind "{self.config.kind}", whose densities do not mix into one that can be '
             'drawn from; "class", "labels", "regression" and "image" have it. Leave guidance_scale out.'
         )
-
-    def draw_guided(
-        self, conditional: torch.Tensor, null: torch.Tensor, scale: float, noise: Noise, temperature: float = 1.0
-    ) -> torch.Tensor:
-        """A sample of what [`guide`] gives for each row of the noise; see [`draw`]."""
-        return self.draw(self.guide(conditional, null, scale), noise, temperature)
 
     @abstractmethod
     def is_given(self, targets: torch.Tensor) -> torch.Tensor:

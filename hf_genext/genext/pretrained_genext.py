@@ -29,6 +29,7 @@ class GenextPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _keep_in_fp32_modules_strict = {"codebook"}
 
     _auto_class_of: ClassVar[dict[str, str]] = {
         "GenextModel": "AutoModel",

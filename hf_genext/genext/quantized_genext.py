@@ -2,8 +2,8 @@
 
 Van den Oord et al. 2017, "Neural discrete representation learning": the code nearest to what is read of the target, with the
 gradient passed straight through; the codebook is the running mean of what its codes stand for (their appendix A.1). The prior,
-which is what new codes are drawn from, is an ordinary token decoder that writes codes. It learns beside the rest, of which
-nothing feels it, so that it ends as a second training of its own would.
+which is what new codes are drawn from, is an ordinary token decoder that writes codes. It learns beside the rest, to which it
+gives no gradient, so that it ends as a second training of its own would.
 
 Legend: batch, length (states), slots (of the memory, each with a code), hidden, codes (of the codebook), size (numbers of a
 code), samples (drawn for each row).
@@ -11,7 +11,8 @@ code), samples (drawn for each row).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -20,8 +21,8 @@ from transformers.cache_utils import EncoderDecoderCache
 
 from .configuration_genext import GenextBottleneckConfig, GenextDecoderConfig
 from .latent_bottlenecks_genext import LatentBottleneck
-from .layers_genext import GenextMLP, GenextRMSNorm
 from .native_decoders_genext import GenextDecoder
+from .noise_genext import choose_outcomes, find_places
 from .outputs_genext import BottleneckOutput, CodeOutput, ConditionerOutput
 from .pooled_genext import PooledBottleneck
 from .pretrained_genext import GenextPreTrainedModel
@@ -71,11 +72,25 @@ class Codebook(GenextPreTrainedModel):
             for name in ("counts", "sums", "met_counts", "met_sums", "met_error", "watched", "num_moves"):
                 init.zeros_(getattr(self, name))
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move, but keep float32 at least: means that run in less precision stand still, or overflow."""
+        before = {name: buffer for name, buffer in self.named_buffers() if buffer.dtype in (torch.float32, torch.float64)}
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            moved = getattr(self, name)
+            if moved.dtype in (torch.float16, torch.bfloat16):
+                setattr(self, name, buffer.to(device=moved.device) if moved.device != buffer.device else buffer)
+        return self
+
     def find(self, states: torch.Tensor) -> torch.Tensor:
         """The nearest code of each state: (..., size) -> (...)."""
-        flat = states.reshape(-1, states.shape[-1]).to(self.vectors.dtype)
-        distances = self.vectors.square().sum(dim=1) - 2.0 * flat @ self.vectors.T
-        return distances.argmin(dim=1).view(states.shape[:-1])
+        # In full precision, and around a common middle, so that nothing cancels.
+        with torch.autocast(device_type=states.device.type, enabled=False):
+            middle = self.vectors.mean(dim=0)
+            vectors = self.vectors - middle
+            flat = states.reshape(-1, states.shape[-1]).to(vectors.dtype) - middle
+            distances = vectors.square().sum(dim=1) - 2.0 * flat @ vectors.T
+            return distances.argmin(dim=1).view(states.shape[:-1])
 
     @torch.no_grad()
     def meet(self, states: torch.Tensor, codes: torch.Tensor, is_encoded: torch.Tensor) -> None:
@@ -86,8 +101,11 @@ class Codebook(GenextPreTrainedModel):
             codes: (batch, slots).
             is_encoded: Which rows count, (batch,).
         """
-        weights = is_encoded[:, None].expand_as(codes).flatten().to(self.vectors.dtype)
         states, codes = states.flatten(0, 1).to(self.vectors.dtype), codes.flatten()
+        # A step whose numbers overflow is passed over, and so is what it has met.
+        counts = is_encoded[:, None].expand(len(is_encoded), len(codes) // len(is_encoded)).flatten()
+        counts = counts & states.isfinite().all(dim=1)
+        weights, states = counts.to(self.vectors.dtype), states.masked_fill(~counts[:, None], 0.0)
         met_counts, met_sums = torch.zeros_like(self.counts), torch.zeros_like(self.sums)
         met_counts.index_add_(0, codes, weights)
         met_sums.index_add_(0, codes, states * weights[:, None])
@@ -169,7 +187,8 @@ class CodePrior(GenextPreTrainedModel):
         self.writer = GenextDecoder(decoder)
         self.projection = nn.Linear(hidden_size, config.num_codes, bias=False)
         # Without conditions the places of the codes are all that there is to read.
-        self.places = None if config.posterior_conditions is not None else nn.Embedding(config.num_latents, states_size)
+        has_context = config.posterior_conditions is not None
+        self.places = None if has_context else nn.Embedding(config.num_latents, states_size)
         self.post_init()
 
     def forward(
@@ -193,7 +212,7 @@ class CodePrior(GenextPreTrainedModel):
     def score(self, codes: torch.Tensor, context: torch.Tensor | None, context_mask: torch.Tensor | None) -> torch.Tensor:
         """The log-probability in nats of each code, given those before it: (batch, slots) -> (batch, slots)."""
         seen = torch.cat([torch.full_like(codes[:, :1], self.config.num_codes), codes[:, :-1]], dim=1)
-        logits, _ = self(seen, context, context_mask)
+        logits, _ = self(seen, None if context is None else context.detach(), context_mask)
         return logits.log_softmax(dim=-1).gather(-1, codes[..., None])[..., 0]
 
     @torch.no_grad()
@@ -229,11 +248,7 @@ class QuantizedBottleneck(LatentBottleneck):
         self.code_projection = nn.Linear(hidden_size, config.latent_size)
         self.codebook = Codebook(config)
         self.prior = CodePrior(config, states_size)
-        self.slots = nn.Embedding(config.num_latents, hidden_size)
         self.vectors_projection = nn.Linear(config.latent_size, hidden_size, bias=False)
-        self.mlp_norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
-        self.mlp = GenextMLP(config)
-        self.norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
         self.post_init()
 
     @property
@@ -289,22 +304,17 @@ class QuantizedBottleneck(LatentBottleneck):
             distances = (read - codes).square().sum(dim=-1) * rows
             losses["commitment"] = self.config.commitment_weight * distances.sum(dim=1)
             self.codebook.meet(read.detach(), latents.values, latents.is_encoded)
-        vectors = read + (codes - read).detach()
+        vectors = codes + (read - read.detach())
         if encoded is not None:
             latents.values = self.draw(latents, noise, sample)
             vectors = torch.where(rows[..., None], vectors, self.codebook.vectors[latents.values].to(read.dtype))
-        memory, mask = self.add_context(self._write(vectors), latents)
+        memory, mask = self.build_memory(self.vectors_projection(vectors), latents)
         return BottleneckOutput(memory=memory, memory_mask=mask, losses=losses, latents=latents)
 
     def write(self, values: torch.Tensor, latents: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The memory of codes: (batch * samples, slots) -> see [`LatentBottleneck.write`]."""
         vectors = self.codebook.vectors[values].to(self.vectors_projection.weight.dtype)
-        return self.add_context(self._write(vectors), latents)
-
-    def _write(self, vectors: torch.Tensor) -> torch.Tensor:
-        """(batch, slots, size) -> (batch, slots, hidden)."""
-        states = self.vectors_projection(vectors) + self.slots.weight
-        return self.norm(states + self.mlp(self.mlp_norm(states)))
+        return self.build_memory(self.vectors_projection(vectors), latents)
 
     def draw(self, latents: Any, noise: torch.Tensor | None = None, sample: bool | None = None) -> torch.Tensor:
         """The target's codes, which leave nothing to draw, and the prior's where a row has no target: (batch, slots)."""
@@ -325,9 +335,9 @@ class QuantizedBottleneck(LatentBottleneck):
 
 def _choose(logits: torch.Tensor, noise: torch.Tensor, temperature: torch.Tensor) -> torch.Tensor:
     """The codes where normal noise falls among the probabilities: (batch, codes), (batch,), (batch,) -> (batch,)."""
-    ends = (logits.double() / temperature[:, None].double()).softmax(dim=-1).cumsum(dim=-1)
-    places = torch.special.ndtr(noise[:, None].double()) * ends[:, -1:]
-    return torch.searchsorted(ends, places)[:, 0].clamp(max=ends.shape[1] - 1)
+    warmth = temperature.to(logits.dtype).clamp(min=torch.finfo(torch.float32).tiny)
+    drawn = choose_outcomes(logits / warmth[:, None], find_places(noise))
+    return torch.where(temperature > 0, drawn, logits.argmax(dim=-1))
 
 
 __all__ = ["CodePrior", "Codebook", "QuantizedBottleneck"]

@@ -18,7 +18,7 @@ from transformers import initialization as init
 
 from .configuration_genext import GenextBottleneckConfig
 from .latent_bottlenecks_genext import LatentBottleneck
-from .layers_genext import GenextMLP, GenextRMSNorm
+from .noise_genext import choose_outcomes, find_places
 from .outputs_genext import BottleneckOutput, ConditionerOutput, GaussianOutput
 from .pooled_genext import PooledBottleneck
 from .pretrained_genext import GenextPreTrainedModel
@@ -60,11 +60,7 @@ class VariationalBottleneck(LatentBottleneck):
             self.component_logits = nn.Parameter(torch.empty(config.num_components))
             self.component_means = nn.Parameter(torch.empty(config.num_components, self.num_units))
             self.component_log_variances = nn.Parameter(torch.empty(config.num_components, self.num_units))
-        self.slots = nn.Embedding(config.num_latents, hidden_size)
         self.latents_projection = nn.Linear(self.num_units, config.num_latents * hidden_size, bias=False)
-        self.mlp_norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
-        self.mlp = GenextMLP(config)
-        self.norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
         self.post_init()
 
     @torch.no_grad()
@@ -125,9 +121,7 @@ class VariationalBottleneck(LatentBottleneck):
     def write(self, values: torch.Tensor, latents: GaussianOutput) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The memory of latent numbers: (batch * samples, units) -> see [`LatentBottleneck.write`]."""
         states = self.latents_projection(values.to(self.latents_projection.weight.dtype))
-        states = states.view(len(values), self.config.num_latents, -1) + self.slots.weight
-        memory = self.norm(states + self.mlp(self.mlp_norm(states)))
-        return self.add_context(memory, latents)
+        return self.build_memory(states.view(len(values), self.config.num_latents, -1), latents)
 
     def _infer(self, condition: ConditionerOutput, batch_size: int, is_encoded: torch.Tensor | None) -> GaussianOutput:
         """Posterior, prior, and the divergence between them."""
@@ -201,9 +195,7 @@ def draw_from_prior(latents: GaussianOutput, noise: torch.Tensor | None) -> torc
         return latents.prior_means[rows, latents.prior_log_weights.argmax(dim=1)]
     chosen = torch.zeros_like(rows)
     if latents.prior_log_weights.shape[1] > 1:
-        ends = latents.prior_log_weights.double().exp().cumsum(dim=1)
-        places = torch.special.ndtr(noise[:, -1:].double()) * ends[:, -1:]
-        chosen = torch.searchsorted(ends, places)[:, 0].clamp(max=ends.shape[1] - 1)
+        chosen = choose_outcomes(latents.prior_log_weights, find_places(noise[:, -1]))
     scales = (0.5 * latents.prior_log_variances[rows, chosen]).exp()
     return latents.prior_means[rows, chosen] + scales * noise[:, :-1]
 
