@@ -370,7 +370,7 @@ LATENT_CELLS = [
         None,
         {"kind": "variational", "num_latents": 2, "latent_size": 3, "prior": "conditional", "posterior_conditions": ["text"]},
     ),
-    Cell("native_text", "llama", None, {"kind": "quantized", "num_latents": 2, "latent_size": 3, "num_codes": 64}),
+    Cell("native_text", "llama", None, {"kind": "quantized", "num_latents": 4, "latent_size": 6, "num_codes": 32}),
     Cell(
         "target_and_labels",
         "native",

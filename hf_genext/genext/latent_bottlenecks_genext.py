@@ -46,9 +46,11 @@ class LatentBottleneck(GenextPreTrainedModel):
         super().__init__(config)
         self.training_progress = 1.0
         self.num_units = config.num_latents * config.latent_size
-        hidden_size = config.hidden_size or states_size
+
+    def add_mlp(self, states_size: int) -> None:
+        """Make the layers of [`build_memory`], the last that a bottleneck makes."""
+        config, hidden_size = self.config, self.config.hidden_size or states_size
         has_context = config.posterior_conditions is not None
-        self.slots = nn.Embedding(config.num_latents, hidden_size)
         self.mlp_norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)
         self.mlp = GenextMLP(config)
         self.norm = GenextRMSNorm(hidden_size, config.rms_norm_eps)

@@ -248,7 +248,9 @@ class QuantizedBottleneck(LatentBottleneck):
         self.code_projection = nn.Linear(hidden_size, config.latent_size)
         self.codebook = Codebook(config)
         self.prior = CodePrior(config, states_size)
+        self.slots = nn.Embedding(config.num_latents, hidden_size)
         self.vectors_projection = nn.Linear(config.latent_size, hidden_size, bias=False)
+        self.add_mlp(states_size)
         self.post_init()
 
     @property

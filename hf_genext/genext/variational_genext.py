@@ -60,7 +60,9 @@ class VariationalBottleneck(LatentBottleneck):
             self.component_logits = nn.Parameter(torch.empty(config.num_components))
             self.component_means = nn.Parameter(torch.empty(config.num_components, self.num_units))
             self.component_log_variances = nn.Parameter(torch.empty(config.num_components, self.num_units))
+        self.slots = nn.Embedding(config.num_latents, hidden_size)
         self.latents_projection = nn.Linear(self.num_units, config.num_latents * hidden_size, bias=False)
+        self.add_mlp(states_size)
         self.post_init()
 
     @torch.no_grad()
