@@ -40,15 +40,16 @@ class ScoreSettings(ImageSettings):
     num_importance_samples: int = field(default=1000, metadata={"help": "Draws of the latent numbers for the bound."})
 
 
-def count_bits(pipe: object, images: Images, count: int) -> float:
-    """The bits that a pixel takes, by the importance-weighted bound."""
-    total = 0.0
+def count_bits(pipe: object, images: Images, count: int) -> tuple[float, int]:
+    """The bits that a pixel takes, by the importance-weighted bound, and the draws of the latents that it is of."""
+    total, taken = 0.0, count
     for start in range(0, len(images.pixels), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         conditions = [_name(name, images) for name in images.classes[rows]]
         scores = pipe.score(conditions, list(images.pixels[rows]), num_importance_samples=count, batch_size=_ROWS_AT_ONCE)  # type: ignore[attr-defined]
         total += sum(score["score"] for score in scores)
-    return -total / images.pixels.size / np.log(2.0)
+        taken = scores[0].get("num_importance_samples", 1)  # Of codes, which a target leaves no doubt about, one.
+    return -total / images.pixels.size / np.log(2.0), taken
 
 
 def draw(pipe: object, images: Images, classes: np.ndarray, seed: int) -> np.ndarray:
@@ -75,13 +76,14 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     test = images["test"]
     with torch.inference_mode():
         found, drawn = judge_draws(judge, lambda classes, seed: draw(pipe, test, classes, seed), images, settings)
-        scores = {"bits_per_dimension": count_bits(pipe, test, settings.num_importance_samples), **found}
+        bits, num_importance_samples = count_bits(pipe, test, settings.num_importance_samples)
+    scores = {"bits_per_dimension": bits, **found}
 
     results = read_results(folder / "results.json")
     seed, minutes = results["seeds"][0], results["minutes"]
     results["metrics"] = scores
     results["better"] = {name: how for name, how in (run.deciding_metrics or {}).items() if name in scores}
-    results["data"]["importance_samples"] = settings.num_importance_samples
+    results["data"]["importance_samples"] = num_importance_samples
     results["data"]["drawn_images"] = f"{settings.num_draws} x {settings.num_drawn}"
     results["runs"] = [{"seed": seed, "minutes": minutes, "metrics": scores}]
     write_results(folder / "results.json", results)
