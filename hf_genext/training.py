@@ -37,6 +37,7 @@ from hf_genext.latent_metrics import LatentMonitor
 from hf_genext.media import get_sampling_rate, open_condition
 from hf_genext.optimizers import Muon, build_muon_groups, build_rate_groups
 from hf_genext.publishing import complete_folder
+from hf_genext.sequence_metrics import SequenceMetrics, count_target_characters
 from hf_genext.time_budget import TimeBudget, TimeBudgetCallback, build_budgeted_schedule
 from hf_genext.training_arguments import GenextTrainingArguments
 
@@ -67,6 +68,8 @@ class GenextTrainer(Seq2SeqTrainer):
             `generation_metrics` compares.
         generation_metrics: Called with the generated texts and their references.
         prediction_metrics: Of a model with a single output, called at each evaluation with what it predicts and the labels.
+        sequence_metrics: Of a model with a sequence output, called at each evaluation with the log-probability of all targets
+            in nats, of a model with latent numbers its bound of one draw for each row, and with their tokens and characters.
         started_at: When the clock of `max_minutes` began, as `time.monotonic` counts; now if left out.
         args, kwargs: As [`Seq2SeqTrainer`] takes them. `processing_class` is a [`GenextProcessor`].
     """
@@ -82,6 +85,7 @@ class GenextTrainer(Seq2SeqTrainer):
         generation_dataset: Any | None = None,
         generation_metrics: GenerationMetrics | None = None,
         prediction_metrics: PredictionMetrics | None = None,
+        sequence_metrics: SequenceMetrics | None = None,
         started_at: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -99,6 +103,7 @@ class GenextTrainer(Seq2SeqTrainer):
         self.generation_dataset = generation_dataset
         self.generation_metrics = generation_metrics
         self.prediction_metrics = prediction_metrics
+        self.sequence_metrics = sequence_metrics
         if kwargs.get("data_collator") is None and self.processing_class is not None:
             self.data_collator = self._build_collator()
         self._started_at = time.monotonic() if started_at is None else started_at
@@ -421,7 +426,7 @@ class GenextTrainer(Seq2SeqTrainer):
         generates = model.can_generate()
         targets_of_a_row = 1 if getattr(self.data_collator, "reversed_start_token_id", None) is None else 2
         predicted: list[tuple[np.ndarray, np.ndarray]] = []
-        totals = torch.zeros(3, dtype=torch.float64, device=self.args.device)
+        totals = torch.zeros(4, dtype=torch.float64, device=self.args.device)
         self._latents.start_evaluation()
         with torch.no_grad():
             for inputs in dataloader:
@@ -435,13 +440,16 @@ class GenextTrainer(Seq2SeqTrainer):
                     outputs = model(**inputs, **({"use_cache": False} if generates else {}))
                 if self._latents.is_needed:
                     self._latents.collect(outputs.latents)
-                totals += torch.stack([outputs.loss.double() * count, count.double(), count.new_tensor(num_rows)])
+                sizes = [num_rows, 0]
+                if self.sequence_metrics is not None:
+                    sizes[1] = count_target_characters(inputs["labels"], self.processing_class.target_tokenizer)
+                totals += torch.stack([outputs.loss.double() * count, count.double(), *totals.new_tensor(sizes)])
                 if self.prediction_metrics is not None:
                     log_probs = outputs.get("log_probs")
                     judged = outputs.logits if log_probs is None else log_probs
                     predicted.append((judged.float().cpu().numpy(), inputs["labels"].cpu().numpy()))
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        total_loss, num_tokens, num_rows = self.accelerator.reduce(totals, reduction="sum").tolist()
+        total_loss, num_tokens, num_rows, num_characters = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {f"{metric_key_prefix}_loss": total_loss / max(num_tokens, 1.0)}
         scores: dict[str, float] = {}
         if self._latents.is_needed:
@@ -450,6 +458,8 @@ class GenextTrainer(Seq2SeqTrainer):
             predicted = gather_object(predicted) if self.args.world_size > 1 else predicted
             logits, labels = (np.concatenate(parts) for parts in zip(*predicted, strict=True))
             scores |= self.prediction_metrics(logits, labels)
+        if self.sequence_metrics is not None:
+            scores |= self.sequence_metrics(-total_loss, int(num_tokens), int(num_characters))
         if self.generation_dataset is not None and self.generation_metrics is not None:
             started_at = time.monotonic()
             texts = self.generate_texts(list(self.generation_dataset["source"]))

@@ -24,8 +24,9 @@ from hf_genext.conditions import (
 )
 from hf_genext.data import DataReport, encode_pairs, group_references, read_pairs, split_by_source
 from hf_genext.media_columns import MEDIA_KINDS
-from hf_genext.metrics import build_metrics
+from hf_genext.metrics import METRICS, build_metrics
 from hf_genext.prediction_metrics import build_prediction_metrics, list_prediction_metrics
+from hf_genext.sequence_metrics import SEQUENCE_METRICS, SequenceMetrics, build_sequence_metrics
 from recipes.arguments import SettingsError
 from recipes.conditional_settings import DataSettings
 from recipes.running import describe_missing_model, import_script
@@ -250,8 +251,17 @@ def _shorten(kind: str, value: Any) -> Any:
 
 
 def build_text_metrics(settings: DataSettings, config_path: Path | None) -> Callable[..., dict[str, float]] | None:
-    """The metrics of generated texts that the settings name, those of a script among them; `None` for none."""
-    parts = [build_metrics(settings.metrics)] if settings.metrics else []
+    """The metrics of generated texts that the settings name, those of a script among them; `None` for none.
+
+    Raises:
+        SettingsError: for a metric that there is not.
+    """
+    unknown = [name for name in settings.metrics or [] if name not in {*METRICS, *SEQUENCE_METRICS}]
+    if unknown:
+        known = ", ".join(sorted([*METRICS, *SEQUENCE_METRICS]))
+        raise SettingsError(f"metrics: there is no metric {unknown[0]!r} of sequences; known are {known}.")
+    names = [name for name in settings.metrics or [] if name in METRICS]
+    parts = [build_metrics(names)] if names else []
     if settings.metrics_script is not None:
         parts.append(import_script(config_path, "metrics_script", settings.metrics_script).build_metrics())
     if not parts:
@@ -261,6 +271,12 @@ def build_text_metrics(settings: DataSettings, config_path: Path | None) -> Call
         return {name: value for part in parts for name, value in part(predictions, references).items()}
 
     return compute
+
+
+def build_given_metrics(settings: DataSettings) -> SequenceMetrics | None:
+    """The metrics of how likely given texts are that the settings name; `None` for none."""
+    names = [name for name in settings.metrics or [] if name in SEQUENCE_METRICS]
+    return build_sequence_metrics(names) if names else None
 
 
 def build_output_metrics(settings: DataSettings, kind: str, *, threshold: float = 0.5) -> Callable[..., dict[str, float]]:
@@ -280,6 +296,7 @@ __all__ = [
     "ConditionalData",
     "DataFiles",
     "RowReader",
+    "build_given_metrics",
     "build_output_metrics",
     "build_text_metrics",
     "count_sources",

@@ -39,11 +39,13 @@ from hf_genext.checkpoints import hold_folder
 from hf_genext.devices import describe_device
 from hf_genext.hub import render_model_card, write_results
 from hf_genext.prediction_metrics import list_prediction_metrics
+from hf_genext.sequence_metrics import SEQUENCE_METRICS, SequenceMetrics
 from hf_genext.state_cache import CachedStates, cache_states, refuse_trained_encoders
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
 from recipes.conditional_data import (
     RowReader,
+    build_given_metrics,
     build_output_metrics,
     build_text_metrics,
     count_sources,
@@ -105,7 +107,8 @@ def _run(
     if predicts and args.label_smoothing_factor:
         raise SettingsError("label_smoothing_factor is for sequences of tokens; a head has none, so leave it out.")
     metrics = build_output_metrics(data_settings, output) if predicts else build_text_metrics(data_settings, config_path)
-    _require_metric(args.metric_for_best_model, metrics, output)
+    given_metrics = None if predicts else build_given_metrics(data_settings)
+    _require_metric(args.metric_for_best_model, metrics, given_metrics, output)
     recipe_results = find_recipe_results(config_path, run_settings.results_file) if run_settings.update_results else None
     with args.main_process_first(desc="preparing the data"):
         require_needed_models(model_settings, data_settings.conditions)
@@ -148,6 +151,7 @@ def _run(
         generation_dataset=spread_rows(references, run_settings.max_generated) if metrics and not predicts else None,
         generation_metrics=metrics if not predicts else None,
         prediction_metrics=metrics if predicts else None,
+        sequence_metrics=given_metrics,
         started_at=STARTED_AT,
     )
     if run_settings.early_stopping_patience is not None:
@@ -165,13 +169,14 @@ def _run(
         trainer.prediction_metrics = build_output_metrics(data_settings, output, threshold=model.config.head.threshold)
 
     scored = references if data.test is None else group_rows(data.test)
+    scores: dict[str, float] = {}
     if metrics and not predicts:
         scores = metrics(trainer.generate_texts(scored["source"]), scored["references"])
-    else:
+        trainer.generation_dataset = None  # Of the validation rows, which are not what is scored now.
+    if predicts or given_metrics or not metrics:
         final = trainer.evaluate(None if data.test is None else encode(data.test, "test"))
-        scores = {name.removeprefix("eval_"): value for name, value in final.items() if name.startswith("eval_")}
-        known = ["loss"] if metrics is None else list_prediction_metrics(output)
-        scores = {name: value for name, value in scores.items() if name in known}
+        known = list_prediction_metrics(output) if predicts else list(SEQUENCE_METRICS) if given_metrics else ["loss"]
+        scores |= {name: final[f"eval_{name}"] for name in known if f"eval_{name}" in final}
     _save(trainer, model_settings, output_dir)
     if not args.should_save:
         return
@@ -247,11 +252,12 @@ def _save(trainer: GenextTrainer, settings: ModelSettings, output_dir: Path) -> 
     trainer.save_model(str(output_dir))
 
 
-def _require_metric(name: str | None, metrics: Any, output: str) -> None:
+def _require_metric(name: str | None, metrics: Any, given_metrics: SequenceMetrics | None, output: str) -> None:
     """The metric that chooses the best checkpoint, checked before the training and not at its first evaluation."""
     if name is None or name.removeprefix("eval_") == "loss":
         return
-    known = ["loss", *(list_prediction_metrics(output) if output != "text" else metrics(["a"], [["a"]]) if metrics else [])]
+    of_texts = [*(metrics(["a"], [["a"]]) if metrics else []), *(given_metrics(-1.0, 1, 1) if given_metrics else [])]
+    known = ["loss", *(list_prediction_metrics(output) if output != "text" else of_texts)]
     if name.removeprefix("eval_") not in known:
         raise SettingsError(
             f"metric_for_best_model is {name!r}, which no evaluation gives; known are {', '.join(known)}. Set "

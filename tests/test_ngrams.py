@@ -8,7 +8,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from recipes.ngrams import KneserNeyModel
+from scipy.stats import chisquare
+
+from recipes.ngrams import CharacterNgrams, KneserNeyModel
 
 VOCAB_SIZE = 6
 
@@ -91,3 +93,65 @@ def test_longer_contexts_help_where_the_text_repeats():
 def test_texts_that_cannot_be_counted_are_refused(tokens, order, message):
     with pytest.raises(ValueError, match=message):
         KneserNeyModel(tokens, order=order, vocab_size=VOCAB_SIZE)
+
+
+# Texts that know nothing of each other
+
+TEXTS = ["abab", "abc", "ba", "", "cab", "abab", "bca", "a"]
+
+
+def write_out_texts(texts, order, discounts, alphabet):
+    """The log-probability of a text by the recursion, n-grams counted text by text; "^" starts and "$" ends one."""
+    rows = [("^", *text, "$") for text in texts]
+    grams = {
+        length: Counter(row[start : start + length] for row in rows for start in range(len(row) - length + 1))
+        for length in range(1, order + 1)
+    }
+    counts = {order: grams[order]}
+    for length in range(1, order):
+        counts[length] = Counter(gram[1:] for gram in grams[length + 1])
+        counts[length].update({gram: count for gram, count in grams[length].items() if gram[0] == "^"})
+    counts[1].pop(("^",))
+    tokens = [*alphabet, "$"]
+
+    def discount(count):
+        return 0.0 if count == 0 else discounts[min(count, 3) - 1]
+
+    def probability(token, context):
+        shorter = probability(token, context[1:]) if context else 1 / len(tokens)
+        following = {gram: count for gram, count in counts[len(context) + 1].items() if gram[:-1] == context}
+        if not following:
+            return shorter
+        count, total = following.get((*context, token), 0), sum(following.values())
+        return (count - discount(count)) / total + sum(map(discount, following.values())) / total * shorter
+
+    def score(text):
+        row = ("^", *text, "$")
+        return sum(math.log(probability(row[place], row[max(0, place - order + 1) : place])) for place in range(1, len(row)))
+
+    return score
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_texts_have_the_probabilities_of_the_definition_and_no_past_beyond_their_start(order):
+    model = CharacterNgrams(TEXTS, order=order, alphabet="abcd", discounts=(0.4, 0.9, 1.3))
+    expected = write_out_texts(TEXTS, order, (0.4, 0.9, 1.3), "abcd")
+    asked = ["ab", "", "dab", "abcabc", "ba"]
+    assert model.log_prob(asked) == pytest.approx([expected(text) for text in asked], abs=1e-12)
+    assert model.log_prob(asked[::-1]) == pytest.approx(model.log_prob(asked)[::-1], abs=1e-12)
+    with pytest.raises(ValueError, match="'e' is not in the alphabet 'abcd'"):
+        model.log_prob(["e"])
+    with pytest.raises(ValueError, match="must begin with the start token 0, got 2"):
+        model.model.score([2, 1])
+
+
+def test_drawn_texts_are_as_frequent_as_they_are_likely():
+    model = CharacterNgrams(TEXTS, order=3)
+    drawn = Counter(model.sample(20_000, np.random.default_rng(0), max_length=30))
+    likely = ["ab", "abab", "a", "abc", "cab", "ba", ""]
+    expected = np.exp(model.log_prob(likely)) * 20_000
+    counts = np.array([drawn[text] for text in likely])
+    rest = 20_000 - np.array([counts.sum(), expected.sum()])
+    assert chisquare([*counts, rest[0]], [*expected, rest[1]]).pvalue > 1e-3
+    following = model.model.predict(np.array([[0, 2]]))  # After the start and an "a".
+    assert following.sum() == pytest.approx(1.0, abs=1e-12) and following[0, 0] == 0.0
