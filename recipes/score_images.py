@@ -22,12 +22,10 @@ import numpy as np
 import torch
 
 from hf_genext import pipeline
-from hf_genext.hub import read_results, render_model_card, write_results
-from recipes.arguments import SettingsError
 from recipes.drawn_images import Images, ImageSettings, judge_draws, read_images
 from recipes.plots import draw_image_grid
-from recipes.results import summarize, update_recipe_results
 from recipes.running import find_recipe_results, run_main, set_up_logging
+from recipes.scored_models import require_results, store_scores
 
 _ROWS_AT_ONCE = 100
 _GRID = 10
@@ -70,8 +68,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     settings, run, _, images, judge, config_path, folder = read_images(ScoreSettings, argv, needs_model=True)
     set_up_logging()
     recipe_results = find_recipe_results(config_path, run.results_file) if run.update_results else None
-    if not (folder / "results.json").is_file():
-        raise SettingsError(f"{str(folder)!r} holds no results.json of a training; give --model the folder of one.")
+    require_results(folder)
     pipe = pipeline("conditional-generation", model=str(folder))
     test = images["test"]
     with torch.inference_mode():
@@ -79,31 +76,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         bits, num_importance_samples = count_bits(pipe, test, settings.num_importance_samples)
     scores = {"bits_per_dimension": bits, **found}
 
-    results = read_results(folder / "results.json")
-    seed, minutes = results["seeds"][0], results["minutes"]
-    results["metrics"] = scores
-    results["better"] = {name: how for name, how in (run.deciding_metrics or {}).items() if name in scores}
-    results["data"]["importance_samples"] = num_importance_samples
-    results["data"]["drawn_images"] = f"{settings.num_draws} x {settings.num_drawn}"
-    results["runs"] = [{"seed": seed, "minutes": minutes, "metrics": scores}]
-    write_results(folder / "results.json", results)
     shape = pipe.model.config.head.output_shape
     draw_image_grid(drawn[: _GRID * _GRID].reshape(-1, *shape), folder / "samples.png", columns=_GRID)
-    card = render_model_card(
-        results,
-        title=run.title,
-        task=run.task,
-        example=run.example,
-        example_code=run.example_code,
-        license=run.license,
-        pictures={"Samples": "samples.png", "Validation": "validation_curve.png"},
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    if recipe_results is not None:
-        update_recipe_results(recipe_results, results)
-        if recipe_results.name == "results.json":
-            shutil.copy(folder / "samples.png", recipe_results.parent)
-    print(summarize(results))
+    facts = {
+        "importance_samples": num_importance_samples,
+        "drawn_images": f"{settings.num_draws} x {settings.num_drawn}",
+    }
+    store_scores(folder, run, scores, facts, recipe_results=recipe_results, pictures={"Samples": "samples.png"})
+    if recipe_results is not None and recipe_results.name == "results.json":
+        shutil.copy(folder / "samples.png", recipe_results.parent)
     return scores
 
 

@@ -5,14 +5,90 @@ Legend: rows.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from hf_genext.conditions import list_conditions
 from hf_genext.sample_metrics import Diversity, Novelty, SampleMetric
 from hf_genext.sequence_metrics import SEQUENCE_METRICS, build_sequence_metrics, count_characters
+from hf_genext.training import GenextTrainingArguments
+from recipes.arguments import SettingsError, parse_settings
+from recipes.conditional_data import RowReader, find_data, load_data
+from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
+from recipes.running import count_threads, set_up_logging
+
+
+@dataclass
+class Texts:
+    """The texts of a side.
+
+    Attributes:
+        texts: The targets, (rows,).
+        conditions: What belongs to each, as the pipeline takes it, (rows,).
+    """
+
+    texts: list[str]
+    conditions: list[dict[str, Any]]
+
+
+@dataclass
+class TextRecipe:
+    """A recipe's settings and texts, for scripts that score its models and baselines.
+
+    Attributes:
+        own: The settings of the script itself.
+        run: Those of the run.
+        model: The folder of the model that the settings name; empty for none.
+        conditions: What the recipe's models are told, as the settings have it.
+        config_path: The settings file.
+        train: What is trained on.
+        validation: What is chosen by.
+        test: What is scored.
+    """
+
+    own: Any
+    run: RunSettings
+    model: Path
+    conditions: dict[str, Any]
+    config_path: Path | None
+    train: Texts
+    validation: Texts
+    test: Texts
+
+
+def read_text_recipe(
+    own: type, argv: list[str] | None, conditions: dict[str, Any], *, needs_model: bool = False
+) -> TextRecipe:
+    """Read settings and texts.
+
+    Args:
+        own: The dataclass of the script's own settings.
+        argv: The command line without the program's name; that of this process if left out.
+        conditions: The columns of what belongs to each text, whatever the models are told.
+        needs_model: Whether the folder of a model has to be given.
+
+    Raises:
+        SettingsError: if no model is given where one is needed, or for settings that cannot be used.
+    """
+    settings, model, data, run, args, config_path = parse_settings(
+        [own, ModelSettings, DataSettings, RunSettings, GenextTrainingArguments], sys.argv[1:] if argv is None else argv
+    )
+    set_up_logging()
+    if needs_model and model.model is None:
+        raise SettingsError("Give the folder of a trained model: --model FOLDER.")
+    torch.set_num_threads(count_threads(run.num_threads))
+    told, data.conditions = data.conditions or {}, conditions
+    rows = load_data(data, RowReader(data), find_data(data, Path(args.output_dir or "out") / "data", config_path))
+    sides = [
+        Texts(list(side["target"]), list_conditions(side)) for side in (rows.train, rows.validation, rows.test or rows.validation)
+    ]
+    return TextRecipe(settings, run, Path(model.model or ""), told, config_path, *sides)
 
 
 def score_texts(
@@ -97,4 +173,4 @@ def measure_samples(samples: Sequence[str], training_texts: Sequence[str], *metr
     return found
 
 
-__all__ = ["draw_texts", "measure_given", "measure_samples", "score_texts"]
+__all__ = ["TextRecipe", "Texts", "draw_texts", "measure_given", "measure_samples", "read_text_recipe", "score_texts"]
