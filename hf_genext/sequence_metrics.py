@@ -1,7 +1,7 @@
 """Metrics of how likely a model finds given sequences: perplexity, and bits or log-likelihood for a character.
 
-They come of a log-probability alone, in nats: exact, or of a model with latent numbers a bound from below, so that its perplexity
-and bits are bounds from above. Nothing is generated.
+They come of a log-probability alone, in nats: exact, or of a model with latent numbers a bound from below, so that its
+perplexity and bits are bounds from above. Nothing is generated.
 
 Legend: rows, target (output positions).
 """
@@ -62,7 +62,7 @@ def score_perplexity(log_prob: float, num_tokens: int, num_characters: int) -> f
 
 
 def score_log_likelihood_per_character(log_prob: float, num_tokens: int, num_characters: int) -> float:
-    """The log-probability of the targets in nats, divided by their characters, the ends included. Arguments as for perplexity."""
+    """The log-probability of the targets in nats, divided by their characters, ends included. Arguments as for perplexity."""
     return log_prob / max(num_characters, 1)
 
 

@@ -52,9 +52,9 @@ class KneserNeyModel:
         vocab_size: Tokens of the vocabulary.
         discounts: What is taken from counts of 1, of 2, and of 3 or more; left out, estimated at each length by the counts of
             counts (equations 26), or 0.5, 1 and 1.5 where a text is too small for that.
-        start_token: A token that begins each of several texts, which then know nothing of each other: contexts go back to it and
-            no further, and it is never predicted. Since nothing comes before it, n-grams that begin with it count as often as
-            they occur, as in SRILM.
+        start_token: A token that begins each of several texts, which then know nothing of each other: contexts go back to it
+            and no further, and it is never predicted. Since nothing comes before it, n-grams that begin with it count as often
+            as they occur, as in SRILM.
 
     Raises:
         ValueError: if the text is shorter than the order, holds a token outside the vocabulary, or does not begin with the

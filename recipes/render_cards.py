@@ -55,6 +55,11 @@ def render_cards() -> dict[Path, str]:
         experiments = results_path.parent / "experiments.json"
         if experiments.is_file():
             text = replace_marked(text, "experiments", render_experiments(json.loads(experiments.read_text(encoding="utf-8"))))
+        if "<!-- besides -->" in text:
+            text = replace_marked(text, "besides", render_besides(read_results(results_path)))
+        samples = results_path.parent / "samples.md"
+        if samples.is_file():
+            text = replace_marked(text, "samples", samples.read_text(encoding="utf-8").rstrip("\n"))
         for other in sorted(results_path.parent.glob("results_*.json")):
             text = replace_marked(text, other.stem, render_comparison(read_results(other)))
         cards[recipe_readme] = text
@@ -62,6 +67,13 @@ def render_cards() -> dict[Path, str]:
             front_page = replace_marked(front_page, results_path.parent.name, table)
     cards[readme] = front_page
     return cards
+
+
+def render_besides(results: dict[str, Any]) -> str:
+    """A Markdown table of the metrics that do not decide, the model's and those of the baselines."""
+    names = set(results["metrics"]) - set(results["better"])
+    metrics = {name: value for name, value in results["metrics"].items() if name in names}
+    return render_comparison({**results, "metrics": metrics, "better": {}})
 
 
 def render_experiments(experiments: dict[str, Any]) -> str:

@@ -62,9 +62,7 @@ class TextRecipe:
     test: Texts
 
 
-def read_text_recipe(
-    own: type, argv: list[str] | None, conditions: dict[str, Any], *, needs_model: bool = False
-) -> TextRecipe:
+def read_text_recipe(own: type, argv: list[str] | None, conditions: dict[str, Any], *, needs_model: bool = False) -> TextRecipe:
     """Read settings and texts.
 
     Args:
@@ -86,7 +84,8 @@ def read_text_recipe(
     told, data.conditions = data.conditions or {}, conditions
     rows = load_data(data, RowReader(data), find_data(data, Path(args.output_dir or "out") / "data", config_path))
     sides = [
-        Texts(list(side["target"]), list_conditions(side)) for side in (rows.train, rows.validation, rows.test or rows.validation)
+        Texts(list(side["target"]), list_conditions(side))
+        for side in (rows.train, rows.validation, rows.test or rows.validation)
     ]
     return TextRecipe(settings, run, Path(model.model or ""), told, config_path, *sides)
 
@@ -140,9 +139,7 @@ def measure_given(
     return build_sequence_metrics(names)(total, num_tokens, count_characters(texts))
 
 
-def draw_texts(
-    pipe: Any, conditions: Sequence[Any], *, seed: int = 0, batch_size: int = 250, **arguments: Any
-) -> list[str]:
+def draw_texts(pipe: Any, conditions: Sequence[Any], *, seed: int = 0, batch_size: int = 250, **arguments: Any) -> list[str]:
     """A text for each condition, drawn from the model's own distribution.
 
     Args:
@@ -158,7 +155,9 @@ def draw_texts(
     return [answer[0]["generated_text"] for answer in answers]
 
 
-def measure_samples(samples: Sequence[str], training_texts: Sequence[str], *metrics: SampleMetric, **how: Any) -> dict[str, float]:
+def measure_samples(
+    samples: Sequence[str], training_texts: Sequence[str], *metrics: SampleMetric, **how: Any
+) -> dict[str, float]:
     """Novelty and diversity of drawn texts, and what more metrics of samples say.
 
     Args:

@@ -7,7 +7,6 @@ from collections import Counter
 
 import numpy as np
 import pytest
-
 from scipy.stats import chisquare
 
 from recipes.ngrams import CharacterNgrams, KneserNeyModel

@@ -18,7 +18,6 @@ from hf_genext import (
     pipeline,
     train_tokenizer,
 )
-from hf_genext.batching import ConditionalCollator
 from hf_genext.conditions import encode_rows, parse_condition_columns, read_rows
 from hf_genext.sample_metrics import Diversity, Novelty, Validity
 from hf_genext.sequence_metrics import build_sequence_metrics, count_characters, count_target_characters

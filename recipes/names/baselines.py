@@ -39,7 +39,7 @@ from recipes.text_distributions import TextRecipe, Texts
 class BaselineSettings(NameSettings):
     """How to compare."""
 
-    orders: list[int] = field(default_factory=lambda: [3, 4, 5, 6, 7, 8], metadata={"help": "Lengths of n-grams to choose from."})
+    orders: list[int] = field(default_factory=lambda: [3, 4, 5, 6, 7, 8], metadata={"help": "Lengths to choose from."})
     without: list[str] = field(default_factory=list, metadata={"help": "Folders of the same model without the language."})
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -57,6 +56,7 @@ class WordJudge:
         self._runs: dict[str, set[str]] = defaultdict(set)
         for word, language in zip(train.texts, languages, strict=True):
             self._runs[language] |= _list_runs(word)
+        self._runs[""] = set.union(*self._runs.values())  # Of no language in particular.
         self._classifier = make_pipeline(
             TfidfVectorizer(analyzer="char", ngram_range=(1, 4), min_df=2, sublinear_tf=True, dtype=np.float32),
             LogisticRegression(C=10.0, max_iter=200),
@@ -79,26 +79,24 @@ class WordJudge:
             asked for; and where `languages` are given `real_words`, the share of words that were not trained on and stand in
             the whole list of the language.
         """
-        asked = [None] * len(words) if languages is None else list(languages)
-        every = set.union(*self._runs.values())
-        pairs = {
-            (word, language)
-            for word, language in zip(words, asked, strict=True)
-            if _list_runs(word) <= (every if language is None else self._runs[language])
+        asked = [""] * len(words) if languages is None else languages
+        # A metric is told a text alone, so each word goes with its language.
+        with_language = [f"{language} {word}" for word, language in zip(words, asked, strict=True)]
+        found = {
+            **measure_samples(words, self._words, ngram_sizes=(_RUN,), split=list),
+            **(Validity(rule=self._is_valid).compute(predictions=with_language) or {}),
         }
-        # A metric is told words alone, so each stands for itself with its language.
-        marked = {f"{word} {language}" for word, language in pairs}
-        validity = Validity(rule=marked).compute(
-            predictions=[f"{word} {language}" for word, language in zip(words, asked, strict=True)]
-        )
-        found = {**measure_samples(words, self._words, ngram_sizes=(_RUN,), split=list), **(validity or {})}
         if languages is not None:
             found["real_words"] = self._find_real(words, languages)
         return found
 
     def recover(self, words: Sequence[str], languages: Sequence[str]) -> float:
-        """How often a linear model of runs of letters, learned from the training words, sees the language that was asked for."""
+        """How often a linear model of runs of letters, learned from the training words, sees the language asked for."""
         return 100.0 * float(np.mean(self._classifier.predict(_mark(words)) == np.array(languages)))
+
+    def _is_valid(self, with_language: str) -> bool:
+        language, _, word = with_language.partition(" ")
+        return _list_runs(word) <= self._runs[language]
 
     def _find_real(self, words: Sequence[str], languages: Sequence[str]) -> float:
         known, trained = {language: set(read_words(language)) for language in set(languages)}, set(self._words)
