@@ -4,8 +4,8 @@
         --source_column word --target_column pronunciation --num_beams 5
 
 A settings file may come first, whose data settings then apply: `recipes/evaluate.py recipes/g2p/config.yaml --model ...`.
-Several targets of one source are several references; the best one counts. A model with a single output is scored by the metrics
-of its head.
+Several targets of one source are several references; the best one counts. Perplexity and bits per character are those of every
+target by itself. A model with a single output is scored by the metrics of its head.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ from tqdm.auto import tqdm
 from transformers import pipeline
 
 import hf_genext
+from hf_genext.conditions import list_conditions, list_kinds
 from hf_genext.metrics import bootstrap_interval, score_exact
 from hf_genext.prediction_metrics import list_prediction_metrics
+from hf_genext.sequence_metrics import SEQUENCE_METRICS
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
 from recipes.conditional_data import (
@@ -43,6 +45,7 @@ from recipes.conditional_data import (
 from recipes.conditional_model import require_needed_models
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.running import describe_missing_model, run_main, set_up_logging
+from recipes.text_distributions import measure_given
 
 
 @dataclass
@@ -53,6 +56,9 @@ class EvaluationSettings:
     rerank: bool = field(default=False, metadata={"help": "Search in both directions, each judging what the other found."})
     batch_size: int = field(default=256, metadata={"help": "Sources that are generated from at once."})
     limit: int | None = field(default=None, metadata={"help": "Score the first so many sources only."})
+    num_importance_samples: int = field(
+        default=64, metadata={"help": "Draws of latent numbers, where there are some, for how likely given texts are."}
+    )
     predictions_file: str | None = field(default=None, metadata={"help": "Write source, output and references here (TSV)."})
 
 
@@ -82,7 +88,10 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         scores = _score_outputs(generate, rows, data, reader, settings, args)
         print(json.dumps({"model": model_settings.model, "rows": len(rows), **scores}))
     else:
-        scores = _score_texts(generate, rows, data, config_path, settings, str(model_settings.model))
+        given = [name for name in data.metrics or [] if name in SEQUENCE_METRICS]
+        scores = _score_given(generate, rows, given, settings) if given else {}
+        if not given or len(given) < len(data.metrics or []) or data.metrics_script is not None:
+            scores |= _score_texts(generate, rows, data, config_path, settings, str(model_settings.model))
     return scores
 
 
@@ -126,6 +135,17 @@ def _score_outputs(
     known = list_prediction_metrics(head.kind)
     scores = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
     scores = {name: value for name, value in scores.items() if name in known}
+    for name, value in scores.items():
+        print(f"  {name.replace('_', ' '):<28} {value:.4g}")
+    return scores
+
+
+def _score_given(generate: Any, rows: datasets.Dataset, names: list[str], settings: EvaluationSettings) -> dict[str, float]:
+    """Score how likely a model finds every target, and print."""
+    rows = rows.select(range(min(settings.limit or len(rows), len(rows))))
+    conditions = list_conditions(rows) if list_kinds(rows) or not any(rows[:100]["source"]) else list(rows["source"])
+    how = {"num_importance_samples": settings.num_importance_samples, "batch_size": settings.batch_size}
+    scores = measure_given(generate, conditions, list(rows["target"]), names, **how)
     for name, value in scores.items():
         print(f"  {name.replace('_', ' '):<28} {value:.4g}")
     return scores
