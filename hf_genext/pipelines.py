@@ -71,7 +71,9 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         quantization: `"int8"` for an export that was made so.
 
     Args of a call:
-        num_samples: Without any condition: how many to make. Of a model with latent numbers each is a draw from its prior.
+        num_samples: Without any condition: how many to draw. Of a sequence model with latent numbers these are drawn, from the
+            prior, and with `do_sample` the tokens too; without any the tokens are, from all that the model finds possible, but
+            where `do_sample` or `num_beams` is given.
         batch_size: How many inputs run at once, in the order in which they come. Left out, models that are decoded fast take
             many inputs in batches of like length, read ahead by some thousands at most, and all others one by one. Sampling
             without a seed is one by one, too.
@@ -219,6 +221,8 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
             if not isinstance(num_samples, int) or isinstance(num_samples, bool) or num_samples < 0:
                 raise ValueError(f"num_samples must be a whole number of 0 or more, got {num_samples!r}.")
             inputs = [{} for _ in range(num_samples)]
+            if self._predicts is None and not has_latents(self.model) and not kwargs.keys() & {"do_sample", "num_beams"}:
+                kwargs = {"top_k": 0, **kwargs, "do_sample": True}
             if self._predicts is not None and kwargs.get("batch_size", self._batch_size) is None:
                 kwargs["batch_size"] = SAMPLES_PER_BATCH
         inputs = list_columns(inputs)

@@ -114,7 +114,9 @@ class DataSettings:
     unreadable: str = field(
         default="error", metadata={"help": "Rows whose picture or recording cannot be opened: error or drop."}
     )
-    metrics: list[str] | None = field(default=None, metadata={"help": "Names of metrics of generated texts or of outputs."})
+    metrics: list[str] | None = field(
+        default=None, metadata={"help": "Names of metrics of generated texts, given texts or outputs."}
+    )
     metrics_script: str | None = field(
         default=None,
         metadata={"help": "A script beside the settings file whose build_metrics() gives more metrics of generated texts."},

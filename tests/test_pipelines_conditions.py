@@ -7,6 +7,7 @@ import pytest
 import torch
 from composition_specimens import DECODERS, build_bert
 from PIL import Image
+from scipy.stats import chisquare
 from specimens import PHONEMES, WORDS, build_config, build_processor, sharpen
 from transformers import ViTConfig, ViTImageProcessor, WhisperConfig, WhisperFeatureExtractor, pipeline
 
@@ -122,9 +123,9 @@ def test_several_conditions_of_which_any_may_be_missing(tmp_path):
     check_answers(pipe, conditions, expected)
     assert pipe({"text": "cat", "label": None, "vector": None}) == pipe("cat")
     assert pipe({"text": None, "vector": VECTORS[0]}) == pipe({"vector": VECTORS[0]})
-    none = pipe(num_samples=3)
+    none = pipe(num_samples=3, do_sample=False)
     assert none == [pipe({})] * 3
-    assert len({answer[0]["generated_text"] for answer in pipe(num_samples=6, do_sample=True)}) > 1
+    assert len({answer[0]["generated_text"] for answer in pipe(num_samples=6)}) > 1
     with pytest.raises(ValueError, match="no label 'au'"):
         pipe({"text": "cat", "label": "au"})
 
@@ -132,7 +133,27 @@ def test_several_conditions_of_which_any_may_be_missing(tmp_path):
 def test_nothing_is_a_condition_too(tmp_path):
     model, processor = save(tmp_path, None)
     pipe = pipeline(TASK, model=str(tmp_path))
-    assert pipe(num_samples=2) == to_answers(processor, model.generate(num_samples=2))
+    assert pipe(num_samples=2, num_beams=1) == to_answers(processor, model.generate(num_samples=2))
+
+
+def test_texts_out_of_nothing_are_drawn_as_often_as_they_are_likely(tmp_path):
+    model, processor = save(tmp_path, None)
+    model.generation_config.no_repeat_ngram_size = None
+    pipe = pipeline(TASK, model=model, processor=processor)
+    drawn = [answer[0]["generated_text"] for answer in pipe(num_samples=4000, seed=7, max_new_tokens=1)]
+    assert drawn[:20] == [
+        answer[0]["generated_text"] for answer in pipe(num_samples=20, seed=7, max_new_tokens=1, batch_size=3)
+    ]
+    assert drawn != [answer[0]["generated_text"] for answer in pipe(num_samples=4000, seed=8, max_new_tokens=1)]
+    start = torch.tensor([[model.config.decoder_start_token_id]])
+    with torch.no_grad():
+        probabilities = model(num_samples=1, decoder_input_ids=start).logits[0, -1].double().softmax(dim=0)
+    expected = dict.fromkeys(sorted(set(drawn)), 0.0)
+    for token, probability in enumerate(probabilities.tolist()):
+        text = processor.target_tokenizer.decode([token], skip_special_tokens=True)
+        expected[text] = expected.get(text, 0.0) + 1000 * probability
+    counts = [drawn.count(text) for text in expected]
+    assert len(expected) > 4 and chisquare(counts, list(expected.values())).pvalue > 1e-3
 
 
 def take_apart(answers):

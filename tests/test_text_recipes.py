@@ -111,9 +111,11 @@ def test_the_smoke_run_of_names_leaves_a_model_that_invents_words_and_is_scored(
     assert again["perplexity"] == pytest.approx(trained["perplexity"], rel=1e-4)
     assert {"recovered_1", "recovered_2", "recovered_3", "novelty", "diversity", "validity", "real_words"} <= set(scores)
     assert "| italian |" in (recipe / "samples.md").read_text(encoding="utf-8")
-    found = name_baselines.main([*words, "--orders", "2", "3", "--without", str(plain), "--update_results", "true"])
+    found = name_baselines.main(
+        [*words, "--orders", "2", "3", "--model", str(model), "--without", str(plain), "--update_results", "true"]
+    )
     assert read_results(recipe / "results.json")["baselines"] == found
-    assert len(found) == 4 and sum("log_likelihood_per_character" in values for values in found.values()) == 3
+    assert len(found) == 5 and sum("log_likelihood_per_character" in values for values in found.values()) == 4
     assert found["the test words themselves"]["novelty"] == 100.0
 
 

@@ -1,11 +1,13 @@
 """What the names recipe's models are compared with, on their test words.
 
-    python recipes/names/baselines.py recipes/names/config.yaml --without out/names-unconditional
-    python recipes/names/baselines.py recipes/names/config.yaml --without out/names-unconditional --update_results true
+    python recipes/names/baselines.py recipes/names/config.yaml --model out/names --without out/names-unconditional
+    python recipes/names/baselines.py recipes/names/config.yaml --model out/names --without out/names-unconditional \
+        --update_results true
 
 * n-grams of characters with modified Kneser-Ney smoothing, for each language its own, and one for all; how long they are is
   chosen on the validation words;
-* the same model without the language, one or several trainings of `unconditional.yaml`;
+* the recipe's model where it is not told the language;
+* the same model trained without the language, one or several trainings of `unconditional.yaml`;
 * the test words themselves, for what is said of words that were drawn.
 
 `--update_results true` puts them beside the model's own metrics in the recipe's results file, which score.py wrote.
@@ -103,13 +105,14 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
     results_path = find_results_to_join(recipe.config_path, wanted=recipe.run.update_results, name=recipe.run.results_file)
     judge = WordJudge(recipe.train)
     scores = dict(score_ngrams(recipe, judge, is_conditional=told) for told in (True, False))
-    runs = [
-        score_model(pipeline("conditional-generation", model=folder), judge, recipe.test, recipe.own, is_conditional=False)
-        for folder in recipe.own.without
-    ]
-    if runs:
-        means = {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
-        scores["the same model without the language"] = means
+    for label, folders in (
+        ("this model, not told the language", [str(recipe.model)] if recipe.model.name else []),
+        ("the same model, trained without the language", recipe.own.without),
+    ):
+        pipes = [pipeline("conditional-generation", model=folder) for folder in folders]
+        runs = [score_model(pipe, judge, recipe.test, recipe.own, is_conditional=False) for pipe in pipes]
+        if runs:
+            scores[label] = {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
     languages = list_languages(recipe.test)
     real = judge.judge(recipe.test.texts, languages)
     scores["the test words themselves"] = {**real, name_recovered(1.0): judge.recover(recipe.test.texts, languages)}

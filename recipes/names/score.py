@@ -38,8 +38,7 @@ def score_model(pipe: Any, judge: WordJudge, test: Texts, settings: NameSettings
     languages = judge.choose(settings.num_drawn)
     if not is_conditional:
         nothing: list[dict[str, Any]] = [{} for _ in test.texts]
-        drawn = draw_texts(pipe, [{} for _ in languages])
-        return {**measure_given(pipe, nothing, test.texts), **judge.judge(drawn, None)}
+        return {**measure_given(pipe, nothing, test.texts), **judge.judge(draw_texts(pipe, [{} for _ in languages]), None)}
     scores = measure_given(pipe, test.conditions, test.texts)
     for scale in settings.guidance_scales:
         guidance = {} if scale == 1.0 else {"guidance_scale": scale}

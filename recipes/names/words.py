@@ -27,7 +27,7 @@ _RUN = 3
 class NameSettings:
     """How invented words are judged."""
 
-    num_drawn: int = field(default=2000, metadata={"help": "Words that are drawn to be judged, of all languages together."})
+    num_drawn: int = field(default=1000, metadata={"help": "Words that are drawn to be judged, of all languages together."})
     guidance_scales: list[float] = field(
         default_factory=lambda: [1.0, 2.0, 3.0], metadata={"help": "Strengths of the condition to draw with."}
     )
