@@ -39,7 +39,7 @@ _SHOWN = 6
 class ScoreSettings(SentenceSettings):
     """How to score."""
 
-    num_importance_samples: int = field(default=100, metadata={"help": "Draws of the latent numbers for the bound."})
+    num_importance_samples: int = field(default=64, metadata={"help": "Draws of the latent numbers for the bound."})
 
 
 def encode_texts(pipe: Any, texts: list[str]) -> dict[str, torch.Tensor]:
