@@ -113,9 +113,12 @@ def main(argv: list[str] | None = None) -> dict[str, dict[str, float]]:
         runs = [score_model(pipe, judge, recipe.test, recipe.own, is_conditional=False) for pipe in pipes]
         if runs:
             scores[label] = {name: statistics.fmean(run[name] for run in runs) for name in runs[0]}
-    languages = list_languages(recipe.test)
-    real = judge.judge(recipe.test.texts, languages)
-    scores["the test words themselves"] = {**real, name_recovered(1.0): judge.recover(recipe.test.texts, languages)}
+    # As many as are drawn, since fewer words are more diverse.
+    words, languages = (column[: recipe.own.num_drawn] for column in (recipe.test.texts, list_languages(recipe.test)))
+    scores["the test words themselves"] = {
+        **judge.judge(words, languages),
+        name_recovered(1.0): judge.recover(words, languages),
+    }
     add_baselines(results_path, scores)
     return scores
 

@@ -11,6 +11,7 @@ several languages have it. Called by `recipes/train_conditional.py` through the 
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,12 @@ LENGTHS = (3, 20)
 SEED = 0
 
 
-def read_words(language: str) -> list[str]:
+def read_words(language: str, among: Collection[str] | None = None) -> list[str]:
     """The words of a language that are taken, in lower case and in the order of the alphabet.
 
     Args:
         language: One of [`LISTS`].
+        among: Of which words; left out, of all.
 
     Raises:
         RuntimeError: if the list cannot be brought; the message says how to bring it by hand.
@@ -56,7 +58,8 @@ def read_words(language: str) -> list[str]:
     cache = find_cache()
     bring_debian_package(cache, package)
     lines = (cache / "unpacked" / package / "usr/share/dict" / name).read_text(encoding=encoding).splitlines()
-    return sorted({line.lower() for line in lines if _is_taken(line, language)})
+    kept = lines if among is None else [line for line in lines if line.lower() in among]
+    return sorted({line.lower() for line in kept if _is_taken(line, language)})
 
 
 def _is_taken(line: str, language: str) -> bool:

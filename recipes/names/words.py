@@ -99,7 +99,7 @@ class WordJudge:
         return _list_runs(word) <= self._runs[language]
 
     def _find_real(self, words: Sequence[str], languages: Sequence[str]) -> float:
-        known, trained = {language: set(read_words(language)) for language in set(languages)}, set(self._words)
+        known, trained = {language: set(read_words(language, set(words))) for language in set(languages)}, set(self._words)
         real = [word in known[language] and word not in trained for word, language in zip(words, languages, strict=True)]
         return 100.0 * float(np.mean(real))
 
