@@ -21,7 +21,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from recipes.text_splits import SIDES, split_texts, write_table
-from recipes.word_vectors.prepare_data import bring_debian_package, find_cache
+from recipes.debian_packages import bring_debian_package, find_cache
 
 LISTS = {
     "danish": ("wdanish", "danish", "utf-8"),
