@@ -20,8 +20,8 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from recipes.text_splits import SIDES, split_texts, write_table
 from recipes.debian_packages import bring_debian_package, find_cache
+from recipes.text_splits import SIDES, split_texts, write_table
 
 LISTS = {
     "danish": ("wdanish", "danish", "utf-8"),
