@@ -14,7 +14,7 @@ from recipes.text_distributions import measure_samples
 class SentenceSettings:
     """How models are scored and judged."""
 
-    num_drawn: int = field(default=1000, metadata={"help": "Sentences that are drawn to be judged."})
+    num_drawn: int = field(default=500, metadata={"help": "Sentences that are drawn to be judged."})
 
 
 def judge_sentences(samples: Sequence[str], training_texts: Sequence[str]) -> dict[str, float]:
