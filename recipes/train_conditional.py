@@ -256,8 +256,11 @@ def _require_metric(name: str | None, metrics: Any, given_metrics: SequenceMetri
     """The metric that chooses the best checkpoint, checked before the training and not at its first evaluation."""
     if name is None or name.removeprefix("eval_") == "loss":
         return
-    of_texts = [*(metrics(["a"], [["a"]]) if metrics else []), *(given_metrics(-1.0, 1, 1) if given_metrics else [])]
-    known = ["loss", *(list_prediction_metrics(output) if output != "text" else of_texts)]
+    if output != "text":
+        known = ["loss", *list_prediction_metrics(output)]
+    else:
+        generated = metrics(["a"], [["a"]]) if metrics else {}
+        known = ["loss", *generated, *(given_metrics(-1.0, 1, 1) if given_metrics else {})]
     if name.removeprefix("eval_") not in known:
         raise SettingsError(
             f"metric_for_best_model is {name!r}, which no evaluation gives; known are {', '.join(known)}. Set "
