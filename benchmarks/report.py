@@ -219,7 +219,7 @@ def _batch_jobs(results: dict[str, Any]) -> str:
 def _image_sampling(results: dict[str, Any]) -> str:
     lines = ["| model | parameters | images per CPU second | ratio |", "|---|---:|---:|---:|"]
     for name, row in results["rows"].items():
-        lines.append(f"| {name} | {row['parameters']:,} | {row['images_per_second']:,.0f} | {row['ratio']:.3f} |")
+        lines.append(f"| {name} | {row['parameters']:,} | {row['images_per_second']:,.0f} | {row['ratio']:.2f} |")
     rounds = len(next(iter(results["rows"].values()))["rounds"])
     told = f"{results['hardware']}; {results['images']:,} images in one call, medians of {rounds} rounds that take turns."
     return "\n".join([*lines, "", told])
