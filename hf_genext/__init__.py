@@ -22,6 +22,7 @@ from hf_genext.genext.configuration_conditioners_genext import (
     GenextTextConditionerConfig,
     GenextVectorConditionerConfig,
 )
+from hf_genext.genext.configuration_generative_genext import GenextGenerativeConfig
 from hf_genext.genext.configuration_genext import GenextConfig, GenextDecoderConfig
 from hf_genext.genext.configuration_heads_genext import GenextHeadConfig
 from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, GenextModel
@@ -61,6 +62,7 @@ __all__ = [
     "GenextForConditionalGeneration",
     "GenextForPrediction",
     "GenextFusionConditionerConfig",
+    "GenextGenerativeConfig",
     "GenextHeadConfig",
     "GenextLabelConditionerConfig",
     "GenextModel",

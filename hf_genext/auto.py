@@ -30,6 +30,7 @@ from hf_genext.genext.configuration_conditioners_genext import (
     GenextTextConditionerConfig,
     GenextVectorConditionerConfig,
 )
+from hf_genext.genext.configuration_generative_genext import GenextGenerativeConfig
 from hf_genext.genext.configuration_genext import GenextConfig, GenextDecoderConfig
 from hf_genext.genext.configuration_heads_genext import GenextHeadConfig
 from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, GenextModel
@@ -49,6 +50,7 @@ CONFIGS: tuple[type[PreTrainedConfig], ...] = (
     GenextConfig,
     GenextDecoderConfig,
     GenextFusionConditionerConfig,
+    GenextGenerativeConfig,
     GenextHeadConfig,
     GenextLabelConditionerConfig,
     GenextNullConditionerConfig,

@@ -1,6 +1,7 @@
 """Configurations of the native decoder, and of the whole that composes it with conditioner and bottleneck."""
 
 # No `from __future__ import annotations` here: `@strict` would see only strings and check no type.
+import copy
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -11,12 +12,16 @@ from transformers.modeling_rope_utils import RopeParameters
 from .configuration_bottlenecks_genext import LATENT_KINDS, SLOT_FOR_EACH_STATE, GenextBottleneckConfig
 from .configuration_conditioners_genext import (
     NATIVE_CONDITIONERS,
+    GenextFusionConditionerConfig,
+    GenextLabelConditionerConfig,
     GenextNullConditionerConfig,
+    GenextVectorConditionerConfig,
     forget_remote_code,
     get_states_size,
     refuse_mistyped_names,
     validate_attention_sizes,
 )
+from .configuration_generative_genext import GenextGenerativeConfig
 from .configuration_heads_genext import GenextHeadConfig
 
 FORMAT_VERSION = 1
@@ -112,6 +117,8 @@ class GenextConfig(PreTrainedConfig):
         conditioner: What turns the condition into states. Several conditions are a [`GenextFusionConditionerConfig`].
         bottleneck: What turns the states into the memory.
         head: What makes a single output of the memory, for [`GenextForPrediction`], which needs no decoder.
+        generative: With a head of kind `"class"`, a model of what the classifier reads, by which it learns from rows without
+            labels, too: a [`GenextGenerativeConfig`].
         decoder: What generates from the memory. A language model with `add_cross_attention` reads the memory by
             cross-attention, one without it as leading embeddings.
         freeze_encoder: Whether the pretrained models among the conditioners stay as they are, dropout switched off. What is
@@ -151,12 +158,14 @@ class GenextConfig(PreTrainedConfig):
         "bottleneck": SubConfigSpec(config_class=GenextBottleneckConfig),
         "decoder": GenextPartSpec(config_class=AutoConfig, model_type="genext_decoder"),
         "head": SubConfigSpec(config_class=GenextHeadConfig, optional=True),
+        "generative": SubConfigSpec(config_class=GenextGenerativeConfig, optional=True),
     }
 
     conditioner: PreTrainedConfig | dict[str, Any] | None = None
     bottleneck: PreTrainedConfig | dict[str, Any] | None = None
     decoder: PreTrainedConfig | dict[str, Any] | None = None
     head: PreTrainedConfig | dict[str, Any] | None = None
+    generative: PreTrainedConfig | dict[str, Any] | None = None
     freeze_encoder: bool = False
     tune_encoder_from_layer: int | None = None
     is_encoder_decoder: bool = True
@@ -186,6 +195,8 @@ class GenextConfig(PreTrainedConfig):
         forget_remote_code(kwargs)
         super().__post_init__(**kwargs)
         self._fit_bottleneck()
+        if self.generative is not None:
+            self._check_generative()
         if self.has_native_decoder:
             self._fit_native_decoder()
         for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
@@ -278,6 +289,69 @@ class GenextConfig(PreTrainedConfig):
                 'A prior of kind "conditional" reads the conditions that the posterior has not for itself, and there are none: '
                 "name those that hold the target in posterior_conditions, and give another one; or choose another prior."
             )
+
+    def _check_generative(self) -> None:
+        """Raise unless there is a class to sum out, and a vector to generate of the size that the generative head has."""
+        generative, head = self.generative, self.head
+        if head is None or head.kind != "class":
+            raise ValueError(
+                'generative is for a head of kind "class", whose labels it sums out where they are missing; got '
+                f"{'no head' if head is None else repr(head.kind)}. Leave generative out, or predict a class."
+            )
+        if self.bottleneck.kind == "variational":
+            raise ValueError(
+                'A classifier with a generative half draws nothing itself, got a bottleneck of kind "variational". Put it into '
+                'generative={"bottleneck": ...}.'
+            )
+        if generative.head is None:
+            raise ValueError(
+                'A generative half needs a head that says what it generates, such as generative={"head": '
+                '{"kind": "regression", "num_outputs": 64}}.'
+            )
+        vector = self.get_vector_condition()
+        if vector is None:
+            raise ValueError(
+                "generative is a model of the vector that the classifier reads, and it reads none. Give it a vector as a "
+                "condition, or leave generative out."
+            )
+        if generative.head.num_outputs != vector.vector_size:
+            raise ValueError(
+                f"The generative head gives {generative.head.num_outputs} numbers, but the condition has {vector.vector_size}. "
+                "Set its num_outputs, or of an image its output_shape, to that."
+            )
+        if generative.label_prior is not None and len(generative.label_prior) != head.num_outputs:
+            raise ValueError(
+                f"label_prior must have a probability for each of the {head.num_outputs} classes, got "
+                f"{len(generative.label_prior)}."
+            )
+
+    def get_vector_condition(self) -> GenextVectorConditionerConfig | None:
+        """The condition that is a vector, or `None` where there is none."""
+        fused = isinstance(self.conditioner, GenextFusionConditionerConfig)
+        parts = list(self.conditioner.conditioners.values()) if fused else [self.conditioner]
+        return next((part for part in parts if isinstance(part, GenextVectorConditionerConfig)), None)
+
+    def build_generative_config(self) -> "GenextConfig":
+        """The configuration of the generative half by itself: a model that gives the vector for a class, by latent numbers.
+
+        Its conditions are `vector`, which the posterior alone reads, and `label`, a field of all classes.
+        """
+        generative, vector = self.generative, self.get_vector_condition()
+        width = {"hidden_size": generative.hidden_size}
+        conditioners = {
+            "vector": GenextVectorConditionerConfig(
+                vector_size=vector.vector_size,
+                num_states=generative.num_states,
+                **width,  # type: ignore[union-attr]
+            ),
+            "label": GenextLabelConditionerConfig(label_counts=[self.head.num_outputs], **width),
+        }
+        bottleneck = {**generative.bottleneck.to_dict(), "posterior_conditions": ["vector"]}
+        return GenextConfig(
+            conditioner=GenextFusionConditionerConfig(conditioners=conditioners, **width),
+            bottleneck=bottleneck,
+            head=copy.deepcopy(generative.head),
+        )
 
     def _fit_native_decoder(self) -> None:
         decoder, memory_size = self.decoder, self.bottleneck.hidden_size
