@@ -54,7 +54,14 @@ from recipes.conditional_data import (
     spread_rows,
     write_example,
 )
-from recipes.conditional_model import adapt, check_model_settings, fit_linear_parts, load_model, require_needed_models
+from recipes.conditional_model import (
+    adapt,
+    check_model_settings,
+    fit_linear_parts,
+    learns_without_labels,
+    load_model,
+    require_needed_models,
+)
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.plots import draw_validation_curve
 from recipes.results import build_results, summarize, update_recipe_results
@@ -111,7 +118,7 @@ def _run(
         require_needed_models(model_settings, data_settings.conditions)
         files = find_data(data_settings, output_dir / "data", config_path)
     # All ranks at once, for each opens its share of the pictures and recordings.
-    reader = RowReader(data_settings, output, PartialState())
+    reader = RowReader(data_settings, output, PartialState(), keep_unlabelled=learns_without_labels(model_settings))
     data = load_data(data_settings, reader, files)
     model, processor = load_model(model_settings, data.train)
 

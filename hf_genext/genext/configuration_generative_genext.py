@@ -2,7 +2,7 @@
 
 # No `from __future__ import annotations` here: `@strict` would see only strings and check no type.
 import math
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -36,6 +36,12 @@ class GenextGenerativeConfig(PreTrainedConfig):
         labelled_weight: What the evidence bound of a row with a label counts.
         unlabelled_weight: What that of a row without one counts.
         warmup: Share of the training in which the latter two rise from 0, in a straight line.
+        label_posterior: By which probabilities a missing class is summed out. `"classifier"` takes those of the classifier,
+            which learns through them (Kingma et al. 2014); where it is sure of itself early, it learns no more. `"bound"` takes
+            those that the evidence bounds of all classes give by the rule of Bayes, the best ones; the classifier learns to
+            agree with them.
+        posterior_warmup: Share of the training in which the latter go, in the logarithm and in a straight line, from those of
+            the classifier to those of the bounds: a generative half that does not know the classes yet would find its own.
         label_prior: The probability of each class before anything is seen; left out, all are alike.
 
     Example:
@@ -63,6 +69,8 @@ class GenextGenerativeConfig(PreTrainedConfig):
     labelled_weight: float | int = 1.0
     unlabelled_weight: float | int = 1.0
     warmup: float | int = 0.0
+    label_posterior: Literal["classifier", "bound"] = "classifier"
+    posterior_warmup: float | int = 0.0
     label_prior: list[float | int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -92,8 +100,11 @@ class GenextGenerativeConfig(PreTrainedConfig):
         for name in ("supervised_weight", "labelled_weight", "unlabelled_weight"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be a finite number of 0 or more, got {getattr(self, name)}.")
-        if not 0.0 <= self.warmup <= 1.0:
-            raise ValueError(f"warmup is a share of the training, 0 to 1, got {self.warmup}.")
+        for name in ("warmup", "posterior_warmup"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is a share of the training, 0 to 1, got {getattr(self, name)}.")
+        if self.posterior_warmup and self.label_posterior != "bound":
+            raise ValueError('posterior_warmup is for label_posterior="bound"; choose that, or leave it out.')
         if self.label_prior is not None and not (
             min(self.label_prior, default=0.0) > 0.0 and math.isclose(sum(self.label_prior), 1.0, abs_tol=1e-6)
         ):

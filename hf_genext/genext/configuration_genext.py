@@ -342,7 +342,7 @@ class GenextConfig(PreTrainedConfig):
             "vector": GenextVectorConditionerConfig(
                 vector_size=vector.vector_size,
                 num_states=generative.num_states,
-                **width,  # type: ignore[union-attr]
+                **width,
             ),
             "label": GenextLabelConditionerConfig(label_counts=[self.head.num_outputs], **width),
         }

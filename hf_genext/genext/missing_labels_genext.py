@@ -10,16 +10,12 @@ Legend: batch, classes, size (numbers of a vector), units (latent numbers of a r
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from .conditioners_genext import find_missing_rows
 from .configuration_generative_genext import GenextGenerativeConfig
-
-if TYPE_CHECKING:
-    from .prediction_genext import GenextForPrediction
 
 
 def find_vectors(
@@ -61,7 +57,7 @@ def find_vectors(
 
 
 def compute_generative_losses(
-    model: GenextForPrediction,
+    model: Any,
     config: GenextGenerativeConfig,
     logits: torch.Tensor,
     labels: torch.Tensor,
@@ -72,7 +68,7 @@ def compute_generative_losses(
     """The weighted parts of the generative loss of each row, all classes of rows without one in a single pass.
 
     Args:
-        model: The generative half.
+        model: The generative half, a [`GenextForPrediction`].
         config: Its configuration.
         logits: Of the classifier, (batch, classes).
         labels: (batch,), -100 where the class is missing.
@@ -83,50 +79,62 @@ def compute_generative_losses(
 
     Returns:
         `reconstruction`, `kl` (of the latent numbers), `label_prior` (the negative log-prior of the class), and `entropy` (the
-        negative entropy of the classifier where the class is missing), in nats, each (batch,). They sum to the weighted bound.
+        negative entropy of a missing class), which sum to the weighted bound; and `agreement`, the divergence of the classifier
+        from the probabilities by which the class is summed out, where these are not its own. In nats, each (batch,).
     """
-    num_rows, num_classes = logits.shape
-    labelled, unlabelled = present & (labels != -100), present & (labels == -100)
-    names = ("reconstruction", "kl", "label_prior", "entropy")
-    losses = {name: logits.new_zeros(num_rows) for name in names}
+    is_exact = config.label_posterior == "bound"
+    names = ("reconstruction", "kl", "label_prior", "entropy", *(("agreement",) if is_exact else ()))
+    losses = {name: logits.new_zeros(len(labels)) for name in names}
     if vectors is None or not present.any():
         return losses
-    progress = model.encoder.bottleneck.training_progress
-    rising = 1.0 if config.warmup == 0 else min(1.0, progress / config.warmup)
-    log_probs = logits[unlabelled].log_softmax(dim=-1)
-    probs = log_probs.exp()
-    rows = torch.cat([labelled.nonzero()[:, 0], unlabelled.nonzero()[:, 0].repeat_interleave(num_classes)])
-    every = torch.arange(num_classes, device=logits.device)
-    classes = torch.cat([labels[labelled], every.repeat(len(probs))])
-    weights = torch.cat(
-        [
-            logits.new_full((int(labelled.sum()),), rising * config.labelled_weight),
-            rising * config.unlabelled_weight * probs.flatten(),
-        ]
-    )
+    labelled, unlabelled = (present & known for known in (labels != -100, labels == -100))
+    num_classes = logits.shape[1]
+    classes = torch.arange(num_classes, device=logits.device).repeat(int(unlabelled.sum()))
+    classes = torch.cat([labels[labelled], classes])
+    places = (labelled.nonzero()[:, 0], unlabelled.nonzero()[:, 0])
+    rows = torch.cat([places[0], places[1].repeat_interleave(num_classes)])
     if noise is None:
-        noise = torch.randn(num_rows, model.encoder.bottleneck.num_noise, device=logits.device)
-    reconstruction, kl = _score_pairs(model, vectors[rows], classes, noise[rows])
-    if config.label_prior is None:
-        log_prior = logits.new_full((num_classes,), -math.log(num_classes))
-    else:
-        log_prior = logits.new_tensor(config.label_prior).log()
-    for name, values in (("reconstruction", -reconstruction), ("kl", kl), ("label_prior", -log_prior[classes])):
+        noise = torch.randn(len(labels), model.encoder.bottleneck.num_noise, device=logits.device)
+    prior = [1.0 / num_classes] * num_classes if config.label_prior is None else config.label_prior
+    parts = _score_pairs(model, logits.new_tensor(prior).log(), vectors[rows], classes, noise[rows])
+    progress = model.encoder.bottleneck.training_progress
+    log_posterior = log_probs = logits[unlabelled].log_softmax(dim=-1)
+    if is_exact:
+        bounds = -sum(parts.values())[len(places[0]) :].detach().view(-1, num_classes)
+        share = _rise(progress, config.posterior_warmup)
+        log_posterior = ((1.0 - share) * log_probs.detach() + share * bounds.to(logits.dtype)).log_softmax(dim=-1)
+    posterior = log_posterior.exp()
+    rising = _rise(progress, config.warmup)
+    weight = rising * config.unlabelled_weight
+    weights = torch.cat([logits.new_full((len(places[0]),), rising * config.labelled_weight), weight * posterior.flatten()])
+    for name, values in parts.items():
         losses[name] = losses[name].index_add(0, rows, weights * values.to(logits.dtype))
-    negative_entropy = rising * config.unlabelled_weight * (probs * log_probs).sum(dim=1)
-    losses["entropy"] = losses["entropy"].index_add(0, unlabelled.nonzero()[:, 0], negative_entropy)
+    losses["entropy"] = losses["entropy"].index_add(0, places[1], weight * (posterior * log_posterior).sum(dim=1))
+    if is_exact:
+        agreement = (posterior * (log_posterior - log_probs)).sum(dim=1)
+        losses["agreement"] = losses["agreement"].index_add(0, places[1], weight * agreement)
     return losses
 
 
+def _rise(progress: float, warmup: float) -> float:
+    """From 0 to 1 in a share of the training, in a straight line."""
+    return 1.0 if warmup == 0 else min(1.0, progress / warmup)
+
+
 def _score_pairs(
-    model: GenextForPrediction, vectors: torch.Tensor, classes: torch.Tensor, noise: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of pairs of vector and class the log-likelihood given latent numbers of the posterior, and the divergence, (pairs,)."""
-    outputs: Any = model.encoder(
+    model: Any,
+    log_prior: torch.Tensor,
+    vectors: torch.Tensor,
+    classes: torch.Tensor,
+    noise: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """The parts of the negative evidence bound of pairs of a vector and a class, each (pairs,)."""
+    outputs = model.encoder(
         condition_vectors=vectors, condition_labels=classes[:, None], latent_noise=noise, sample_latents=True
     )
     parameters = model.read_head(outputs.last_hidden_state, outputs.memory_mask)
-    return model.head.score(parameters, vectors.to(parameters.dtype)), outputs.losses["kl"]
+    reconstruction = -model.head.score(parameters, vectors.to(parameters.dtype))
+    return {"reconstruction": reconstruction, "kl": outputs.losses["kl"], "label_prior": -log_prior[classes]}
 
 
 __all__ = ["compute_generative_losses", "find_vectors"]
