@@ -77,8 +77,14 @@ from recipes.running import (
 logger = logging.getLogger("recipes")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the recipe; see the top of the file."""
+def main(argv: list[str] | None = None, started_at: float | None = None) -> None:
+    """Run the recipe; see the top of the file.
+
+    Args:
+        argv: The command line without the program's name; that of this process if left out.
+        started_at: When its clock began, as `time.monotonic` counts; now if left out.
+    """
+    started_at = time.monotonic() if started_at is None else started_at
     model_settings, data_settings, run_settings, args, config_path = parse_settings(
         [ModelSettings, DataSettings, RunSettings, GenextTrainingArguments], sys.argv[1:] if argv is None else argv
     )
@@ -95,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     if is_main and resume is None:
         refuse_earlier_run(output_dir)
     with hold_folder(output_dir) if is_main else contextlib.nullcontext():
-        _run(model_settings, data_settings, run_settings, args, config_path)
+        _run(model_settings, data_settings, run_settings, args, config_path, started_at)
 
 
 def _run(
@@ -104,6 +110,7 @@ def _run(
     run_settings: RunSettings,
     args: GenextTrainingArguments,
     config_path: Path | None,
+    started_at: float,
 ) -> None:
     output_dir = Path(args.output_dir)
     check_model_settings(model_settings)
@@ -155,7 +162,7 @@ def _run(
         generation_dataset=spread_rows(references, run_settings.max_generated) if metrics and not predicts else None,
         generation_metrics=metrics if not predicts else None,
         prediction_metrics=metrics if predicts else None,
-        started_at=STARTED_AT,
+        started_at=started_at,
     )
     if run_settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(run_settings.early_stopping_patience))
@@ -267,4 +274,4 @@ def _require_metric(name: str | None, metrics: Any, output: str) -> None:
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(lambda: main(started_at=STARTED_AT))

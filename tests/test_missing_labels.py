@@ -96,9 +96,9 @@ def test_a_missing_class_is_summed_out_as_by_trying_one_class_after_the_other(po
 
 
 def test_between_classifier_and_bounds_the_probabilities_mix_in_the_logarithm():
-    fields = {"supervised_weight": 0.0, "label_posterior": "bound", "posterior_warmup": 0.5}
+    fields = {"supervised_weight": 0.0, "label_posterior": "bound", "posterior_warmup": [0.1, 0.6]}
     model = build_classifier(fields)
-    model.set_training_progress(0.1)
+    model.set_training_progress(0.2)
     vectors, _, noise = build_rows(1)
     one = {"condition_vectors": vectors, "latent_noise": noise}
     outputs = model(**one, labels=torch.tensor([MISSING]))
@@ -265,7 +265,7 @@ def build_clusters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return points + torch.stack([torch.zeros(count), 2.0 * classes - 1.0], dim=1), classes
 
 
-@pytest.mark.parametrize("posterior", [{}, {"label_posterior": "bound", "posterior_warmup": 0.5}])
+@pytest.mark.parametrize("posterior", [{}, {"label_posterior": "bound", "posterior_warmup": [0.2, 0.6]}])
 def test_rows_without_labels_show_where_the_classes_part(posterior):
     points, classes = build_clusters(400)
     # One label each, where the line between the two points crosses both clusters.
@@ -418,7 +418,8 @@ def test_settings_that_make_no_sense_are_refused(words, message, tmp_path):
         ({"generative": {"head": REGRESSION, "bottleneck": {"kind": "pooled"}}}, 'got "pooled"; leave kind out'),
         ({"generative": {"head": REGRESSION, "bottleneck": {"hidden_size": 7}}}, "leave posterior_conditions and hidden_size"),
         ({"generative": {"head": REGRESSION, "warmup": 2.0}}, "warmup is a share"),
-        ({"generative": {"head": REGRESSION, "posterior_warmup": 0.5}}, 'is for label_posterior="bound"'),
+        ({"generative": {"head": REGRESSION, "label_posterior": "bound", "posterior_warmup": [0.5]}}, "two shares"),
+        ({"generative": {"head": REGRESSION, "posterior_warmup": [0.1, 0.5]}}, 'is for label_posterior="bound"'),
         ({"generative": {"head": REGRESSION, "supervised_weight": -1.0}}, "supervised_weight must be a finite number"),
         ({"generative": {"head": REGRESSION, "label_prior": [0.5, 0.5]}}, "a probability for each of the 3 classes"),
         ({"generative": {"head": REGRESSION, "label_prior": [0.5, 0.4, 0.2]}}, "sum to 1"),

@@ -40,8 +40,9 @@ class GenextGenerativeConfig(PreTrainedConfig):
             which learns through them (Kingma et al. 2014); where it is sure of itself early, it learns no more. `"bound"` takes
             those that the evidence bounds of all classes give by the rule of Bayes, the best ones; the classifier learns to
             agree with them.
-        posterior_warmup: Share of the training in which the latter go, in the logarithm and in a straight line, from those of
-            the classifier to those of the bounds: a generative half that does not know the classes yet would find its own.
+        posterior_warmup: Shares of the training at which the latter begin to move from the probabilities of the classifier, and
+            have reached those of the bounds, in the logarithm and in a straight line. A generative half that does not know the
+            classes yet would find others of its own.
         label_prior: The probability of each class before anything is seen; left out, all are alike.
 
     Example:
@@ -70,12 +71,13 @@ class GenextGenerativeConfig(PreTrainedConfig):
     unlabelled_weight: float | int = 1.0
     warmup: float | int = 0.0
     label_posterior: Literal["classifier", "bound"] = "classifier"
-    posterior_warmup: float | int = 0.0
+    posterior_warmup: list[float | int] | tuple[float | int, ...] = (0.0, 0.0)
     label_prior: list[float | int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, choose the kind of bottleneck, then let Transformers do the rest."""
         refuse_mistyped_names(type(self), kwargs)
+        self.posterior_warmup = list(self.posterior_warmup)
         if self.bottleneck is None or isinstance(self.bottleneck, dict):
             self.bottleneck = {"kind": "variational", **(self.bottleneck or {})}
         super().__post_init__(**kwargs)
@@ -100,10 +102,12 @@ class GenextGenerativeConfig(PreTrainedConfig):
         for name in ("supervised_weight", "labelled_weight", "unlabelled_weight"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be a finite number of 0 or more, got {getattr(self, name)}.")
-        for name in ("warmup", "posterior_warmup"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is a share of the training, 0 to 1, got {getattr(self, name)}.")
-        if self.posterior_warmup and self.label_posterior != "bound":
+        if not 0.0 <= self.warmup <= 1.0:
+            raise ValueError(f"warmup is a share of the training, 0 to 1, got {self.warmup}.")
+        shares = self.posterior_warmup
+        if len(shares) != 2 or not 0.0 <= shares[0] <= shares[1] <= 1.0:
+            raise ValueError(f"posterior_warmup is where it begins and ends, two shares of the training, got {list(shares)}.")
+        if shares[1] and self.label_posterior != "bound":
             raise ValueError('posterior_warmup is for label_posterior="bound"; choose that, or leave it out.')
         if self.label_prior is not None and not (
             min(self.label_prior, default=0.0) > 0.0 and math.isclose(sum(self.label_prior), 1.0, abs_tol=1e-6)

@@ -101,10 +101,10 @@ def compute_generative_losses(
     log_posterior = log_probs = logits[unlabelled].log_softmax(dim=-1)
     if is_exact:
         bounds = -sum(parts.values())[len(places[0]) :].detach().view(-1, num_classes)
-        share = _rise(progress, config.posterior_warmup)
+        share = _rise(progress, *config.posterior_warmup)
         log_posterior = ((1.0 - share) * log_probs.detach() + share * bounds.to(logits.dtype)).log_softmax(dim=-1)
     posterior = log_posterior.exp()
-    rising = _rise(progress, config.warmup)
+    rising = _rise(progress, 0.0, config.warmup)
     weight = rising * config.unlabelled_weight
     weights = torch.cat([logits.new_full((len(places[0]),), rising * config.labelled_weight), weight * posterior.flatten()])
     for name, values in parts.items():
@@ -116,9 +116,11 @@ def compute_generative_losses(
     return losses
 
 
-def _rise(progress: float, warmup: float) -> float:
-    """From 0 to 1 in a share of the training, in a straight line."""
-    return 1.0 if warmup == 0 else min(1.0, progress / warmup)
+def _rise(progress: float, begin: float, end: float) -> float:
+    """From 0 to 1 between two shares of the training, in a straight line."""
+    if progress <= begin or progress >= end:
+        return float(progress >= end)
+    return (progress - begin) / (end - begin)
 
 
 def _score_pairs(
