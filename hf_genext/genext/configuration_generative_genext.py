@@ -44,6 +44,7 @@ class GenextGenerativeConfig(PreTrainedConfig):
             have reached those of the bounds, in the logarithm and in a straight line. A generative half that does not know the
             classes yet would find others of its own.
         label_prior: The probability of each class before anything is seen; left out, all are alike.
+        initializer_range: Standard deviation of initial weights that read vector and class; left out, scaled to their width.
 
     Example:
         >>> from hf_genext import GenextConfig
@@ -73,6 +74,7 @@ class GenextGenerativeConfig(PreTrainedConfig):
     label_posterior: Literal["classifier", "bound"] = "classifier"
     posterior_warmup: list[float | int] | tuple[float | int, ...] = (0.0, 0.0)
     label_prior: list[float | int] | None = None
+    initializer_range: float | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, choose the kind of bottleneck, then let Transformers do the rest."""

@@ -337,7 +337,7 @@ class GenextConfig(PreTrainedConfig):
         Its conditions are `vector`, which the posterior alone reads, and `label`, a field of all classes.
         """
         generative, vector = self.generative, self.get_vector_condition()
-        width = {"hidden_size": generative.hidden_size}
+        width = {"hidden_size": generative.hidden_size, "initializer_range": generative.initializer_range}
         conditioners = {
             "vector": GenextVectorConditionerConfig(
                 vector_size=vector.vector_size,
