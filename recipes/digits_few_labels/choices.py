@@ -104,6 +104,12 @@ def list_choices(settings: Settings) -> Iterator[Choice]:
             yield Choice(count, seed, {**files, "scored_file": files[f"{own.score_on}_file"]})
 
 
+def find_config(config_path: Path, count: int) -> Path:
+    """The settings for a number of labels: `config_COUNT.yaml` beside `config.yaml` where there is one, else that itself."""
+    own = config_path.with_name(f"{config_path.stem}_{count}{config_path.suffix}")
+    return own if own.is_file() else config_path
+
+
 def train_choice(config_path: Path, choice: Choice, folder: Path, train_file: str, words: list[str]) -> dict[str, Any]:
     """The results of a training, which is run in this process unless the folder holds it already.
 
@@ -126,4 +132,4 @@ def train_choice(config_path: Path, choice: Choice, folder: Path, train_file: st
     return read_results(folder / "results.json")
 
 
-__all__ = ["Choice", "ChoiceSettings", "Settings", "list_choices", "read_choice_settings", "train_choice"]
+__all__ = ["Choice", "ChoiceSettings", "Settings", "find_config", "list_choices", "read_choice_settings", "train_choice"]

@@ -5,8 +5,9 @@
     python recipes/digits_few_labels/run.py recipes/digits_few_labels/config.yaml --update_results true
 
 Each model lies in OUTPUT_DIR/COUNT-SEED. What is there already, of the same settings and data, is taken as it is, so that a run
-that was stopped goes on. A seed chooses the images that keep their label, and the first weights. `--update_results true` writes
-the accuracies (percent of the test images) into the recipe's results file, a run for each seed.
+that was stopped goes on. A seed chooses the images that keep their label, and the first weights. A number of labels may have
+settings of its own, in config_COUNT.yaml beside config.yaml. `--update_results true` writes the accuracies (percent of the test
+images) into the recipe's results file, a run for each seed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, Path(__file__).parent))]
 
-from recipes.digits_few_labels.choices import ChoiceSettings, list_choices, read_choice_settings, train_choice
+from recipes.digits_few_labels.choices import ChoiceSettings, find_config, list_choices, read_choice_settings, train_choice
 from recipes.results import build_results, summarize, update_recipe_results
 from recipes.running import find_recipe_results, run_main, set_up_logging
 
@@ -34,7 +35,8 @@ def main(argv: list[str] | None = None) -> dict[int, dict[str, float]]:
     found: dict[str, Any] = {}
     for choice in list_choices(settings):
         folder = settings.folder / f"{choice.count}-{choice.seed}"
-        found = train_choice(settings.config_path, choice, folder, choice.files["train_file"], settings.words)
+        config_path = find_config(settings.config_path, choice.count)
+        found = train_choice(config_path, choice, folder, choice.files["train_file"], settings.words)
         scores.setdefault(choice.seed, {})[choice.metric] = found["metrics"]["accuracy"]
         minutes[choice.seed] = minutes.get(choice.seed, 0.0) + found["minutes"]
     data = {name: value for name, value in found["data"].items() if name not in ("labels", "training_rows")}
