@@ -34,8 +34,8 @@ LINEAR = "PCA of all images and logistic regression"
 class BaselineSettings(ChoiceSettings):
     """How to compare."""
 
-    num_components: int = field(default=20, metadata={"help": "Principal components."})
-    strength: float = field(default=0.3, metadata={"help": "C of the logistic regression, of pixels of 0 to 1."})
+    num_components: int = field(default=40, metadata={"help": "Principal components."})
+    strength: float = field(default=3.0, metadata={"help": "C of the logistic regression, of pixels of 0 to 1."})
     supervised_config: str = field(
         default="supervised.yaml", metadata={"help": "Settings of the classifier alone, beside the recipe's."}
     )
