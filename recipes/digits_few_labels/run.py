@@ -33,13 +33,16 @@ def main(argv: list[str] | None = None) -> dict[int, dict[str, float]]:
     scores: dict[int, dict[str, float]] = {}
     minutes: dict[int, float] = {}
     found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for choice in list_choices(settings):
         folder = settings.folder / f"{choice.count}-{choice.seed}"
         config_path = find_config(settings.config_path, choice.count)
         found = train_choice(config_path, choice, folder, choice.files["train_file"], settings.words)
+        facts = choice.files["facts"]
         scores.setdefault(choice.seed, {})[choice.metric] = found["metrics"]["accuracy"]
         minutes[choice.seed] = minutes.get(choice.seed, 0.0) + found["minutes"]
-    data = {name: value for name, value in found["data"].items() if name not in ("labels", "training_rows")}
+    data = {**found["data"], **facts}
+    data = {name: value for name, value in data.items() if name not in ("labels", "training_rows")}
     for seed, metrics in scores.items():
         results = build_results(
             metrics,
