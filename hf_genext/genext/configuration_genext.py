@@ -298,10 +298,10 @@ class GenextConfig(PreTrainedConfig):
                 'generative is for a head of kind "class", whose labels it sums out where they are missing; got '
                 f"{'no head' if head is None else repr(head.kind)}. Leave generative out, or predict a class."
             )
-        if self.bottleneck.kind == "variational":
+        if self.bottleneck.kind in LATENT_KINDS:
             raise ValueError(
-                'A classifier with a generative half draws nothing itself, got a bottleneck of kind "variational". Put it into '
-                'generative={"bottleneck": ...}.'
+                "A classifier with a generative half draws nothing itself, got a bottleneck of kind "
+                f'"{self.bottleneck.kind}". Put latent numbers into generative={{"bottleneck": ...}}.'
             )
         if generative.head is None:
             raise ValueError(
