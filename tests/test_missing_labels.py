@@ -265,7 +265,7 @@ def build_clusters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return points + torch.stack([torch.zeros(count), 2.0 * classes - 1.0], dim=1), classes
 
 
-@pytest.mark.parametrize("posterior", [{}, {"label_posterior": "bound", "posterior_warmup": [0.2, 0.6]}])
+@pytest.mark.parametrize("posterior", [{}, {"label_posterior": "bound", "posterior_warmup": [0.0, 0.5]}])
 def test_rows_without_labels_show_where_the_classes_part(posterior):
     points, classes = build_clusters(400)
     # One label each, where the line between the two points crosses both clusters.
