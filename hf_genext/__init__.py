@@ -14,6 +14,7 @@ from transformers import pipeline
 from hf_genext import auto
 from hf_genext.adapters import build_lora_config
 from hf_genext.drawing import draw_alignment
+from hf_genext.genext.configuration_bottlenecks_genext import GenextBottleneckConfig
 from hf_genext.genext.configuration_conditioners_genext import (
     GenextFusionConditionerConfig,
     GenextLabelConditionerConfig,
@@ -21,7 +22,8 @@ from hf_genext.genext.configuration_conditioners_genext import (
     GenextTextConditionerConfig,
     GenextVectorConditionerConfig,
 )
-from hf_genext.genext.configuration_genext import GenextBottleneckConfig, GenextConfig, GenextDecoderConfig
+from hf_genext.genext.configuration_generative_genext import GenextGenerativeConfig
+from hf_genext.genext.configuration_genext import GenextConfig, GenextDecoderConfig
 from hf_genext.genext.configuration_heads_genext import GenextHeadConfig
 from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, GenextModel
 from hf_genext.genext.prediction_genext import GenextForPrediction
@@ -60,6 +62,7 @@ __all__ = [
     "GenextForConditionalGeneration",
     "GenextForPrediction",
     "GenextFusionConditionerConfig",
+    "GenextGenerativeConfig",
     "GenextHeadConfig",
     "GenextLabelConditionerConfig",
     "GenextModel",

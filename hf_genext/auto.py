@@ -22,6 +22,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from hf_genext.adapters import register_with_peft
+from hf_genext.genext.configuration_bottlenecks_genext import GenextBottleneckConfig
 from hf_genext.genext.configuration_conditioners_genext import (
     GenextFusionConditionerConfig,
     GenextLabelConditionerConfig,
@@ -29,7 +30,8 @@ from hf_genext.genext.configuration_conditioners_genext import (
     GenextTextConditionerConfig,
     GenextVectorConditionerConfig,
 )
-from hf_genext.genext.configuration_genext import GenextBottleneckConfig, GenextConfig, GenextDecoderConfig
+from hf_genext.genext.configuration_generative_genext import GenextGenerativeConfig
+from hf_genext.genext.configuration_genext import GenextConfig, GenextDecoderConfig
 from hf_genext.genext.configuration_heads_genext import GenextHeadConfig
 from hf_genext.genext.modeling_genext import GenextForConditionalGeneration, GenextModel
 from hf_genext.genext.prediction_genext import GenextForPrediction
@@ -48,6 +50,7 @@ CONFIGS: tuple[type[PreTrainedConfig], ...] = (
     GenextConfig,
     GenextDecoderConfig,
     GenextFusionConditionerConfig,
+    GenextGenerativeConfig,
     GenextHeadConfig,
     GenextLabelConditionerConfig,
     GenextNullConditionerConfig,

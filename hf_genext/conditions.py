@@ -131,6 +131,7 @@ def read_rows(
     config_name: str | None = None,
     spaces: Mapping[str, Any] | None = None,
     unreadable: Literal["error", "drop"] = "error",
+    keep_unlabelled: bool = False,
     ranks: PartialState | None = None,
 ) -> tuple[Dataset, DataReport]:
     """Read rows of conditions and targets. Pictures and recordings are opened once, to see that they can be, and not kept.
@@ -149,6 +150,7 @@ def read_rows(
         config_name: Configuration of a `datasets` source.
         spaces: For each folder that a condition names the space: a mapping of words to vectors (size,).
         unreadable: What to do with a row whose picture or recording cannot be opened.
+        keep_unlabelled: Whether rows without a class stay, with null as their target, for a model with a generative half.
         ranks: Those that all read the same rows together: each opens its share of the pictures and recordings.
 
     Returns:
@@ -159,7 +161,8 @@ def read_rows(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: for data that cannot be read, a column that is not there, or vectors of several sizes.
+        ValueError: for data that cannot be read, a column that is not there, or vectors of several sizes; with
+            `keep_unlabelled` also where no row has a target.
     """
     import datasets
     import pyarrow as pa
@@ -191,7 +194,10 @@ def read_rows(
     if len(conditions) > 1:
         _drop(report, keep, ~present, "no condition")
     target, is_given = _read_target(table, name, target_columns, output)
-    _drop(report, keep, ~is_given, f"empty {target_columns[0]}")
+    if keep_unlabelled:
+        _note_unlabelled(report, keep, is_given, target_columns[0], name)
+    else:
+        _drop(report, keep, ~is_given, f"empty {target_columns[0]}")
     _drop_unreadable(report, keep, conditions, columns, folder, rule=unreadable, ranks=ranks)
     report.kept = int(keep.sum())
     if report.kept == 0:
@@ -206,6 +212,16 @@ def _drop(report: DataReport, keep: np.ndarray, unwanted: np.ndarray, reason: st
     rows = np.flatnonzero(unwanted & keep)
     report.note(reason, rows, kept=False, cause=str(cause))
     keep[rows] = False
+
+
+def _note_unlabelled(report: DataReport, keep: np.ndarray, is_given: np.ndarray, column: str, name: str) -> None:
+    """Count the rows that stay without a class, and raise where all do."""
+    if not (is_given & keep).any():
+        raise ValueError(
+            f"No row of {name} has a target in column {column!r}, so there is no class to learn. Label some rows, at least one "
+            "of each class, and leave the others empty."
+        )
+    report.note(f"learned from without {column}", np.flatnonzero(keep & ~is_given), kept=True)
 
 
 def _drop_unreadable(
@@ -338,7 +354,7 @@ def _read_target(table: pa.Table, name: str, columns: Sequence[str], output: str
         given = np.array([row is not None for row in rows])
         return pa.array([sorted(set(map(str, row or []))) for row in rows], pa.list_(pa.string())), given
     texts = _list_texts(table, columns[0], name)
-    return pa.array([text or "" for text in texts], pa.large_string()), np.array([text is not None for text in texts])
+    return pa.array(texts, pa.large_string()), np.array([text is not None for text in texts])
 
 
 def _read_numbers(table: pa.Table, column: str, name: str) -> np.ndarray:
@@ -403,9 +419,9 @@ def find_label_names(dataset: Dataset, column: str = "label") -> dict[str, list[
 
 
 def find_output_names(dataset: Dataset, output: str) -> list[str]:
-    """The names of the classes or labels among the targets, in the order of the alphabet."""
+    """The names of the classes or labels among the targets, in the order of the alphabet; a missing class has none."""
     if output == "class":
-        return sorted(set(dataset["target"]))
+        return sorted(set(dataset["target"]) - {None})
     return sorted({name for row in dataset["target"] for name in row})
 
 
@@ -509,12 +525,12 @@ def _read_tokens(processor: GenextProcessor, texts: list[str | None]) -> list[li
 def _number_outputs(
     targets: list[Any], output: str, names: list[str], keep: np.ndarray, report: DataReport, *, rule: str, start: int
 ) -> list[Any]:
-    """Single outputs as numbers: a class, or 0 and 1 for each label."""
+    """Single outputs as numbers: a class, -100 where it is missing, or 0 and 1 for each label."""
     numbers = {name: number for number, name in enumerate(names)}
     missing = [
         row
         for row, target in enumerate(targets)
-        if any(name not in numbers for name in ([target] if output == "class" else target))
+        if target is not None and any(name not in numbers for name in ([target] if output == "class" else target))
     ]
     if missing and rule == "error":
         raise ValueError(

@@ -109,10 +109,16 @@ class LatentMonitor:
         model: Any model.
         seed: Of the draws in evaluation.
         rank: Of this process, whose rows are not those of the others.
+
+    Attributes:
+        is_evaluated: Whether evaluations draw latent numbers, too.
     """
 
     def __init__(self, model: nn.Module, seed: int, rank: int = 0) -> None:
-        self._bottlenecks = [module for module in model.modules() if isinstance(module, LatentBottleneck)]
+        found = {name: module for name, module in model.named_modules() if isinstance(module, LatentBottleneck)}
+        self._bottlenecks = list(found.values())
+        # The generative half of a classifier is run in training alone.
+        self.is_evaluated = any("generative" not in name.split(".") for name in found)
         self._seed, self._rank = seed, rank
         self._parts: dict[str, float | torch.Tensor] = {}
         self._collected: list[tuple[torch.Tensor, ...]] = []

@@ -238,9 +238,11 @@ class GenextTrainer(Seq2SeqTrainer):
         return super()._inner_training_loop(*args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> torch.Tensor | int | None:
-        # Transformers counts every number as a label, missing ones too.
+        # Transformers counts every number as a label, missing ones too; with a generative half every row is learned from.
         if batch_samples and torch.is_tensor(batch_samples[0].get("labels")):
-            batch_samples = [{**batch, "labels": _mark_missing(batch["labels"])} for batch in batch_samples]
+            counts_rows = getattr(self.model.config, "generative", None) is not None
+            mark = torch.zeros_like if counts_rows else _mark_missing
+            batch_samples = [{**batch, "labels": mark(batch["labels"])} for batch in batch_samples]
         return super()._get_num_items_in_batch(batch_samples, device)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -432,13 +434,13 @@ class GenextTrainer(Seq2SeqTrainer):
             for inputs in dataloader:
                 inputs = self._prepare_inputs(inputs)
                 num_rows = len(inputs["labels"]) // targets_of_a_row
-                if self._latents.is_needed:
+                if self._latents.is_evaluated:
                     inputs["latent_noise"] = self._latents.draw_noise(num_rows, self.args.device)
                     inputs["sample_latents"] = True
                 count = _mark_missing(inputs["labels"]).ne(-100).sum()
                 with self.compute_loss_context_manager():
                     outputs = model(**inputs, **({"use_cache": False} if generates else {}))
-                if self._latents.is_needed:
+                if self._latents.is_evaluated:
                     self._latents.collect(outputs.latents)
                 sizes = [num_rows, 0]
                 if self.sequence_metrics is not None:
@@ -452,7 +454,7 @@ class GenextTrainer(Seq2SeqTrainer):
         total_loss, num_tokens, num_rows, num_characters = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {f"{metric_key_prefix}_loss": total_loss / max(num_tokens, 1.0)}
         scores: dict[str, float] = {}
-        if self._latents.is_needed:
+        if self._latents.is_evaluated:
             scores = self._latents.report(gather_object if self.args.world_size > 1 else list)
         if self.prediction_metrics is not None:
             predicted = gather_object(predicted) if self.args.world_size > 1 else predicted

@@ -51,10 +51,18 @@ class RowReader:
         settings: Which columns hold what.
         output: `"text"`, or the kind of a single output.
         ranks: Those that all read the same files together, if there are several.
+        keep_unlabelled: Whether rows to train on may lack their class.
     """
 
-    def __init__(self, settings: DataSettings, output: str = "text", ranks: PartialState | None = None) -> None:
-        self.settings, self.output, self._ranks = settings, output, ranks
+    def __init__(
+        self,
+        settings: DataSettings,
+        output: str = "text",
+        ranks: PartialState | None = None,
+        *,
+        keep_unlabelled: bool = False,
+    ) -> None:
+        self.settings, self.output, self._ranks, self.keep_unlabelled = settings, output, ranks, keep_unlabelled
         self.is_plain = settings.conditions is None and output == "text"
         conditions = {"text": settings.source_column} if settings.conditions is None else settings.conditions
         self.conditions: list[ConditionColumns] = parse_condition_columns(conditions)
@@ -62,8 +70,13 @@ class RowReader:
         if settings.target_columns is not None and output not in NUMBER_KINDS:
             raise SettingsError("target_columns is for a regression of several numbers, or a density; give target_column.")
 
-    def read(self, files: Sequence[str]) -> datasets.Dataset:
-        """The rows of a file, a `datasets` source, or two text files, and say what was left out."""
+    def read(self, files: Sequence[str], *, keep_unlabelled: bool = False) -> datasets.Dataset:
+        """The rows of a file, a `datasets` source, or two text files, and say what was left out.
+
+        Args:
+            files: Where they are.
+            keep_unlabelled: Whether rows without a class stay.
+        """
         settings = self.settings
         source = files[0] if len(files) == 1 else list(files)
         how = {
@@ -81,6 +94,7 @@ class RowReader:
                 output=self.output,
                 spaces=self._open_spaces(),
                 unreadable=settings.unreadable,
+                keep_unlabelled=keep_unlabelled,
                 ranks=self._ranks,
                 **how,
             )
@@ -147,14 +161,19 @@ def load_data(settings: DataSettings, reader: RowReader, files: DataFiles) -> Co
         reader: Built from them.
         files: Where the rows are.
     """
-    train = reader.read(files.train)
+    train = reader.read(files.train, keep_unlabelled=reader.keep_unlabelled)
     if files.validation is not None:
         validation = reader.read(files.validation)
     else:
         size = settings.validation_size
         # Rows without a condition are told apart by their targets.
         how: dict[str, Any] = {} if reader.conditions else {"column": "target", "key": str}
+        unlabelled = train.filter(lambda target: target is None, input_columns="target") if reader.keep_unlabelled else None
+        if unlabelled is not None:  # What is held out is there to be judged by.
+            train = train.filter(lambda target: target is not None, input_columns="target")
         train, validation = split_by_source(train, int(size) if size >= 1 else size, seed=settings.validation_seed, **how)
+        if unlabelled is not None:
+            train = datasets.concatenate_datasets([train, unlabelled])
     return ConditionalData(train, validation, None if files.test is None else reader.read(files.test), files.facts)
 
 

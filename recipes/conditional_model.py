@@ -12,10 +12,11 @@ from typing import Any
 import datasets
 import numpy as np
 from torch.utils.data import DataLoader
-from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 import hf_genext
 from hf_genext.conditions import NUMBER_KINDS, find_label_names, find_output_names, list_kinds, stack_targets
+from hf_genext.genext.configuration_generative_genext import GENERATED_KINDS
 from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS, LINEAR_KINDS
 from hf_genext.genext.tokenization_genext import REVERSED
 from hf_genext.media_columns import MEDIA_KINDS
@@ -72,6 +73,10 @@ def check_model_settings(settings: ModelSettings) -> None:
         raise SettingsError("choose_threshold is for a head of kind labels; leave it out.")
     if settings.calibrate and settings.head.get("kind") in DENSITY_KINDS:
         raise SettingsError(f"calibrate has nothing to fit in a head of kind {settings.head['kind']}; leave it out.")
+    if settings.generative is not None and (settings.head or {}).get("kind", "class") != "class":
+        raise SettingsError("generative sums out missing classes, so it is for a head of kind class; leave it out.")
+    if settings.generative is not None and settings.head is None:
+        raise SettingsError("generative is a part of a classifier; give a head: {kind: class} too, or leave it out.")
     if settings.head is not None:
         for name in ("decoder", "cross_attention"):
             if building[name] is not None:
@@ -90,6 +95,16 @@ def check_model_settings(settings: ModelSettings) -> None:
         raise SettingsError("lora adapts pretrained parts, both_directions is for a native decoder; leave one of them out.")
     if settings.both_directions and _is_pretrained_decoder(settings.decoder):
         raise SettingsError("both_directions is for a native decoder, whose vocabulary has a start of its own for each.")
+
+
+def learns_without_labels(settings: ModelSettings) -> bool:
+    """Whether rows to train on may lack their class: a generative half is in the settings, or in the model to go on from."""
+    if settings.generative is not None or settings.model is None or settings.head is None:
+        return settings.generative is not None
+    try:
+        return getattr(AutoConfig.from_pretrained(settings.model), "generative", None) is not None
+    except OSError as error:
+        raise SettingsError(describe_missing_model(settings.model, error)) from error
 
 
 def _is_pretrained_decoder(decoder: Any) -> bool:
@@ -208,6 +223,8 @@ def load_model(
     try:
         if settings.head is not None:
             head = _build_head_fields(settings.head, train)
+            if settings.generative is not None:
+                arguments["generative"] = _build_generative_fields(settings.generative, train)
             return hf_genext.GenextForPrediction.from_encoder_pretrained(encoder, head, **arguments), processor
         return _compose(settings, processor, encoder, arguments), processor
     except OSError as error:
@@ -285,11 +302,11 @@ def _join(given: dict[str, Any], name: str, found: Any) -> dict[str, Any]:
     return {**given, name: found}
 
 
-def _build_head_fields(head: dict[str, Any], train: datasets.Dataset) -> dict[str, Any]:
+def _build_head_fields(head: dict[str, Any], train: datasets.Dataset, setting: str = "head") -> dict[str, Any]:
     """A head's fields, with what the rows say: the names of outputs, or how many numbers there are, their means and spreads."""
     kind = head.get("kind", "class")
     if kind == "image":
-        _check_pixels(hf_genext.GenextHeadConfig(**head), stack_targets(train))
+        _check_pixels(hf_genext.GenextHeadConfig(**head), stack_targets(train), setting)
         return head
     if kind in NUMBER_KINDS:
         numbers = stack_targets(train)
@@ -306,6 +323,24 @@ def _build_head_fields(head: dict[str, Any], train: datasets.Dataset) -> dict[st
             found["output_scales"] = np.where(spread > 0, spread, 1.0).tolist()
         return {**found, **head, "kind": kind}
     return {"output_names": find_output_names(train, kind), **head, "kind": kind}
+
+
+def _build_generative_fields(generative: dict[str, Any], train: datasets.Dataset) -> dict[str, Any]:
+    """The fields of a generative half, its head with what the vectors of the rows say."""
+    head, kinds = generative.get("head"), list_kinds(train)
+    if not isinstance(head, dict) or head.get("kind") not in GENERATED_KINDS:
+        raise SettingsError(
+            f"generative needs a head that says what it generates, of kind {', '.join(GENERATED_KINDS)}; got {head!r:.80}. "
+            "Write for example generative: {head: {kind: regression}, bottleneck: {latent_size: 8}}."
+        )
+    if "vector" not in kinds:
+        raise SettingsError(
+            f"generative is a model of the vector that the classifier reads, and the conditions are {', '.join(kinds)}. Add a "
+            "vector to conditions, or leave generative out."
+        )
+    there = train.filter(lambda vector: vector is not None, input_columns="vector")
+    vectors = there.select_columns("vector").rename_column("vector", "target")
+    return {**generative, "head": _build_head_fields(head, vectors, "generative: head")}
 
 
 def fit_linear_parts(model: PreTrainedModel, rows: Any, collator: Any, batch_size: int) -> bool:
@@ -333,16 +368,16 @@ def fit_linear_parts(model: PreTrainedModel, rows: Any, collator: Any, batch_siz
     return is_all
 
 
-def _check_pixels(head: hf_genext.GenextHeadConfig, pixels: np.ndarray) -> None:
+def _check_pixels(head: hf_genext.GenextHeadConfig, pixels: np.ndarray, setting: str) -> None:
     """Raise where the images of the rows are not those of the head."""
     if pixels.shape[1] != head.num_outputs:
         raise SettingsError(
-            f"head: output_shape {head.output_shape} has {head.num_outputs} pixels, but the targets have {pixels.shape[1]}."
+            f"{setting}: output_shape {head.output_shape} has {head.num_outputs} pixels, but the rows {pixels.shape[1]}."
         )
     if pixels.min() < 0 or pixels.max() >= head.num_levels or (pixels != pixels.round()).any():
         raise SettingsError(
-            f"head: num_levels is {head.num_levels}, so pixels are whole numbers from 0 to {head.num_levels - 1}; those of the "
-            f"targets go from {pixels.min():g} to {pixels.max():g}. Set num_levels, or scale the pixels."
+            f"{setting}: num_levels is {head.num_levels}, so pixels are whole numbers from 0 to {head.num_levels - 1}; those "
+            f"of the rows go from {pixels.min():g} to {pixels.max():g}. Set num_levels, or scale the pixels."
         )
 
 
@@ -366,6 +401,7 @@ __all__ = [
     "build_processor",
     "check_model_settings",
     "fit_linear_parts",
+    "learns_without_labels",
     "load_model",
     "require_needed_models",
 ]

@@ -48,6 +48,13 @@ class ModelSettings:
         default=None,
         metadata={"help": "A single output instead of a decoder: kind class, labels, regression, mixture or flow, and fields."},
     )
+    generative: dict | None = field(
+        default=None,
+        metadata={
+            "help": "Beside a head of kind class: fields of a generative half (head, bottleneck, ...) of the vector condition, "
+            "by which rows whose target is empty are learned from, too."
+        },
+    )
     calibrate: bool = field(
         default=False, metadata={"help": "After training, fit the probabilities of a head to the validation rows."}
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,16 @@ _WITHOUT_EFFECT = (
 """Settings that change neither the model nor its metrics."""
 
 
-def train_unless_done(words: Sequence[str], folder: Path, data: Any) -> None:
+def train_unless_done(
+    words: Sequence[str], folder: Path, data: Any, train: Callable[[list[str]], Any] = launch_training
+) -> None:
     """Train, unless a folder holds the results of the same settings and data.
 
     Args:
         words: The settings file, and `--key value` pairs, of which one is the output folder.
         folder: That folder.
         data: The rows, as JSON can write them.
+        train: What trains, given the words: in a process of its own, or many short ones in this one.
 
     Raises:
         SettingsError: if the folder holds results of other settings, of other data, or of nobody knows what.
@@ -45,7 +48,7 @@ def train_unless_done(words: Sequence[str], folder: Path, data: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
     if not is_done:
-        launch_training(words)
+        train(list(words))
 
 
 def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:

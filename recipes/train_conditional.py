@@ -56,7 +56,14 @@ from recipes.conditional_data import (
     spread_rows,
     write_example,
 )
-from recipes.conditional_model import adapt, check_model_settings, fit_linear_parts, load_model, require_needed_models
+from recipes.conditional_model import (
+    adapt,
+    check_model_settings,
+    fit_linear_parts,
+    learns_without_labels,
+    load_model,
+    require_needed_models,
+)
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.plots import draw_validation_curve
 from recipes.results import build_results, summarize, update_recipe_results
@@ -72,8 +79,14 @@ from recipes.running import (
 logger = logging.getLogger("recipes")
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Run the recipe; see the top of the file."""
+def main(argv: list[str] | None = None, started_at: float | None = None) -> None:
+    """Run the recipe; see the top of the file.
+
+    Args:
+        argv: The command line without the program's name; that of this process if left out.
+        started_at: When its clock began, as `time.monotonic` counts; now if left out.
+    """
+    started_at = time.monotonic() if started_at is None else started_at
     model_settings, data_settings, run_settings, args, config_path = parse_settings(
         [ModelSettings, DataSettings, RunSettings, GenextTrainingArguments], sys.argv[1:] if argv is None else argv
     )
@@ -90,7 +103,7 @@ def main(argv: list[str] | None = None) -> None:
     if is_main and resume is None:
         refuse_earlier_run(output_dir)
     with hold_folder(output_dir) if is_main else contextlib.nullcontext():
-        _run(model_settings, data_settings, run_settings, args, config_path)
+        _run(model_settings, data_settings, run_settings, args, config_path, started_at)
 
 
 def _run(
@@ -99,6 +112,7 @@ def _run(
     run_settings: RunSettings,
     args: GenextTrainingArguments,
     config_path: Path | None,
+    started_at: float,
 ) -> None:
     output_dir = Path(args.output_dir)
     check_model_settings(model_settings)
@@ -114,7 +128,7 @@ def _run(
         require_needed_models(model_settings, data_settings.conditions)
         files = find_data(data_settings, output_dir / "data", config_path)
     # All ranks at once, for each opens its share of the pictures and recordings.
-    reader = RowReader(data_settings, output, PartialState())
+    reader = RowReader(data_settings, output, PartialState(), keep_unlabelled=learns_without_labels(model_settings))
     data = load_data(data_settings, reader, files)
     model, processor = load_model(model_settings, data.train)
 
@@ -152,7 +166,7 @@ def _run(
         generation_metrics=metrics if not predicts else None,
         prediction_metrics=metrics if predicts else None,
         sequence_metrics=given_metrics,
-        started_at=STARTED_AT,
+        started_at=started_at,
     )
     if run_settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(run_settings.early_stopping_patience))
@@ -269,4 +283,4 @@ def _require_metric(name: str | None, metrics: Any, given_metrics: SequenceMetri
 
 
 if __name__ == "__main__":
-    run_main(main)
+    run_main(lambda: main(started_at=STARTED_AT))

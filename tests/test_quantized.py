@@ -13,7 +13,7 @@ from scipy import stats
 from specimens import build_config, build_inputs, sharpen
 
 from hf_genext import GenextConfig, GenextForConditionalGeneration, GenextForPrediction
-from hf_genext.genext.configuration_genext import GenextBottleneckConfig
+from hf_genext.genext.configuration_bottlenecks_genext import GenextBottleneckConfig
 from hf_genext.genext.outputs_genext import GenextEncoderOutput
 from hf_genext.genext.quantized_genext import Codebook
 from hf_genext.latent_metrics import LatentMonitor, measure_codes

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .configuration_genext import GenextBottleneckConfig
+from .configuration_bottlenecks_genext import GenextBottleneckConfig
 from .linear_bottlenecks_genext import LinearBottleneck
 from .outputs_genext import BottleneckOutput
 from .pooled_genext import PooledBottleneck

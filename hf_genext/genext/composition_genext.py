@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from .configuration_bottlenecks_genext import SLOT_FOR_EACH_STATE
 from .configuration_conditioners_genext import (
     NATIVE_CONDITIONERS,
     GenextFusionConditionerConfig,
@@ -30,7 +31,7 @@ from .configuration_conditioners_genext import (
     build_part_config,
     get_states_size,
 )
-from .configuration_genext import SLOT_FOR_EACH_STATE, GenextConfig, GenextDecoderConfig
+from .configuration_genext import GenextConfig, GenextDecoderConfig
 from .language_models_genext import choose_opener, close_cross_attention, require_language_model
 from .pretrained_conditioners_genext import get_loading_arguments, take_encoder
 

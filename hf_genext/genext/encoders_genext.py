@@ -16,8 +16,9 @@ from transformers.utils.generic import can_return_tuple
 
 from .bottlenecks_genext import build_bottleneck
 from .conditioners_genext import GenextFusionConditioner, build_conditioner, find_missing_rows, require_states_size
+from .configuration_bottlenecks_genext import LATENT_KINDS
 from .configuration_conditioners_genext import get_states_size
-from .configuration_genext import LATENT_KINDS, GenextConfig
+from .configuration_genext import GenextConfig
 from .field_conditioners_genext import GenextNullConditioner
 from .outputs_genext import ConditionerOutput, GenextEncoderOutput
 from .pretrained_conditioners_genext import GenextPretrainedConditioner

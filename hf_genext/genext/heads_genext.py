@@ -257,10 +257,16 @@ def add_losses(
     """
     if not parts:
         return loss, None
-    divisor = count.to(loss.device).clamp(min=1) if torch.is_tensor(count) else count
-    scaled = {name: part.sum() / divisor for name, part in parts.items()}
+    scaled = divide_losses(parts, count)
     losses = {"reconstruction": loss.detach(), **{name: part.detach() for name, part in scaled.items()}}
     return loss + sum(scaled.values()), losses
+
+
+def divide_losses(parts: dict[str, torch.Tensor], count: torch.Tensor | int) -> dict[str, torch.Tensor]:
+    """Named parts of a loss in nats of each row, (batch,), as scalars: sums divided by a number of targets, at least 1."""
+    if not torch.is_tensor(count):
+        return {name: part.sum() / max(count, 1) for name, part in parts.items()}
+    return {name: part.sum() / count.to(part.device).clamp(min=1) for name, part in parts.items()}
 
 
 __all__ = [
@@ -271,4 +277,5 @@ __all__ = [
     "add_losses",
     "build_prediction_head",
     "compute_token_loss",
+    "divide_losses",
 ]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from .configuration_genext import GenextBottleneckConfig
+from .configuration_bottlenecks_genext import GenextBottleneckConfig
 from .layers_genext import GenextMLP, GenextRMSNorm
 from .outputs_genext import BottleneckOutput, ConditionerOutput, LatentOutput
 from .pretrained_genext import GenextPreTrainedModel

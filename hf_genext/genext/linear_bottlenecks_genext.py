@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import nn
 
-from .configuration_genext import GenextBottleneckConfig
+from .configuration_bottlenecks_genext import GenextBottleneckConfig
 from .linear_genext import Moments, find_components, find_rotation, keep_rows
 from .outputs_genext import BottleneckOutput
 

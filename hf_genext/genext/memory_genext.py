@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 
 import torch
 
-from .configuration_genext import LATENT_KINDS, SLOT_FOR_EACH_STATE
+from .configuration_bottlenecks_genext import LATENT_KINDS, SLOT_FOR_EACH_STATE
 from .latents_genext import ENCODER_INPUTS, LatentEncoding
 from .outputs_genext import GenextEncoderOutput
 

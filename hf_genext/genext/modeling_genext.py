@@ -21,7 +21,8 @@ from transformers.modeling_utils import slice_logits_to_keep
 from transformers.utils.generic import can_return_tuple
 
 from .composition_genext import Part, compose
-from .configuration_genext import SLOT_FOR_EACH_STATE, GenextConfig
+from .configuration_bottlenecks_genext import SLOT_FOR_EACH_STATE
+from .configuration_genext import GenextConfig
 from .decoders_genext import build_decoder
 from .encoders_genext import CONDITION_INPUTS, GenextEncoder
 from .fitting_genext import ClosedFormFitting

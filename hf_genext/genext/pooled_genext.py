@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.masking_utils import create_bidirectional_mask
 
-from .configuration_genext import GenextBottleneckConfig
+from .configuration_bottlenecks_genext import GenextBottleneckConfig
 from .layers_genext import GenextCrossAttention, GenextDropout, GenextMLP, GenextRMSNorm
 from .outputs_genext import BottleneckOutput
 from .pretrained_genext import GenextPreTrainedModel

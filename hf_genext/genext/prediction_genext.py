@@ -15,16 +15,18 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from .composition_genext import Part, compose_prediction
+from .conditioners_genext import GenextFusionConditioner
 from .configuration_genext import GenextConfig
 from .density_heads_genext import DensityHead
 from .encoders_genext import GenextEncoder
 from .field_conditioners_genext import GenextNullConditioner
 from .fitting_genext import ClosedFormFitting
 from .guidance_genext import check_guidance_scale, double_memory
-from .heads_genext import RegressionHead, add_losses, build_prediction_head
+from .heads_genext import RegressionHead, add_losses, build_prediction_head, divide_losses
 from .image_heads_genext import ImageHead
 from .latents_genext import count_conditions, repeat_conditions
 from .memory_genext import MemoryEncoding, average_slots
+from .missing_labels_genext import compute_generative_losses, find_vectors
 from .noise_genext import Noise
 from .outputs_genext import GenextEncoderOutput, GenextPredictionOutput
 from .pretrained_genext import GenextPreTrainedModel
@@ -36,6 +38,11 @@ _ROWS_AT_ONCE = 4096
 
 class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedModel):
     """A conditional model with a single output: encoder and head. The head reads the mean of the memory's real slots.
+
+    Attributes:
+        generative: With a `generative` part in the configuration, the model of the vector that a classifier reads, given the
+            class. Training alone runs it; `generative.sample(condition_labels=...)` draws vectors, and
+            `generative.log_prob(vectors, condition_vectors=vectors, condition_labels=...)` scores them.
 
     Args:
         config: The configuration of the whole, with a `head`.
@@ -66,6 +73,7 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             )
         self.encoder = GenextEncoder(config, encoder_models)
         self.head = build_prediction_head(config.head, config.hidden_size)  # type: ignore[arg-type]
+        self.generative = None if config.generative is None else GenextForPrediction(config.build_generative_config())
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -105,7 +113,8 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             input_ids: See [`GenextEncoder.forward`] for all conditions.
             attention_mask: 1 where a source token is real, (batch, length).
             labels: What is to be predicted: a class (batch,), labels of 0 and 1 (batch, outputs), or numbers (batch, outputs),
-                of one (batch,); of a density a vector (batch, outputs). -100, or for numbers NaN, where nothing is known.
+                of one (batch,); of a density a vector (batch, outputs). -100, or for numbers NaN, where nothing is known. With
+                a generative half training learns from rows whose class is missing, too.
             inputs_embeds: Instead of `input_ids`, (batch, length, hidden).
             pixel_values: Images.
             input_features: Features of audio.
@@ -119,13 +128,15 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
                 several fused ones by their names.
             condition_states_mask: 1 where such a state is real, (batch, length), or likewise by names.
             num_samples: The number of rows where no condition is given at all; that of the labels if left out.
-            num_items_in_batch: Known labels of the whole optimizer step, by which the loss is divided.
-            latent_noise: See [`GenextEncoder.forward`], as what follows.
+            num_items_in_batch: Known labels of the whole optimizer step, by which the loss is divided; with a generative half
+                all its rows.
+            latent_noise: See [`GenextEncoder.forward`], as what follows; in training with a generative half it is of that.
             sample_latents: Whether a variational or quantised bottleneck draws.
             kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, and what a pretrained encoder takes besides.
 
         Returns:
-            The loss (nats for each known label), logits or means (batch, outputs), and standard deviations of a regression.
+            The loss (nats for each known label; in training with a generative half, for each row), logits or means (batch,
+            outputs), and standard deviations of a regression.
             Of a density the logits are a point that stands for it, in evaluation mode.
         """
         conditions = {
@@ -139,20 +150,25 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             "condition_mask": condition_mask,
             "condition_states": condition_states,
         }
+        learns_generation = self.generative is not None and self.training
         outputs = self.encoder(
             attention_mask=attention_mask,
             feature_attention_mask=feature_attention_mask,
             condition_vectors_mask=condition_vectors_mask,
             condition_states_mask=condition_states_mask,
-            latent_noise=latent_noise,
-            sample_latents=sample_latents,
+            latent_noise=None if learns_generation else latent_noise,
+            sample_latents=None if learns_generation else sample_latents,
             **self._count_rows(labels, {"num_samples": num_samples, **conditions}),
             **kwargs,
         )
         memory = outputs.last_hidden_state
-        parameters = self.head(self._average(memory, outputs.memory_mask))
+        parameters = self.read_head(memory, outputs.memory_mask)
         loss = log_probs = losses = None
-        if labels is not None:
+        if labels is not None and learns_generation:
+            parts = self._compute_parts(parameters, labels, condition_vectors, condition_mask, latent_noise)
+            losses = divide_losses(parts, len(labels) if num_items_in_batch is None else num_items_in_batch)
+            loss, losses = sum(losses.values()), {name: part.detach() for name, part in losses.items()}
+        elif labels is not None:
             log_probs = self.head.score(parameters, labels)
             loss = self.head.compute_loss(log_probs, labels, num_items_in_batch)
             count = self.head.is_given(labels).sum() if num_items_in_batch is None else num_items_in_batch
@@ -169,6 +185,26 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             losses=losses,
             latents=outputs.latents,
         )
+
+    def _compute_parts(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        vectors: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        noise: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """The named parts of the loss of classifier and generative half, in nats of each row, each (batch,)."""
+        config, conditioner = self.config.generative, self.encoder.conditioner
+        given = None
+        if mask is not None and isinstance(conditioner, GenextFusionConditioner):
+            reads = ["condition_vectors" in part.input_names for part in conditioner.conditioners.values()]
+            given = mask[:, reads.index(True)]
+        vectors, present = find_vectors(vectors, given, len(labels))
+        return {
+            "supervised": -config.supervised_weight * self.head.score(logits, labels),
+            **compute_generative_losses(self.generative, config, logits, labels, vectors, present.to(labels.device), noise),
+        }
 
     @staticmethod
     def _bound(log_probs: torch.Tensor | None, outputs: GenextEncoderOutput) -> torch.Tensor | None:
@@ -195,6 +231,10 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             (batch, hidden); of a density without any condition, which is one for all rows, (1, hidden).
         """
         return self._average(*self.encode(return_mask=True, **self._count_rows(labels, inputs)))
+
+    def read_head(self, memory: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """The parameters that the head makes of memories: (batch, slots, hidden), (batch, slots) -> (batch, parameters)."""
+        return self.head(self._average(memory, mask))
 
     def _average(self, memory: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """The mean of a memory's real slots, of one row for all where nothing is a condition of a density."""
@@ -239,7 +279,7 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         outputs = self.encoder(**self._count_rows(labels, inputs), **own)
 
         def score(memory: torch.Tensor, mask: torch.Tensor | None, samples: int) -> torch.Tensor:
-            return self.head.score(self.head(self._average(memory, mask)), labels.repeat_interleave(samples, dim=0))
+            return self.head.score(self.read_head(memory, mask), labels.repeat_interleave(samples, dim=0))
 
         return self._estimate(outputs, score, num_importance_samples, seed, _ROWS_AT_ONCE)
 
@@ -302,7 +342,7 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             conditional, null = (half.repeat_interleave(each, dim=0) for half in halves)
             return self.head.draw_guided(conditional, null, guidance_scale, noise, temperature)
         memory, mask = self.encode(return_mask=True, **inputs)
-        parameters = self.head(self._average(memory, mask))
+        parameters = self.read_head(memory, mask)
         if len(parameters) == len(memory) == num_rows:
             parameters = parameters.repeat_interleave(num_return_sequences, dim=0)
         return self.head.draw(parameters, noise, temperature)

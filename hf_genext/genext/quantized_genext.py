@@ -19,7 +19,8 @@ from torch import nn
 from transformers import initialization as init
 from transformers.cache_utils import EncoderDecoderCache
 
-from .configuration_genext import GenextBottleneckConfig, GenextDecoderConfig
+from .configuration_bottlenecks_genext import GenextBottleneckConfig
+from .configuration_genext import GenextDecoderConfig
 from .latent_bottlenecks_genext import LatentBottleneck
 from .native_decoders_genext import GenextDecoder
 from .noise_genext import choose_outcomes, find_places

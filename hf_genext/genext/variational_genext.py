@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from .configuration_genext import GenextBottleneckConfig
+from .configuration_bottlenecks_genext import GenextBottleneckConfig
 from .latent_bottlenecks_genext import LatentBottleneck
 from .noise_genext import choose_outcomes, find_places
 from .outputs_genext import BottleneckOutput, ConditionerOutput, GaussianOutput

@@ -1,0 +1,142 @@
+"""Learning from rows whose class is missing: the class summed out of a generative model of what the classifier reads.
+
+Model M2 of Kingma et al. 2014, "Semi-supervised learning with deep generative models": a classifier q(y|x) beside a conditional
+variational autoencoder, p(x|y, z) with a prior p(y) p(z) or p(y) p(z|y). With L(x, y) for the negative evidence bound of
+log p(x, y), a row with a class costs L(x, y) (their eq. 6) beside the cross-entropy of the classifier (eq. 9), and one without
+it the bound of log p(x), sum over y of q(y|x) L(x, y), minus the entropy of q(y|x) (eq. 7).
+
+Legend: batch, classes, size (numbers of a vector), units (latent numbers of a row), pairs (of a row and a class).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .conditioners_genext import find_missing_rows
+from .configuration_generative_genext import GenextGenerativeConfig
+
+
+def find_vectors(
+    vectors: torch.Tensor | None, given: torch.Tensor | None, batch_size: int
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """The vectors that are there to be learned from.
+
+    Args:
+        vectors: The condition, (batch, size) or (batch, 1, size); `None` where no row has it.
+        given: What a mask of conditions says of it, (batch,).
+        batch_size: Rows.
+
+    Returns:
+        (batch, size), and which rows have one, (batch,).
+
+    Raises:
+        ValueError: for several vectors of a row, or one with some numbers missing.
+    """
+    if vectors is None:
+        return None, torch.zeros(batch_size, dtype=torch.bool, device=None if given is None else given.device)
+    if vectors.dim() == 3:
+        if vectors.shape[1] != 1:
+            raise ValueError(
+                f"A generative half is a model of one vector for each row, got {vectors.shape[1]}. Give them one behind the "
+                "other as a single vector."
+            )
+        vectors = vectors[:, 0]
+    present = ~find_missing_rows(vectors)
+    if given is not None:
+        present = present & given.bool()
+    broken = present & ~vectors.isfinite().all(dim=1)
+    if broken.any():
+        row = int(broken.nonzero()[0, 0])
+        raise ValueError(
+            f"In row {row} of the batch {int((~vectors[row].isfinite()).sum())} of {vectors.shape[1]} numbers are not finite. "
+            "Give whole vectors, or make all of the row NaN where there is none."
+        )
+    return vectors, present
+
+
+def compute_generative_losses(
+    model: Any,
+    config: GenextGenerativeConfig,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    vectors: torch.Tensor | None,
+    present: torch.Tensor,
+    noise: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """The weighted parts of the generative loss of each row, all classes of rows without one in a single pass.
+
+    Args:
+        model: The generative half, a [`GenextForPrediction`].
+        config: Its configuration.
+        logits: Of the classifier, (batch, classes).
+        labels: (batch,), -100 where the class is missing.
+        vectors: What the classifier reads, (batch, size), or `None`.
+        present: Which rows have it, (batch,); the others cost nothing.
+        noise: Standard normal numbers that decide which latent numbers are drawn, (batch, units + 1), the same for all classes
+            of a row, so that these differ by nothing but the class; drawn if left out.
+
+    Returns:
+        `reconstruction`, `kl` (of the latent numbers), `label_prior` (the negative log-prior of the class), and `entropy` (the
+        negative entropy of a missing class), which sum to the weighted bound; and `agreement`, the divergence of the classifier
+        from the probabilities by which the class is summed out, where these are not its own. In nats, each (batch,).
+    """
+    is_exact = config.label_posterior == "bound"
+    names = ("reconstruction", "kl", "label_prior", "entropy", *(("agreement",) if is_exact else ()))
+    losses = {name: logits.new_zeros(len(labels)) for name in names}
+    if vectors is None or not present.any():
+        return losses
+    labelled, unlabelled = (present & known for known in (labels != -100, labels == -100))
+    num_classes = logits.shape[1]
+    classes = torch.arange(num_classes, device=logits.device).repeat(int(unlabelled.sum()))
+    classes = torch.cat([labels[labelled], classes])
+    places = (labelled.nonzero()[:, 0], unlabelled.nonzero()[:, 0])
+    rows = torch.cat([places[0], places[1].repeat_interleave(num_classes)])
+    if noise is None:
+        noise = torch.randn(len(labels), model.encoder.bottleneck.num_noise, device=logits.device)
+    prior = [1.0 / num_classes] * num_classes if config.label_prior is None else config.label_prior
+    parts = _score_pairs(model, logits.new_tensor(prior).log(), vectors[rows], classes, noise[rows])
+    progress = model.encoder.bottleneck.training_progress
+    log_posterior = log_probs = logits[unlabelled].log_softmax(dim=-1)
+    if is_exact:
+        bounds = -sum(parts.values())[len(places[0]) :].detach().view(-1, num_classes)
+        share = _rise(progress, *config.posterior_warmup)
+        log_posterior = ((1.0 - share) * log_probs.detach() + share * bounds.to(logits.dtype)).log_softmax(dim=-1)
+    posterior = log_posterior.exp()
+    rising = _rise(progress, 0.0, config.warmup)
+    weight = rising * config.unlabelled_weight
+    weights = torch.cat([logits.new_full((len(places[0]),), rising * config.labelled_weight), weight * posterior.flatten()])
+    for name, values in parts.items():
+        losses[name] = losses[name].index_add(0, rows, weights * values.to(logits.dtype))
+    losses["entropy"] = losses["entropy"].index_add(0, places[1], weight * (posterior * log_posterior).sum(dim=1))
+    if is_exact:
+        agreement = (posterior * (log_posterior - log_probs)).sum(dim=1)
+        losses["agreement"] = losses["agreement"].index_add(0, places[1], weight * agreement)
+    return losses
+
+
+def _rise(progress: float, begin: float, end: float) -> float:
+    """From 0 to 1 between two shares of the training, in a straight line."""
+    if progress <= begin or progress >= end:
+        return float(progress >= end)
+    return (progress - begin) / (end - begin)
+
+
+def _score_pairs(
+    model: Any,
+    log_prior: torch.Tensor,
+    vectors: torch.Tensor,
+    classes: torch.Tensor,
+    noise: torch.Tensor,
+) -> dict[str, torch.Tensor]:
+    """The parts of the negative evidence bound of pairs of a vector and a class, each (pairs,)."""
+    outputs = model.encoder(
+        condition_vectors=vectors, condition_labels=classes[:, None], latent_noise=noise, sample_latents=True
+    )
+    parameters = model.read_head(outputs.last_hidden_state, outputs.memory_mask)
+    reconstruction = -model.head.score(parameters, vectors.to(parameters.dtype))
+    return {"reconstruction": reconstruction, "kl": outputs.losses["kl"], "label_prior": -log_prior[classes]}
+
+
+__all__ = ["compute_generative_losses", "find_vectors"]
