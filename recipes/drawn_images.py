@@ -76,7 +76,7 @@ def read_images(
     is_conditional = "label" in (data.conditions or {})
     files = find_data(data, Path(args.output_dir or "out") / "data", config_path)
     # The judge knows what images show, whatever the model is told.
-    column = (data.conditions or {}).get("label") or _find_class_column(files.train_file, data.target_column)
+    column = (data.conditions or {}).get("label") or _find_class_column(files.train, data.target_column)
     data.conditions = {"label": column}
     rows = load_data(data, RowReader(data, "image"), files)
     images = {

@@ -134,6 +134,26 @@ def test_draws_are_judged_each_by_itself_and_averaged(tmp_path):
     assert found["sample_accuracy"] > 85.0
 
 
+@pytest.mark.parametrize("name", ["config", "unconditional"])
+def test_the_judge_knows_what_images_show_whatever_the_model_is_told(tmp_path, name):
+    words = [str(ROOT / "recipes" / "digits" / f"{name}.yaml"), "--output_dir", str(tmp_path), "--num_judged", "50"]
+    _, _, size, images, _, _, _ = drawn_images.read_images(drawn_images.ImageSettings, words)
+    assert size == 16
+    for part in images.values():
+        assert part.is_conditional == (name == "config") and part.num_levels == 17
+        assert len(part.pixels) == len(part.classes) == 50
+    known = {row["pixels"].tobytes(): row["digit"] for row in _read_digits(tmp_path)}
+    for row, shown in zip(images["test"].pixels, images["test"].classes, strict=True):
+        assert known[row.astype(np.float32).tobytes()] == shown
+
+
+def _read_digits(folder):
+    for file in (folder / "data").glob("test.parquet"):
+        table = pq.read_table(file)
+        pixels = np.array(table["pixels"].to_pylist(), dtype=np.float32)
+        yield from ({"pixels": row, "digit": digit} for row, digit in zip(pixels, table["digit"].to_pylist(), strict=True))
+
+
 def test_the_digits_stand_on_one_side_each(tmp_path):
     import pyarrow.parquet as pq
 
