@@ -34,8 +34,10 @@ def render_cards() -> dict[Path, str]:
     cards = {}
     readme = ROOT / "README.md"
     front_page = readme.read_text(encoding="utf-8")
-    for results_path in sorted(ROOT.glob("recipes/*/results.json")):
-        settings = yaml.safe_load((results_path.parent / "config.yaml").read_text(encoding="utf-8"))
+    for folder in sorted({path.parent for path in ROOT.glob("recipes/*/results*.json")}):
+        # Of a recipe that was run with other settings than those of config.yaml alone, these make the card.
+        results_path = min(folder.glob("results*.json"), key=lambda path: (path.name != "results.json", path.name))
+        settings = _read_settings(results_path)
         cards[ROOT / "model_cards" / f"{results_path.parent.name}.md"] = render_model_card(
             read_results(results_path),
             title=settings["title"],
@@ -51,7 +53,7 @@ def render_cards() -> dict[Path, str]:
         )
         table = render_comparison(read_results(results_path))
         recipe_readme = results_path.parent / "README.md"
-        text = replace_marked(recipe_readme.read_text(encoding="utf-8"), "results", table)
+        text = replace_marked(recipe_readme.read_text(encoding="utf-8"), results_path.stem, table)
         experiments = results_path.parent / "experiments.json"
         if experiments.is_file():
             text = replace_marked(text, "experiments", render_experiments(json.loads(experiments.read_text(encoding="utf-8"))))
@@ -67,6 +69,15 @@ def render_cards() -> dict[Path, str]:
             front_page = replace_marked(front_page, results_path.parent.name, table)
     cards[readme] = front_page
     return cards
+
+
+def _read_settings(results_path: Path) -> dict[str, Any]:
+    """The settings that results are of: those that name the file, or config.yaml."""
+    for path in sorted(results_path.parent.glob("*.yaml"), key=lambda path: (path.name != "config.yaml", path.name)):
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if settings.get("results_file", "results.json") == results_path.name and path.name != "smoke.yaml":
+            return settings
+    raise FileNotFoundError(f"No settings in {str(results_path.parent)!r} name {results_path.name!r} as their results_file.")
 
 
 def render_besides(results: dict[str, Any]) -> str:
