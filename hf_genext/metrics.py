@@ -17,6 +17,8 @@ import datasets
 import evaluate
 import numpy as np
 
+from hf_genext.offline_metrics import OfflineMetric
+
 References = Sequence[str] | Sequence[Sequence[str]]
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -28,18 +30,11 @@ def _require(module: str) -> ModuleType:
         raise ImportError(f'This metric needs {module.split(".")[0]}: pip install "hf_genext[metrics]"') from error
 
 
-class GenerationMetric(evaluate.Metric):
+class GenerationMetric(OfflineMetric):
     """Base of the metrics: checks what comes in, then compares each prediction with its references.
 
     Subclasses set `description` and `citation` and implement `compare`.
     """
-
-    description: ClassVar[str] = ""
-    citation: ClassVar[str] = ""
-
-    def __init__(self, **kwargs: Any) -> None:
-        # In memory: metric files of several processes would collide in the user's cache.
-        super().__init__(**{"keep_in_memory": True, **kwargs})
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

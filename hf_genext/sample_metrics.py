@@ -7,27 +7,22 @@ percent.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import datasets
 import evaluate
+
+from hf_genext.offline_metrics import OfflineMetric
 
 Rule = Callable[[str], bool] | Collection[str]
 """What says whether a text is valid: a function, or all that are."""
 
 
-class SampleMetric(evaluate.Metric):
+class SampleMetric(OfflineMetric):
     """Base of the metrics: checks what comes in, then looks at the samples.
 
     Subclasses set `description` and `citation` and implement `measure`.
     """
-
-    description: ClassVar[str] = ""
-    citation: ClassVar[str] = ""
-
-    def __init__(self, **kwargs: Any) -> None:
-        # In memory: metric files of several processes would collide in the user's cache.
-        super().__init__(**{"keep_in_memory": True, **kwargs})
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

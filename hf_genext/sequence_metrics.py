@@ -14,6 +14,9 @@ from typing import Any
 
 import torch
 
+_LARGEST_EXPONENT = 700.0
+"""e to the power of more is no number; a model that has just begun, or diverged, may be there."""
+
 SequenceMetrics = Callable[[float, int, int], dict[str, float]]
 """Turns the log-probability of all targets in nats, their tokens and their characters into named numbers."""
 
@@ -47,7 +50,7 @@ def count_target_characters(labels: torch.Tensor, tokenizer: Any) -> int:
 def score_perplexity(log_prob: float, num_tokens: int, num_characters: int) -> float:
     """The perplexity of a token, ends included: e to the mean negative log-probability (Jelinek et al. 1977).
 
-    It depends on what a token is; models with other tokens are compared by characters.
+    It depends on what a token is; models with other tokens are compared by characters. Infinite where no number holds it.
 
     Args:
         log_prob: The log-probability of all targets, in nats.
@@ -58,7 +61,8 @@ def score_perplexity(log_prob: float, num_tokens: int, num_characters: int) -> f
         >>> round(score_perplexity(3 * math.log(0.25), 3, 9), 6)
         4.0
     """
-    return math.exp(-log_prob / max(num_tokens, 1))
+    mean = -log_prob / max(num_tokens, 1)
+    return math.exp(mean) if mean < _LARGEST_EXPONENT else math.inf
 
 
 def score_log_likelihood_per_character(log_prob: float, num_tokens: int, num_characters: int) -> float:

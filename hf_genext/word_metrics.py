@@ -17,12 +17,13 @@ from typing import Any, ClassVar
 import datasets
 import evaluate
 
+from hf_genext.offline_metrics import OfflineMetric
 from hf_genext.static_embedding.words_static_embedding import WordMapping, correlate
 
 logger = logging.getLogger(__name__)
 
 
-class WordMetric(evaluate.Metric):
+class WordMetric(OfflineMetric):
     """Base of the tests: a list of items, from a file of one's own or from gensim's test data.
 
     Subclasses set `name_of_result`, `packaged_file`, `description` and `citation`.
@@ -39,13 +40,10 @@ class WordMetric(evaluate.Metric):
 
     name_of_result: ClassVar[str] = ""
     packaged_file: ClassVar[str] = ""
-    description: ClassVar[str] = ""
-    citation: ClassVar[str] = ""
     column_type: ClassVar[str] = "float64"
 
     def __init__(self, path: str | os.PathLike[str] | None = None, **kwargs: Any) -> None:
-        # In memory: metric files of several processes would collide in the user's cache.
-        super().__init__(**{"keep_in_memory": True, **kwargs})
+        super().__init__(**kwargs)
         self.path = self._find_packaged_file() if path is None else Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"There is no file {str(self.path)!r} (looked from {os.getcwd()!r}).")

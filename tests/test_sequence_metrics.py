@@ -20,7 +20,12 @@ from hf_genext import (
 )
 from hf_genext.conditions import encode_rows, parse_condition_columns, read_rows
 from hf_genext.sample_metrics import Diversity, Novelty, Validity
-from hf_genext.sequence_metrics import build_sequence_metrics, count_characters, count_target_characters
+from hf_genext.sequence_metrics import (
+    build_sequence_metrics,
+    count_characters,
+    count_target_characters,
+    score_perplexity,
+)
 from hf_genext.training import GenextTrainer
 
 WORDS = ["cab", "a", "bead", "faced", "cab", "deed", "abba"]
@@ -136,3 +141,8 @@ def test_copies_are_neither_new_nor_hidden():
             metric.compute(predictions=[])
     with pytest.raises(ValueError, match="ngram_sizes must be numbers of 1 or more, got \\[0\\]"):
         Diversity(ngram_sizes=[0])
+
+
+def test_a_perplexity_that_no_number_holds_is_infinite():
+    assert score_perplexity(-1e6, 10, 10) == math.inf
+    assert score_perplexity(-6000.0, 10, 10) == pytest.approx(math.exp(600.0))
