@@ -73,7 +73,7 @@ class Novelty(SampleMetric):
 
     def __init__(self, *, training_texts: Iterable[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._known = frozenset(training_texts)
+        self._known = _collect(training_texts, "training_texts")
 
     def measure(self, samples: list[str]) -> dict[str, float]:
         """See the class."""
@@ -135,11 +135,27 @@ class Validity(SampleMetric):
 
     def __init__(self, *, rule: Rule, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._accepts = rule if callable(rule) else frozenset(rule).__contains__
+        self._accepts = rule if callable(rule) else _collect(rule, "rule").__contains__
 
     def measure(self, samples: list[str]) -> dict[str, float]:
         """See the class."""
         return {"validity": 100.0 * sum(bool(self._accepts(sample)) for sample in samples) / len(samples)}
+
+
+def _collect(texts: Iterable[str], name: str) -> frozenset[str]:
+    """Texts to compare samples with.
+
+    Raises:
+        TypeError: for what is no collection of texts, such as a single one, which is one of letters.
+        ValueError: if there are none.
+    """
+    if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+        also = " or a function" if name == "rule" else ""
+        raise TypeError(f"{name} must be a collection of texts{also}, got {texts!r:.60}.")
+    found = frozenset(texts)
+    if not found:
+        raise ValueError(f"{name} is empty, so that no sample could be one of them. Give the texts to compare with.")
+    return found
 
 
 __all__ = ["Diversity", "Novelty", "Rule", "SampleMetric", "Validity"]

@@ -146,3 +146,18 @@ def test_copies_are_neither_new_nor_hidden():
 def test_a_perplexity_that_no_number_holds_is_infinite():
     assert score_perplexity(-1e6, 10, 10) == math.inf
     assert score_perplexity(-6000.0, 10, 10) == pytest.approx(math.exp(600.0))
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "told"),
+    [
+        (lambda: Validity(rule=3), TypeError, "rule must be a collection of texts or a function, got 3"),
+        (lambda: Validity(rule="a red dog"), TypeError, "rule must be a collection of texts or a function, got 'a red dog'"),
+        (lambda: Novelty(training_texts="a red dog"), TypeError, "training_texts must be a collection of texts, got"),
+        (lambda: Novelty(training_texts=[]), ValueError, "training_texts is empty"),
+        (lambda: Novelty(training_texts=["a"]).compute(predictions=[]), ValueError, "got no samples"),
+    ],
+)
+def test_what_samples_cannot_be_compared_with_is_refused(build, error, told):
+    with pytest.raises(error, match=told):
+        build()
