@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import tempfile
 from pathlib import Path
 
@@ -370,6 +371,26 @@ def check_config_refuses_mistyped_names(config: PreTrainedConfig) -> None:
             raise AssertionError(f"{type(config).__name__} took {name}")
 
 
+def check_config_tells_what_nothing_reads(config: PreTrainedConfig) -> None:
+    """A name that is like no field is kept, and said to be read by nothing; a saved configuration has none such."""
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(type(config).__module__.rpartition(".")[0])
+    logger.addHandler(handler)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            config.save_pretrained(folder)
+            AutoConfig.from_pretrained(folder)
+            assert not told, told
+            path = Path(folder) / "config.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "red"}))
+            assert AutoConfig.from_pretrained(folder).colour == "red"
+    finally:
+        logger.removeHandler(handler)
+    assert len(told) == 1 and f"{type(config).__name__} has no field 'colour'" in told[0], told
+
+
 def check_config_refuses_wrong_types(config: PreTrainedConfig) -> None:
     """A value of the wrong type is an error which names the field."""
     try:
@@ -380,7 +401,12 @@ def check_config_refuses_wrong_types(config: PreTrainedConfig) -> None:
         raise AssertionError(f"{type(config).__name__} took a string for a number")
 
 
-CONFIG_CHECKS = [check_config_round_trip, check_config_refuses_mistyped_names, check_config_refuses_wrong_types]
+CONFIG_CHECKS = [
+    check_config_round_trip,
+    check_config_refuses_mistyped_names,
+    check_config_tells_what_nothing_reads,
+    check_config_refuses_wrong_types,
+]
 
 
 def check_processor_round_trip(processor: ProcessorMixin, texts: list[str], targets: list[str]) -> None:

@@ -14,13 +14,28 @@ from transformers import (
     PreTrainedConfig,
 )
 from transformers.modeling_rope_utils import RopeParameters
-from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
+
+logger = logging.get_logger(__name__)
+
+# What Transformers itself gives to any configuration, or finds in any, beside its fields.
+_READ_BY_TRANSFORMERS = frozenset(
+    (
+        "attn_implementation",
+        "auto_map",
+        "custom_pipelines",
+        "experts_implementation",
+        "quantization_config",
+        "tie_word_embeddings",
+    )
+)
 
 
 def refuse_mistyped_names(config_class: type[PreTrainedConfig], names: dict[str, Any]) -> None:
-    """Raise for a name that is nearly, but not quite, a field of the configuration.
+    """Raise for a name that is nearly, but not quite, a field of the configuration, and warn of others that nothing reads.
 
-    Transformers keeps unknown names as attributes, so `hiden_size=64` would leave the real field at its default.
+    Transformers keeps unknown names as attributes, so `hiden_size=64` would leave the real field at its default. A name that is
+    like no field may come from a later version of Transformers, or from another tool, and must not keep a folder from opening.
 
     Raises:
         ValueError: naming the field that was meant.
@@ -30,6 +45,15 @@ def refuse_mistyped_names(config_class: type[PreTrainedConfig], names: dict[str,
         meant = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
         if meant and not name.startswith("_"):
             raise ValueError(f"{config_class.__name__} has no field {name!r}. Did you mean {meant[0]!r}?")
+        if not name.startswith("_") and name not in _READ_BY_TRANSFORMERS and not hasattr(PreTrainedConfig, name):
+            inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+            own = ", ".join(field for field in fields if field not in inherited)
+            logger.warning(
+                "%s has no field %r, so nothing will read it. Its own fields are %s.",
+                config_class.__name__,
+                name,
+                own or "none",
+            )
 
 
 def forget_remote_code(names: dict[str, Any]) -> None:

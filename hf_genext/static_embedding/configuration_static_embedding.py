@@ -8,7 +8,9 @@ from typing import Any, Literal
 import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
-from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME, logging
+
+logger = logging.get_logger(__name__)
 
 FORMAT_VERSION = 1
 """Version of the folder format that this package writes. It grows when an older package could not read a folder."""
@@ -85,6 +87,16 @@ class StaticEmbeddingConfig(PreTrainedConfig):
             meant = difflib.get_close_matches(name, fields, n=1, cutoff=0.85)
             if meant and not name.startswith("_"):
                 raise ValueError(f"{type(self).__name__} has no field {name!r}. Did you mean {meant[0]!r}?")
+            if (
+                not name.startswith("_")
+                and name not in ("auto_map", "custom_pipelines")
+                and not hasattr(PreTrainedConfig, name)
+            ):
+                inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+                own = ", ".join(field for field in fields if field not in inherited)
+                logger.warning(
+                    "%s has no field %r, so nothing will read it. Its own fields are %s.", type(self).__name__, name, own
+                )
         if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
             kwargs.pop("auto_map", None)  # Of a pushed folder's own code, which this is not; pushing writes it again.
         if isinstance(self.dtype, str) and not isinstance(getattr(torch, self.dtype, None), torch.dtype):
