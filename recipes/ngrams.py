@@ -57,8 +57,8 @@ class KneserNeyModel:
             as they occur, as in SRILM.
 
     Raises:
-        ValueError: if the text is shorter than the order, holds a token outside the vocabulary, or does not begin with the
-            start token.
+        ValueError: if every text is shorter than the order, one holds a token outside the vocabulary, or the first does not
+            begin with the start token.
 
     Example:
         >>> model = KneserNeyModel([0, 1, 0, 1, 0, 2], order=2, vocab_size=3, discounts=(0.5, 0.5, 0.5))
@@ -77,9 +77,11 @@ class KneserNeyModel:
     ) -> None:
         self._vocab_size, self._start = vocab_size, start_token
         tokens = self._check(tokens)
-        if not 1 <= order <= len(tokens):
-            raise ValueError(f"order must be 1 to the {len(tokens):,} tokens of the text, got {order}.")
         before = self._count_before(tokens)
+        longest = int(before.max(initial=-1)) + 1
+        if not 1 <= order <= longest:
+            where = "the text" if start_token is None else "the longest text, its start and end among them"
+            raise ValueError(f"order must be 1 to the {longest:,} tokens of {where}, got {order}.")
         counted: list[_Counts] = []
         ending = np.zeros(len(tokens), dtype=np.int64)  # The place of the n-gram that ends at each position.
         for length in range(1, order + 1):
@@ -209,7 +211,7 @@ class CharacterNgrams:
         discounts: As [`KneserNeyModel`] takes them.
 
     Raises:
-        ValueError: for a text with a character outside the alphabet.
+        ValueError: for a text with a character outside the alphabet, or if all are shorter than the order.
     """
 
     _START, _END = 0, 1

@@ -94,6 +94,13 @@ def test_texts_that_cannot_be_counted_are_refused(tokens, order, message):
         KneserNeyModel(tokens, order=order, vocab_size=VOCAB_SIZE)
 
 
+def test_an_order_that_no_text_is_as_long_as_is_refused():
+    assert CharacterNgrams(["ab", "b"], order=4).log_prob(["ab"]) < 0.0
+    for texts, order, longest in ((["ab", "b"], 5, 4), (["", ""], 3, 2), ([], 1, 0)):
+        with pytest.raises(ValueError, match=f"order must be 1 to the {longest} tokens of the longest text.*, got {order}"):
+            CharacterNgrams(texts, order=order)
+
+
 # Texts that know nothing of each other
 
 TEXTS = ["abab", "abc", "ba", "", "cab", "abab", "bca", "a"]
