@@ -50,7 +50,8 @@ def count_target_characters(labels: torch.Tensor, tokenizer: Any) -> int:
 def score_perplexity(log_prob: float, num_tokens: int, num_characters: int) -> float:
     """The perplexity of a token, ends included: e to the mean negative log-probability (Jelinek et al. 1977).
 
-    It depends on what a token is; models with other tokens are compared by characters. Infinite where no number holds it.
+    It depends on what a token is; models with other tokens are compared by characters. Infinite where no number holds it, and
+    not a number (NaN) where the log-probability is none.
 
     Args:
         log_prob: The log-probability of all targets, in nats.
@@ -62,7 +63,7 @@ def score_perplexity(log_prob: float, num_tokens: int, num_characters: int) -> f
         4.0
     """
     mean = -log_prob / max(num_tokens, 1)
-    return math.exp(mean) if mean < _LARGEST_EXPONENT else math.inf
+    return math.inf if mean >= _LARGEST_EXPONENT else math.exp(mean)
 
 
 def score_log_likelihood_per_character(log_prob: float, num_tokens: int, num_characters: int) -> float:

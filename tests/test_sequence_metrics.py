@@ -146,6 +146,9 @@ def test_copies_are_neither_new_nor_hidden():
 def test_a_perplexity_that_no_number_holds_is_infinite():
     assert score_perplexity(-1e6, 10, 10) == math.inf
     assert score_perplexity(-6000.0, 10, 10) == pytest.approx(math.exp(600.0))
+    assert score_perplexity(-math.inf, 10, 10) == math.inf
+    # A training that diverged is not taken for one that has just begun.
+    assert math.isnan(score_perplexity(math.nan, 10, 10))
 
 
 @pytest.mark.parametrize(
