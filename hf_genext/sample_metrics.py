@@ -43,6 +43,7 @@ class SampleMetric(OfflineMetric):
             The metric by name.
 
         Raises:
+            TypeError: for a single text in their place.
             ValueError: if there are none.
         """
         if predictions is not None and not len(predictions):

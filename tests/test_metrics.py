@@ -136,6 +136,11 @@ def test_items_that_cannot_be_compared_are_refused(predictions, references, mess
         METRICS["exact_match"]().compute(predictions=predictions, references=references)
 
 
+def test_a_single_text_is_not_compared_letter_by_letter():
+    with pytest.raises(TypeError, match=r"predictions must be a list, got 'ab'\. Put a single one into a list"):
+        METRICS["exact_match"]().compute(predictions="ab", references=["a", "c"])
+
+
 def test_an_unknown_metric_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"no metric 'wer'; known are bleu, .*word_error_rate"):
         build_metrics(["wer"])

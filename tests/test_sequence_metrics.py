@@ -159,6 +159,7 @@ def test_a_perplexity_that_no_number_holds_is_infinite():
         (lambda: Novelty(training_texts="a red dog"), TypeError, "training_texts must be a collection of texts, got"),
         (lambda: Novelty(training_texts=[]), ValueError, "training_texts is empty"),
         (lambda: Novelty(training_texts=["a"]).compute(predictions=[]), ValueError, "got no samples"),
+        (lambda: Novelty(training_texts=["a"]).compute(predictions="a red dog"), TypeError, "must be a list, got 'a red"),
     ],
 )
 def test_what_samples_cannot_be_compared_with_is_refused(build, error, told):
