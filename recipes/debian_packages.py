@@ -51,13 +51,14 @@ def bring_debian_package(cache: Path, name: str) -> str:
     packages, unpacked = cache / "packages", cache / "unpacked"
     packages.mkdir(parents=True, exist_ok=True)
     unpacked.mkdir(exist_ok=True)
-    file = next(iter(sorted(packages.glob(f"{name}*_*.deb"))), None)
+    # linux-doc only names the package of the current kernel.
+    pattern = f"{name}-*_*.deb" if name == "linux-doc" else f"{name}_*.deb"
+    file = next(iter(sorted(packages.glob(pattern))), None)
     if file is None:
-        # linux-doc only names the package of the current kernel.
         run_program(
             name, "apt-get", "download", _find_dependency(name, packages) if name == "linux-doc" else name, folder=packages
         )
-        file = next(iter(sorted(packages.glob(f"{name}*_*.deb"))))
+        file = next(iter(sorted(packages.glob(pattern))))
     if not (unpacked / name).is_dir():
         unfinished = unpacked / f"{name}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
