@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from specimens import sharpen
 
-from hf_genext import pipeline
+from hf_genext import GenextConfig, GenextForConditionalGeneration, GenextProcessor, pipeline, train_tokenizer
 from hf_genext.hub import read_results
 from recipes.arguments import SettingsError
 from recipes.evaluate import main as evaluate
@@ -61,6 +63,26 @@ def test_the_judge_of_words_counts_what_it_says():
     assert "real_words" not in found and judge.choose(3) == ["left", "right", "left"]
     judge._find_real = lambda *_: 0.0  # These languages have no lists.
     assert judge.judge(invented, languages)["validity"] == 75.0
+
+
+def test_a_model_of_sentences_is_scored_the_same_each_time_and_described_by_its_own_size():
+    texts = ["a red cat", "a dog", "the red dog", "a cat", "the dog", "a red dog"]
+    tokenizer = train_tokenizer(texts, unit="character")
+    small = {"vocab_size": len(tokenizer), "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    torch.manual_seed(0)
+    config = GenextConfig(
+        conditioner={**small, "num_attention_heads": 2},
+        bottleneck={"kind": "variational", "num_latents": 2, "latent_size": 3},
+        decoder={**small, "num_attention_heads": 2, "max_position_embeddings": 12},
+    )
+    model = sharpen(GenextForConditionalGeneration(config)).eval()
+    processor = GenextProcessor(tokenizer=tokenizer, target_tokenizer=tokenizer)
+    pipe = pipeline("conditional-generation", model=model, processor=processor)
+    settings = sentence_score.ScoreSettings(num_drawn=4, num_importance_samples=2)
+    (scores, samples), (again, _) = (sentence_score.score_model(pipe, texts[:3], texts, settings) for _ in range(2))
+    assert scores == again and scores["mutual_information"] > 0.0
+    shown = sentence_score.describe_model(pipe, samples, texts)
+    assert "what comes out of their 6 numbers" in shown and shown.count("→") == 6
 
 
 @pytest.mark.slow
@@ -140,6 +162,9 @@ def test_the_smoke_run_of_sentences_leaves_a_space_of_sentences_and_is_scored(tm
     assert scores["bits_per_character"] < trained["bits_per_character"]
     assert {"active_share", "kl", "reconstruction_token_f1", "novelty", "validity"} <= set(scores)
     assert "On the straight line" in (recipe / "samples.md").read_text(encoding="utf-8")
+    # A model without latent numbers has no bound, and no draws that it is of.
+    sentence_score.main([*words, "--model", str(plain)])
+    assert "importance_samples" not in read_results(plain / "results.json")["data"]
     found = sentence_baselines.main([*words, "--orders", "3", "4", "--plain", str(plain), "--update_results", "true"])
     assert read_results(recipe / "results.json")["baselines"] == found
     assert len(found) == 3 and "active_share" not in found["the same decoder without latent numbers"]

@@ -47,9 +47,9 @@ def encode_texts(pipe: Any, texts: list[str]) -> dict[str, torch.Tensor]:
     found: dict[str, list[torch.Tensor]] = {"means": [], "log_variances": [], "kl": []}
     for start in range(0, len(texts), _ROWS_AT_ONCE):
         inputs = pipe.processor(text=texts[start : start + _ROWS_AT_ONCE], padding=True, return_tensors="pt")
-        latents = pipe.model.encoder(**inputs, sample_latents=False).latents
+        latents = pipe.model.encoder(**inputs.to(pipe.device), sample_latents=False).latents
         for name, parts in found.items():
-            parts.append(getattr(latents, name))
+            parts.append(getattr(latents, name).cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
@@ -61,7 +61,7 @@ def reconstruct(pipe: Any, texts: list[str]) -> list[str]:
 
 def interpolate(pipe: Any, first: str, second: str, steps: int = 5) -> list[str]:
     """Sentences on the straight line between the latent numbers of two."""
-    inputs = pipe.processor(text=[first, second], padding=True, return_tensors="pt")
+    inputs = pipe.processor(text=[first, second], padding=True, return_tensors="pt").to(pipe.device)
     latents = pipe.model.encode_latents(**inputs)
     memory, mask = pipe.model.write_latents(pipe.model.interpolate(latents[0], latents[1], steps=steps))
     ids = pipe.model.decode(memory, memory_mask=mask, num_beams=1, do_sample=False)
@@ -77,7 +77,9 @@ def score_model(pipe: Any, train: list[str], test: list[str], settings: ScoreSet
     scores |= judge_sentences(samples, train)
     if has_latents(pipe.model):
         with torch.inference_mode():
-            latents = measure_latents(**encode_texts(pipe, test))
+            encoded = encode_texts(pipe, test)
+            noise = torch.randn(encoded["means"].shape, generator=torch.Generator().manual_seed(0))
+            latents = measure_latents(**encoded, noise=noise)
             compare = build_metrics(["token_f1", "exact_match"])(reconstruct(pipe, test), [[text] for text in test])
         scores |= {name: latents[name] for name in _SHOWN_LATENTS}
         scores |= {f"reconstruction_{name}": value for name, value in compare.items()}
@@ -92,7 +94,7 @@ def describe_model(pipe: Any, samples: list[str], test: list[str]) -> str:
             rebuilt = reconstruct(pipe, test[:_SHOWN])
             way = interpolate(pipe, *test[:2])
         pairs = zip(test[:_SHOWN], rebuilt, strict=True)
-        lines += ["", "Test sentences, and what comes out of their 16 numbers:", ""]
+        lines += ["", f"Test sentences, and what comes out of their {pipe.model.encoder.bottleneck.num_units} numbers:", ""]
         lines += [f"- {text} → {again}" for text, again in pairs]
         lines += ["", "On the straight line from the first of them to the second:", "", *(f"- {text}" for text in way)]
     return "\n".join(lines) + "\n"
@@ -107,7 +109,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     scores, samples = score_model(pipe, recipe.train.texts, recipe.test.texts, recipe.own)
     shown = recipe.model / "samples.md"
     shown.write_text(describe_model(pipe, samples, recipe.test.texts), encoding="utf-8")
-    facts = {"importance_samples": recipe.own.num_importance_samples, "drawn_sentences": recipe.own.num_drawn}
+    facts = {"drawn_sentences": recipe.own.num_drawn}
+    if has_latents(pipe.model):
+        facts["importance_samples"] = recipe.own.num_importance_samples
     store_scores(recipe.model, recipe.run, scores, facts, recipe_results=results)
     if results is not None and results.name == "results.json":
         shutil.copy(shown, results.parent)
