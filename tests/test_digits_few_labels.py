@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,14 @@ def test_each_digit_keeps_as_many_labels_and_the_test_images_are_those_of_digits
     assert choices[10, 1] != choices[10, 2]
     with pytest.raises(ValueError, match="num_labels must be a multiple of 10 from 10 to"):
         prepare_data(tmp_path / "odd", num_labels=15)
+
+
+def test_the_data_are_brought_by_the_script_alone(tmp_path):
+    command = [sys.executable, "recipes/digits_few_labels/prepare_data.py", str(tmp_path)]
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert f"labelled_file: {tmp_path / 'labelled.parquet'}" in done.stdout
 
 
 def test_the_linear_baseline_sees_each_image_once_and_the_labelled_ones(tmp_path):

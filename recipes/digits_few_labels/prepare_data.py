@@ -13,6 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path[:] = [str(Path(__file__).resolve().parents[2]), *sys.path[1:]]
+
 import numpy as np
 
 from recipes.digits import prepare_data as digits
