@@ -90,6 +90,8 @@ class GenextTrainer(Seq2SeqTrainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if getattr(self.model.config, "generative", None) is not None:
+            self.model_accepts_loss_kwargs = True  # Rows are counted here, see below.
         if (generation_dataset is None) != (generation_metrics is None):
             raise ValueError("generation_dataset and generation_metrics belong together; give both or neither.")
         self._latents = LatentMonitor(self.model, self.args.seed, self.args.process_index)

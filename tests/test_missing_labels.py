@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from hf_genext import (
     ConditionalGenerationPipeline,
@@ -205,6 +206,37 @@ def test_one_step_of_eight_is_four_steps_of_two(tmp_path):
         torch.testing.assert_close(weight, weights[1][name], atol=1e-5, rtol=1e-4, msg=name)
 
 
+def test_under_transformers_own_trainer_the_loss_is_the_mean_over_rows_too(tmp_path):
+    vectors, labels, noise = build_rows(8)
+    columns = {"condition_vectors": vectors.float(), "labels": labels, "latent_noise": noise.float()}
+    rows = [{name: column[row].numpy() for name, column in columns.items()} for row in range(8)]
+    weights = []
+    for batch, accumulated in ((8, 1), (2, 4)):
+        arguments = Seq2SeqTrainingArguments(
+            str(tmp_path / str(batch)),
+            max_steps=1,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulated,
+            learning_rate=0.1,
+            optim="sgd",
+            max_grad_norm=0.0,
+            lr_scheduler_type="constant",
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        model = build_classifier().float()
+        trainer = Seq2SeqTrainer(model=model, args=arguments, train_dataset=rows, data_collator=ConditionalCollator(0))
+        trainer.train()
+        whole = build_classifier().float()(condition_vectors=vectors.float(), labels=labels, latent_noise=noise.float())
+        assert trainer.state.log_history[0]["loss"] == pytest.approx(float(whole.loss.detach()), rel=1e-4)
+        weights.append(model.state_dict())
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], atol=1e-5, rtol=1e-4, msg=name)
+
+
 def test_the_generative_weights_rise_and_what_has_no_class_at_all_has_a_loss():
     model = build_classifier({"warmup": 0.5})
     vectors, _, noise = build_rows(4)
@@ -214,7 +246,7 @@ def test_the_generative_weights_rise_and_what_has_no_class_at_all_has_a_loss():
         model.set_training_progress(progress)
         losses.append(model(condition_vectors=vectors, labels=missing, latent_noise=noise).loss.detach())
     torch.testing.assert_close(torch.stack(losses), losses[-1] * torch.tensor([0.0, 0.5, 1.0, 1.0], dtype=torch.float64))
-    # Transformers' own Trainer counts labels, of which a step may have none.
+    # Who counts labels may find none in a step.
     assert model(condition_vectors=vectors, labels=missing, num_items_in_batch=torch.tensor(0)).loss.isfinite()
 
 

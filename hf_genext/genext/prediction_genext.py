@@ -74,6 +74,9 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         self.encoder = GenextEncoder(config, encoder_models)
         self.head = build_prediction_head(config.head, config.hidden_size)  # type: ignore[arg-type]
         self.generative = None if config.generative is None else GenextForPrediction(config.build_generative_config())
+        # Transformers' own Trainer would count labels, and here rows without one are learned from, too: not told any number,
+        # the loss is the mean over rows.
+        self.accepts_loss_kwargs = self.generative is None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
