@@ -25,7 +25,7 @@ def run(out: Path, batch_size: int, cases: list[str], *launcher: str) -> None:
 
 @pytest.mark.parametrize(
     "cases",
-    [["sequence", "labels"], pytest.param(["cached", "prefix", "class", "regression"], marks=pytest.mark.slow)],
+    [["sequence", "labels"], pytest.param(["cached", "prefix", "class", "regression", "generative"], marks=pytest.mark.slow)],
     ids="-".join,
 )
 def test_one_step_on_two_ranks_is_that_of_one_process(tmp_path, cases):

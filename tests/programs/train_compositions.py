@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from recipes.running import leave_ranks
 ROWS = 8
 """With two ranks, each has four: the first rank the first."""
 
-CASES = ("sequence", "cached", "prefix", "class", "labels", "regression")
+CASES = ("sequence", "cached", "prefix", "class", "labels", "regression", "generative")
 
 
 class Pictures:
@@ -62,6 +63,10 @@ def build_rows(case: str) -> EncodedRows:
     if case == "class":
         outputs = generator.integers(0, 3, ROWS)
         outputs[[1, 4, 5, 6, 7]] = -100  # One rank has nothing to predict.
+    elif case == "generative":
+        outputs = generator.integers(0, 3, ROWS)
+        outputs[[1, 4, 6, 7]] = -100  # One rank has nothing to generate.
+        conditions["latent_noise"] = generator.normal(size=(ROWS, 3)).astype(np.float32)
     elif case == "labels":
         outputs = generator.integers(0, 2, (ROWS, 3))
         outputs[0, 1] = outputs[2] = outputs[5, :2] = -100
@@ -84,9 +89,12 @@ def build_model(case: str) -> PreTrainedModel:
         "vector": {"model_type": "genext_vector_conditioner", "vector_size": 5, "hidden_size": 8},
         "label": {"model_type": "genext_label_conditioner", "label_counts": [3, 3], "hidden_size": 8},
     }
-    arguments = {"num_latents": 2, "freeze_encoder": case == "cached"}
-    if case in ("class", "labels", "regression"):
-        head = {"kind": case, "num_outputs": 2 if case == "regression" else 3}
+    arguments: dict[str, Any] = {"num_latents": 2, "freeze_encoder": case == "cached"}
+    if case in ("class", "labels", "regression", "generative"):
+        head = {"kind": "class" if case == "generative" else case, "num_outputs": 2 if case == "regression" else 3}
+        if case == "generative":
+            half = {"head": {"kind": "regression", "num_outputs": 5}, "bottleneck": {"latent_size": 2}, "hidden_size": 8}
+            arguments["generative"] = half
         model: PreTrainedModel = GenextForPrediction.from_encoder_pretrained(parts, head, **arguments)
     else:
         decoder = DECODERS["llama" if case == "prefix" else "native"]()
