@@ -129,3 +129,6 @@ def test_settings_that_make_no_sense_are_refused(recipe):
         run.main(["--seeds", "1"])
     with pytest.raises(SettingsError, match="score_on is test or validation, got 'train'"):
         run.main([str(recipe / "smoke.yaml"), "--score_on", "train"])
+    for script in (run, baselines):
+        with pytest.raises(SettingsError, match="The results are those of the test images"):
+            script.main([str(recipe / "smoke.yaml"), "--score_on", "validation", "--update_results", "true"])

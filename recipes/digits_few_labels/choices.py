@@ -68,7 +68,8 @@ def read_choice_settings(own: type[ChoiceSettings], argv: list[str] | None) -> S
         argv: The command line without the program's name; that of this process if left out.
 
     Raises:
-        SettingsError: without a settings file, or for another part of the data than there is.
+        SettingsError: without a settings file, for another part of the data than there is, or for results of other images than
+            those of the test.
     """
     words = sys.argv[1:] if argv is None else argv
     settings, _, _, run, args, config_path = parse_settings(
@@ -78,6 +79,8 @@ def read_choice_settings(own: type[ChoiceSettings], argv: list[str] | None) -> S
         raise SettingsError("Give the settings file: recipes/digits_few_labels/config.yaml.")
     if settings.score_on not in ("test", "validation"):
         raise SettingsError(f"score_on is test or validation, got {settings.score_on!r}.")
+    if settings.score_on == "validation" and run.update_results:
+        raise SettingsError("The results are those of the test images; leave out --update_results, or --score_on validation.")
     hidden = {*own.__dataclass_fields__, "seed", "output_dir", "update_results"}
     return Settings(settings, run, Path(args.output_dir or "out"), config_path, _without(words[1:], hidden))
 
