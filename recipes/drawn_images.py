@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import torch
 
 from hf_genext.conditions import stack_targets
 from hf_genext.training import GenextTrainingArguments
@@ -16,6 +17,7 @@ from recipes.arguments import SettingsError, parse_settings
 from recipes.conditional_data import RowReader, find_data, load_data
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.image_metrics import ImageJudge
+from recipes.running import count_threads
 
 
 @dataclass
@@ -73,6 +75,7 @@ def read_images(
     )
     if needs_model and model.model is None:
         raise SettingsError("Give the folder of a trained model: --model out/digits.")
+    torch.set_num_threads(count_threads(run.num_threads))
     is_conditional = "label" in (data.conditions or {})
     files = find_data(data, Path(args.output_dir or "out") / "data", config_path)
     # The judge knows what images show, whatever the model is told.

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from scipy import stats
 
 from hf_genext import pipeline
@@ -145,6 +146,15 @@ def test_the_judge_knows_what_images_show_whatever_the_model_is_told(tmp_path, n
     known = {row["pixels"].tobytes(): row["digit"] for row in _read_digits(tmp_path)}
     for row, shown in zip(images["test"].pixels, images["test"].classes, strict=True):
         assert known[row.astype(np.float32).tobytes()] == shown
+
+
+def test_the_scripts_use_as_many_threads_as_they_are_told(tmp_path):
+    words = [str(ROOT / "recipes" / "digits" / "config.yaml"), "--output_dir", str(tmp_path), "--num_judged", "50"]
+    try:
+        drawn_images.read_images(drawn_images.ImageSettings, [*words, "--num_threads", "2"])
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def _read_digits(folder):
