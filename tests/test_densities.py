@@ -50,6 +50,16 @@ def test_a_mixture_is_that_of_scipy(covariance):
     assert ((samples.mean(dim=0) - mixture.mean(parameters[:1])[0]).abs() < 5 * spread).all()
 
 
+def test_where_a_mixture_starts_is_as_exact_as_its_model():
+    encoder = GenextVectorConditionerConfig(vector_size=3)
+    model = GenextForPrediction.from_encoder_pretrained(encoder, {"kind": "mixture", "num_outputs": 2}).double()
+    starts = torch.nn.init.normal_(model.head.starts.data)
+    for parameter in model.head.projection.parameters():
+        torch.nn.init.zeros_(parameter)
+    _, means, _, _ = model.head.density.split(model.head(torch.ones(1, 3).double()))
+    assert torch.equal(means[0], starts)
+
+
 @pytest.mark.parametrize("bins", [1, 2, 8])
 def test_a_spline_bends_and_straightens_and_knows_its_slope(bins):
     torch.manual_seed(0)

@@ -134,7 +134,7 @@ class MixtureHead(DensityHead):
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """(batch, hidden) -> (batch, parameters)."""
         logits, means, rest = super().forward(vectors).split(self._sections, dim=-1)
-        return torch.cat([logits, means + self.starts.float().flatten(), rest], dim=-1)
+        return torch.cat([logits, means + self.starts.to(means.dtype).flatten(), rest], dim=-1)
 
     @property
     def _sections(self) -> list[int]:
