@@ -69,7 +69,8 @@ class GenextTrainer(Seq2SeqTrainer):
         generation_metrics: Called with the generated texts and their references.
         prediction_metrics: Of a model with a single output, called at each evaluation with what it predicts and the labels.
         sequence_metrics: Of a model with a sequence output, called at each evaluation with the log-probability of all targets
-            in nats, of a model with latent numbers its bound of one draw for each row, and with their tokens and characters.
+            in nats, of a model with latent numbers its bound of one draw for each row, and with their tokens and characters. A
+            model that is trained in both directions has every target twice, once in each.
         started_at: When the clock of `max_minutes` began, as `time.monotonic` counts; now if left out.
         args, kwargs: As [`Seq2SeqTrainer`] takes them. `processing_class` is a [`GenextProcessor`].
     """
