@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 
@@ -60,10 +60,14 @@ def bring_debian_package(cache: Path, name: str) -> str:
         )
         file = next(iter(sorted(packages.glob(pattern))))
     if not (unpacked / name).is_dir():
-        unfinished = unpacked / f"{name}.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        run_program(name, "dpkg-deb", "-x", str(file), str(unfinished), folder=packages)
-        os.replace(unfinished, unpacked / name)
+        # In a folder of its own, for another process may be unpacking the same.
+        with tempfile.TemporaryDirectory(prefix=f"{name}.", dir=unpacked) as folder:
+            run_program(name, "dpkg-deb", "-x", str(file), f"{folder}/whole", folder=packages)
+            try:
+                os.replace(f"{folder}/whole", unpacked / name)
+            except OSError:
+                if not (unpacked / name).is_dir():  # That was first.
+                    raise
     return file.name.split("_")[1].replace("%3a", ":")
 
 
