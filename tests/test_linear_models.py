@@ -255,6 +255,10 @@ def test_what_cannot_be_fitted_is_refused():
         StrictDataclassError, match="at most as many components as a vector has numbers, 6; got num_components=7"
     ):
         build_density("ppca", num_components=7)
+    with pytest.raises(StrictDataclassError, match="fitted in closed form, so it has no num_hidden_layers, got 1"):
+        build_density("ppca", num_components=1, num_hidden_layers=1)
+    with pytest.raises(StrictDataclassError, match="num_hidden_layers must be 0 or more, got -1"):
+        build_density("flow", num_hidden_layers=-1)
     with pytest.raises(ValueError, match="gives 1 to 6 components of states of that width, got hidden_size=7"):
         GenextForPrediction.from_encoder_pretrained(
             GenextVectorConditionerConfig(vector_size=6), {"kind": "class"}, bottleneck={"kind": "linear", "hidden_size": 7}

@@ -289,6 +289,45 @@ def test_the_generative_half_draws_and_scores_by_itself():
 # What it is good for
 
 
+def draw_crossed_lines(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Points near one of two lines that cross, by their class: what it means depends on where along its line a point is."""
+    generator = torch.Generator().manual_seed(1)
+    classes = torch.arange(count) % 2
+    along = torch.randn(count, generator=generator)
+    points = torch.stack([along, torch.where(classes == 0, along, -along)], dim=1)
+    return points + 0.1 * torch.randn(count, 2, generator=generator), classes
+
+
+@pytest.mark.parametrize(("layers", "tells_apart"), [(2, True), (None, False)])
+def test_with_layers_class_and_latent_numbers_act_together_on_what_is_generated(layers, tells_apart):
+    """Added up, they cannot tell the lines apart."""
+    torch.manual_seed(0)
+    config = GenextConfig(
+        conditioner={**VECTOR, "vector_size": 2},
+        head={"kind": "class", "num_outputs": 2},
+        generative={
+            "head": {"kind": "regression", "num_outputs": 2, "num_hidden_layers": layers},
+            "bottleneck": {"latent_size": 1},
+            "hidden_size": 32,
+        },
+    )
+    model = GenextForPrediction(config).generative
+    points, classes = draw_crossed_lines(400)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(300):
+        loss = model(condition_vectors=points, condition_labels=classes[:, None], labels=points).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        given, other = (
+            model.log_prob(points, condition_vectors=points, condition_labels=shown[:, None], seed=1)
+            for shown in (classes, 1 - classes)
+        )
+    assert ((given - other).mean() > 1.0) == tells_apart
+
+
 def build_clusters(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Points of two long clusters beside each other, and which each belongs to."""
     generator = torch.Generator().manual_seed(2)

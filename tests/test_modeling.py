@@ -1,12 +1,14 @@
-"""What the composed models add to the contract of every class: several targets of one condition."""
+"""What the composed models add to the contract of every class: several targets of one condition; and the head of tokens."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from scipy.stats import chisquare
 from specimens import build_config, build_inputs, sharpen
 
 from hf_genext import GenextForConditionalGeneration
+from hf_genext.genext.heads_genext import TokenHead, compute_token_loss
 
 
 @pytest.mark.parametrize("kind", ["none", "pooled"])
@@ -34,3 +36,14 @@ def test_targets_that_do_not_divide_among_the_conditions_are_refused():
     model = sharpen(GenextForConditionalGeneration(build_config("none")))
     with pytest.raises(ValueError, match="same number of targets, got 3 conditions and 4 targets"):
         model(**build_inputs(with_labels=False), labels=torch.ones(4, 2, dtype=torch.long))
+
+
+def test_the_token_head_scores_and_draws_what_the_loss_is_of():
+    torch.manual_seed(3)
+    head = TokenHead(8, 5).double()
+    states, tokens = torch.randn(2, 3, 8, dtype=torch.float64), torch.randint(5, (2, 3))
+    assert torch.allclose(-head.log_prob(states, tokens).mean(), compute_token_loss(head(states), tokens), rtol=0, atol=1e-12)
+    drawn = head.sample(states[:, :1].expand(2, 20_000, 8), torch.Generator().manual_seed(3))
+    for row, probabilities in zip(drawn, head(states[:, 0]).softmax(dim=-1), strict=True):
+        counts = torch.bincount(row, minlength=5).numpy()
+        assert chisquare(counts, 20_000 * probabilities.detach().numpy()).pvalue > 1e-3

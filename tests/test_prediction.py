@@ -334,3 +334,22 @@ def test_calibration_without_labels_is_refused_and_labels_without_targets_keep_t
 def test_temperatures_that_make_no_sense_are_refused(temperature):
     with pytest.raises(StrictDataclassError, match="emperature"):
         GenextConfig(conditioner={"vocab_size": 32}, head={"kind": "class", "num_outputs": 3, "temperature": temperature})
+
+
+@pytest.mark.parametrize(
+    ("kind", "bottleneck", "count"),
+    [
+        ("regression", {"kind": "variational"}, 2),
+        ("mixture", {"kind": "quantized", "hidden_size": 8}, 2),
+        ("regression", {"kind": "pooled"}, 0),
+        ("class", {"kind": "variational"}, 0),
+    ],
+)
+def test_numbers_behind_latent_numbers_have_a_network_of_their_own(kind, bottleneck, count, tmp_path):
+    conditioner = {"model_type": "genext_vector_conditioner", "vector_size": 2, "hidden_size": 8}
+    config = GenextConfig(conditioner=conditioner, bottleneck=bottleneck, head={"kind": kind, "num_outputs": 2})
+    assert len(GenextForPrediction(config).head.layers) == config.head.num_hidden_layers == count
+    config.save_pretrained(tmp_path)
+    assert GenextConfig.from_pretrained(tmp_path).head.num_hidden_layers == count
+    chosen = {"kind": kind, "num_outputs": 2, "num_hidden_layers": 1}
+    assert len(GenextForPrediction(GenextConfig(conditioner=conditioner, bottleneck=bottleneck, head=chosen)).head.layers) == 1

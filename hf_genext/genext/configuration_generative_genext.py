@@ -28,9 +28,10 @@ class GenextGenerativeConfig(PreTrainedConfig):
         head: What is generated: the vector condition of the classifier, as an `"image"` of whole numbers, numbers of a
             `"regression"`, or a `"mixture"` or `"flow"`. A [`GenextHeadConfig`] or its fields.
         bottleneck: The latent numbers that say what the class does not: fields of a [`GenextBottleneckConfig`] of kind
-            `"variational"`. Its posterior reads the vector and the class. What class and latent numbers say is added up before
-            a head of kind `"regression"` or `"mixture"`, so that with the standard prior the classes differ there in place and
-            width alone; `prior: conditional` lets them differ in form.
+            `"variational"`. Its posterior reads the vector and the class. Unless the head has `num_hidden_layers` (images have
+            2 by default), what class and latent numbers say is added up before it, so that with the standard prior classes
+            differ in place and width alone. That keeps the latent numbers from telling classes apart by themselves, and helps
+            where labels are few; where classes differ in form, give the head layers, or choose `prior: conditional`.
         hidden_size: Width of the states of vector and class.
         num_states: States that the vector becomes, each by a projection of its own.
         supervised_weight: What the classifier's cross-entropy counts for each row with a label. Kingma et al. take a tenth of

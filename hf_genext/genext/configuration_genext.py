@@ -195,6 +195,9 @@ class GenextConfig(PreTrainedConfig):
         forget_remote_code(kwargs)
         super().__post_init__(**kwargs)
         self._fit_bottleneck()
+        if self.head is not None and self.head.num_hidden_layers is None:
+            reads_latents = self.bottleneck.kind in LATENT_KINDS and self.head.kind in ("regression", "mixture", "flow")
+            self.head.num_hidden_layers = 2 if reads_latents else 0
         if self.generative is not None:
             self._check_generative()
         if self.has_native_decoder:
@@ -347,10 +350,11 @@ class GenextConfig(PreTrainedConfig):
             "label": GenextLabelConditionerConfig(label_counts=[self.head.num_outputs], **width),
         }
         bottleneck = {**generative.bottleneck.to_dict(), "posterior_conditions": ["vector"]}
+        head = copy.deepcopy(generative.head)
+        if head.num_hidden_layers is None:
+            head.num_hidden_layers = 0
         return GenextConfig(
-            conditioner=GenextFusionConditionerConfig(conditioners=conditioners, **width),
-            bottleneck=bottleneck,
-            head=copy.deepcopy(generative.head),
+            conditioner=GenextFusionConditionerConfig(conditioners=conditioners, **width), bottleneck=bottleneck, head=head
         )
 
     def _fit_native_decoder(self) -> None:

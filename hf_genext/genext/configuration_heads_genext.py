@@ -45,7 +45,10 @@ class GenextHeadConfig(PreTrainedConfig):
         num_levels: Of an image the values of a pixel, which are whole numbers from 0 on.
         pixel_distribution: Of an image the distribution of each pixel: `"categorical"` over its values, `"logistic"`, a mixture
             of `num_components` discretised logistic distributions, or `"bernoulli"` where there are two values.
-        num_hidden_layers: Of an image the residual layers between the memory and the pixels.
+        num_hidden_layers: Residual layers between the memory and the distribution, by which what stands in several slots acts
+            together; without them it is added up. Left out, 2 of an image, and 2 of a regression, a mixture or a flow whose
+            memory holds latent numbers or codes ([`GenextConfig`] fills it in); else none, nor in the generative half of a
+            classifier.
         context_size: Of an image the units of a masked network by which each pixel reads those before it (Germain et al. 2015,
             "MADE"); 0 for pixels that are independent, given the memory.
         dropout: Dropout before the projection.
@@ -77,7 +80,7 @@ class GenextHeadConfig(PreTrainedConfig):
     output_shape: list[int] | None = None
     num_levels: int = 256
     pixel_distribution: Literal["bernoulli", "categorical", "logistic"] = "categorical"
-    num_hidden_layers: int = 2
+    num_hidden_layers: int | None = None
     context_size: int = 0
     dropout: float | int = 0.0
     initializer_range: float | None = None
@@ -87,6 +90,8 @@ class GenextHeadConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         """Refuse mistyped names, count the outputs, then let Transformers do the rest."""
         refuse_mistyped_names(type(self), kwargs)
+        if self.num_hidden_layers is None and self.kind == "image":
+            self.num_hidden_layers = 2
         if self.num_outputs is None and self.kind == "image":
             self.num_outputs = math.prod(self.output_shape or [0])
         if self.num_outputs is None:
@@ -131,6 +136,13 @@ class GenextHeadConfig(PreTrainedConfig):
                 f'A head of kind "{self.kind}" has at most as many components as a vector has numbers, {self.num_outputs}; got '
                 f"num_components={self.num_components}."
             )
+        if (self.num_hidden_layers or 0) < 0:
+            raise ValueError(f"num_hidden_layers must be 0 or more, got {self.num_hidden_layers}.")
+        if self.num_hidden_layers and self.kind in LINEAR_KINDS:
+            raise ValueError(
+                f'A head of kind "{self.kind}" is linear and fitted in closed form, so it has no num_hidden_layers, got '
+                f"{self.num_hidden_layers}; leave it out."
+            )
         if self.num_bins > 100:
             raise ValueError(
                 f"num_bins must be 100 or less, got {self.num_bins}; a spline has 8 pieces, and seldom needs more."
@@ -168,8 +180,6 @@ class GenextHeadConfig(PreTrainedConfig):
                 'A pixel has 2 values or more, and with pixel_distribution="bernoulli" just 2; got '
                 f"num_levels={self.num_levels}."
             )
-        if self.num_hidden_layers < 0:
-            raise ValueError(f"num_hidden_layers must be 0 or more, got {self.num_hidden_layers}.")
         if self.temperature != 1.0:
             raise ValueError(f"Images are not calibrated, so temperature must be left out; got {self.temperature}.")
         if self.context_size < 0:

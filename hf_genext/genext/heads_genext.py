@@ -29,7 +29,8 @@ class TokenHead(nn.Module):
 
     def log_prob(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Log-probability, in nats, of each token: (..., hidden), (...) -> (...)."""
-        log_probs = self(states).float().log_softmax(dim=-1)
+        logits = self(states)
+        log_probs = (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(dim=-1)
         return log_probs.gather(-1, tokens[..., None])[..., 0]
 
     def sample(self, states: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from .layers_genext import GenextResidualLinear, GenextRMSNorm
 from .noise_genext import Noise, choose_outcomes
 from .prediction_heads_genext import PredictionHead
 
@@ -26,20 +25,6 @@ _LARGEST_TABLE = 1 << 24
 
 Choose = Callable[[list[torch.Tensor], slice], torch.Tensor]
 """Levels of some pixels, (rows, pixels), from one or several sets of their parameters, each (rows, pixels, each)."""
-
-
-class ImageLayer(nn.Module):
-    """A residual layer of the network before the pixels: x + down(act(up(norm(x))))."""
-
-    def __init__(self, hidden_size: int) -> None:
-        super().__init__()
-        self.norm = GenextRMSNorm(hidden_size)
-        self.up_proj = nn.Linear(hidden_size, 2 * hidden_size)
-        self.down_proj = GenextResidualLinear(2 * hidden_size, hidden_size)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """(batch, hidden) -> the same."""
-        return states + self.down_proj(nn.functional.silu(self.up_proj(self.norm(states))))
 
 
 class PixelContext(nn.Module):
@@ -115,10 +100,8 @@ class ImageHead(PredictionHead):
     """
 
     def build(self, hidden_size: int) -> int:
-        """The network before the projection."""
+        """What the pixels say of each other."""
         config = self.config
-        self.layers = nn.ModuleList(ImageLayer(hidden_size) for _ in range(config.num_hidden_layers))
-        self.norm = GenextRMSNorm(hidden_size)
         kinds = {"bernoulli": 1, "categorical": config.num_levels, "logistic": 3 * config.num_components}
         self.each = kinds[config.pixel_distribution]
         self.context = PixelContext(config.num_outputs, self.each, config.context_size) if config.context_size else None
@@ -129,12 +112,6 @@ class ImageHead(PredictionHead):
         super()._init_weights(module)
         if isinstance(module, PixelContext):
             module.start_anew()
-
-    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
-        """(batch, hidden) -> (batch, parameters)."""
-        for layer in self.layers:
-            vectors = layer(vectors)
-        return super().forward(self.norm(vectors))
 
     def apply_temperature(self, parameters: torch.Tensor) -> torch.Tensor:
         """Nothing: images are not calibrated."""

@@ -12,8 +12,23 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from .configuration_heads_genext import GenextHeadConfig
+from .layers_genext import GenextResidualLinear, GenextRMSNorm
 from .noise_genext import Noise
 from .pretrained_genext import GenextPreTrainedModel
+
+
+class HeadLayer(nn.Module):
+    """A residual layer of the network before the distribution: x + down(act(up(norm(x))))."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.norm = GenextRMSNorm(hidden_size)
+        self.up_proj = nn.Linear(hidden_size, 2 * hidden_size)
+        self.down_proj = GenextResidualLinear(2 * hidden_size, hidden_size)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """(batch, hidden) -> the same."""
+        return states + self.down_proj(nn.functional.silu(self.up_proj(self.norm(states))))
 
 
 class PredictionHead(GenextPreTrainedModel):
@@ -24,6 +39,8 @@ class PredictionHead(GenextPreTrainedModel):
     def __init__(self, config: PreTrainedConfig, hidden_size: int) -> None:
         super().__init__(config)
         self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(HeadLayer(hidden_size) for _ in range(config.num_hidden_layers or 0))
+        self.norm = GenextRMSNorm(hidden_size) if config.num_hidden_layers else nn.Identity()
         self.projection = nn.Linear(hidden_size, self.build(hidden_size))
         self.post_init()
 
@@ -33,7 +50,9 @@ class PredictionHead(GenextPreTrainedModel):
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """The distribution's parameters, calibrated: (batch, hidden) -> (batch, parameters)."""
-        parameters = self.projection(self.dropout(vectors))
+        for layer in self.layers:
+            vectors = layer(vectors)
+        parameters = self.projection(self.dropout(self.norm(vectors)))
         return self.apply_temperature(parameters if parameters.dtype == torch.float64 else parameters.float())
 
     @property
