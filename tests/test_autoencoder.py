@@ -162,8 +162,18 @@ def test_results_are_taken_for_those_of_the_same_settings_and_data_alone(tmp_pat
 
 @pytest.mark.slow
 def test_the_curve_trains_what_is_missing(tmp_path, capsys):
-    words = [SMOKE, *FEW, "--slots", "1", "2", "--output_dir", str(tmp_path / "out")]
-    table = curve.main(words)
+    recipe = tmp_path / "recipe"
+    recipe.mkdir()
+    for name in ("smoke.yaml", "prepare_smoke_data.py"):
+        (recipe / name).write_text((ROOT / "recipes/autoencoder" / name).read_text(encoding="utf-8"), encoding="utf-8")
+    words = [str(recipe / "smoke.yaml"), *FEW, "--slots", "1", "2", "--output_dir", str(tmp_path / "out")]
+    table = curve.main([*words, "--update_results", "true"])
+    assert {path.name for path in recipe.iterdir() if path.is_file()} - {"smoke.yaml", "prepare_smoke_data.py"} == {
+        *("curve.png", "experiments.json", "results.json")
+    }
+    # Those of the settings' own number of slots are the recipe's.
+    assert read_results(recipe / "results.json")["metrics"] == read_results(tmp_path / "out-2-1" / "results.json")["metrics"]
+    assert curve.main(words) == table
     assert [row[0] for row in table["rows"]] == ["1 (8 numbers)", "2 (16 numbers)"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"curve.png", "experiments.json"}
     folders = {path.name for path in tmp_path.iterdir()}

@@ -6,11 +6,12 @@
 For each number of slots and each seed the settings' model is trained in OUTPUT_DIR-SLOTS-SEED, and the decoder of PCA beside it
 (see baselines.py). What is there already, of the same settings and data, is taken as it is, so a run that was stopped goes on;
 results of others are refused. `--update_results true` writes the table (experiments.json) and the picture (curve.png) beside
-the settings, else they lie in the output folder.
+the settings, else they lie in the output folder; and what is trained with the settings' own number of slots joins results.json.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -42,8 +43,8 @@ class CurveSettings:
     seeds: list[int] = field(default_factory=lambda: [1], metadata={"help": "Seeds; the curve shows means over them."})
 
 
-def measure_point(words: list[str], folder: Path, slots: int, seed: int) -> dict[str, float]:
-    """Exact match of the autoencoder and of PCA, for one number of slots and one seed."""
+def measure_point(words: list[str], folder: Path, slots: int, seed: int, *, stores: bool) -> dict[str, float]:
+    """Exact match of the autoencoder and of PCA, for one number of slots and one seed; a training may join the results."""
     settings, *options = words
     own = [
         "--bottleneck.num_latents",
@@ -53,10 +54,9 @@ def measure_point(words: list[str], folder: Path, slots: int, seed: int) -> dict
         "--output_dir",
         str(folder),
         "--update_results",
-        "false",
     ]
-    comparison = prepare_comparison(BaselineSettings, [settings, *options, *own], needs_model=False)
-    train_unless_done([settings, *options, *own], folder, [comparison.train, comparison.test])
+    comparison = prepare_comparison(BaselineSettings, [settings, *options, *own, "false"], needs_model=False)
+    train_unless_done([settings, *options, *own, str(stores).lower()], folder, [comparison.train, comparison.test])
     rivals = compare_with_pca(comparison)
     metrics = {OURS: read_results(folder / "results.json")["metrics"], **rivals}
     return {label: values["exact_match"] for label, values in metrics.items()}
@@ -82,10 +82,11 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     if config_path is None or not model.bottleneck or "hidden_size" not in model.bottleneck:
         raise SettingsError("Give a settings file whose bottleneck has a hidden_size.")
     rest = _leave_out(words, ["slots", "seeds"])
-    points = {
-        slots: [measure_point(rest, Path(f"{args.output_dir}-{slots}-{seed}"), slots, seed) for seed in own.seeds]
-        for slots in own.slots
-    }
+    points: dict[int, list[dict[str, float]]] = {slots: [] for slots in own.slots}
+    for slots, seed in itertools.product(own.slots, own.seeds):
+        stores = run.update_results and slots == model.bottleneck.get("num_latents", 1)
+        folder = Path(f"{args.output_dir}-{slots}-{seed}")
+        points[slots].append(measure_point(rest, folder, slots, seed, stores=stores))
     width = model.bottleneck["hidden_size"]
     table = tabulate(points, width)
     folder = config_path.parent if run.update_results else Path(args.output_dir)
