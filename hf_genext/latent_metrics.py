@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hf_genext.genext.latent_bottlenecks_genext import LatentBottleneck
+from hf_genext.genext.missing_labels_genext import plan_generative_losses
 from hf_genext.genext.outputs_genext import GaussianOutput, LatentOutput
 from hf_genext.genext.seeding_genext import draw_normal, make_keys
 
@@ -119,6 +120,7 @@ class LatentMonitor:
         self._bottlenecks = list(found.values())
         # The generative half of a classifier is run in training alone.
         self.is_evaluated = any("generative" not in name.split(".") for name in found)
+        self._generative = getattr(getattr(model, "config", None), "generative", None)
         self._seed, self._rank = seed, rank
         self._parts: dict[str, float | torch.Tensor] = {}
         self._collected: list[tuple[torch.Tensor, ...]] = []
@@ -128,6 +130,15 @@ class LatentMonitor:
     def is_needed(self) -> bool:
         """Whether the model has latent numbers."""
         return bool(self._bottlenecks)
+
+    @property
+    def schedule(self) -> dict[str, float]:
+        """How much the parts of the loss count by now, each by its name; nothing for a model without latent numbers."""
+        if not self._bottlenecks:
+            return {}
+        first, generative = self._bottlenecks[0], self._generative
+        planned = {} if generative is None else plan_generative_losses(generative, first.training_progress)
+        return {**first.schedule, **planned}
 
     def plan(self, progress: float) -> None:
         """Say which share of the training has passed, 0 to 1."""
@@ -140,14 +151,14 @@ class LatentMonitor:
             self._parts[name] = self._parts.get(name, 0.0) + value
 
     def take_parts(self, steps: int, gather: Any) -> dict[str, float]:
-        """The parts of the loss, averaged over steps and summed over ranks, for the log; and the weight of the divergence."""
+        """The parts of the loss, averaged over steps and summed over ranks, for the log; and what of them counts by now."""
         if not self._parts:
             return {}
         names = sorted(self._parts)
         sums = gather(torch.stack([torch.as_tensor(self._parts[name]) for name in names])[None]).sum(dim=0)
         self._parts = {}
         found = {f"loss_{name}": float(total) / max(steps, 1) for name, total in zip(names, sums, strict=True)}
-        return {**found, **self._bottlenecks[0].schedule}
+        return {**found, **self.schedule}
 
     def start_evaluation(self) -> None:
         """Forget what an evaluation before has collected."""

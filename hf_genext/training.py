@@ -336,7 +336,13 @@ class GenextTrainer(Seq2SeqTrainer):
 
     def _raise_if_diverged(self, loss: float) -> None:
         """Stop for a loss that is no number, far above where it began, or back there for three logs in a row."""
-        memory = self._loss_memory
+        memory, schedule = self._loss_memory, self._latents.schedule
+        if schedule != memory.get("schedule", schedule):
+            # While its parts come to count for more, a loss rises of itself. The first log of steady weights begins anew.
+            memory.update(first=None, best=None, forgotten=0, schedule=schedule)
+            if math.isfinite(loss):
+                return
+        memory["schedule"] = schedule
         if memory["first"] is None and math.isfinite(loss):
             memory["first"] = memory["best"] = loss
         first, best = memory["first"], memory["best"]

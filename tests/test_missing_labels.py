@@ -438,14 +438,17 @@ def test_a_settings_file_trains_on_rows_without_classes_and_judges_by_those_with
     train = write_rows(tmp_path / "train.jsonl", ["cat", None, "dog", None, None, "cat", "dog", None, "cat", ""])
     test = write_rows(tmp_path / "test.jsonl", ["cat", None, "dog", "cat"])
     words = list_words(tmp_path, train, test)
-    train_conditional.main(words)
+    schedule = {"warmup": "0.5", "label_posterior": "bound", "posterior_warmup": "[0.0, 1.0]"}
+    train_conditional.main([*words, *(word for name in schedule for word in (f"--generative.{name}", schedule[name]))])
     results = json.loads((tmp_path / "model" / "results.json").read_text())
     assert results["data"]["training_rows"] == 8 and results["data"]["validation_sources"] == 2
     assert results["data"]["test_sources"] == 3 and round(0.03 * results["metrics"]["accuracy"], 9) in (0, 1, 2, 3)
     history = json.loads((tmp_path / "model" / "trainer_state.json").read_text())["log_history"]
     log = next(entry for entry in history if "loss" in entry)
-    parts = [log[f"loss_{name}"] for name in ("supervised", "reconstruction", "kl", "label_prior", "entropy")]
+    parts = [log[f"loss_{name}"] for name in ("supervised", "reconstruction", "kl", "label_prior", "entropy", "agreement")]
     assert log["loss"] == pytest.approx(sum(parts), abs=1e-3)
+    # Of the second of four steps.
+    assert (log["kl_weight"], log["generative_weight"], log["bound_share"]) == (1.0, 0.5, 0.25)
     assert not any("active_units" in name for entry in history for name in entry)
 
     pipe = ConditionalGenerationPipeline(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -213,6 +214,20 @@ def test_divergence_is_told_from_noise(tmp_path):
             trainer._raise_if_diverged(loss)
     with pytest.raises(TrainingDivergedError):
         build_trainer(tmp_path)._raise_if_diverged(float("nan"))
+
+
+def test_a_loss_whose_parts_come_to_count_for_more_does_not_diverge(tmp_path):
+    trainer = build_trainer(tmp_path)
+    for weight, loss in ((0.1, 2.0), (0.5, 9.0), (1.0, 20.0), (1.0, 30.0), (1.0, 25.0)):
+        trainer._latents = SimpleNamespace(schedule={"kl_weight": weight})
+        trainer._raise_if_diverged(loss)
+    with pytest.raises(TrainingDivergedError, match="it began at 30 and had come down to 25"):
+        trainer._raise_if_diverged(100.0)
+    trainer = build_trainer(tmp_path)
+    trainer._raise_if_diverged(2.0)
+    trainer._latents = SimpleNamespace(schedule={"kl_weight": 0.5})
+    with pytest.raises(TrainingDivergedError):
+        trainer._raise_if_diverged(float("nan"))
 
 
 def test_divergence_is_told_from_a_loss_below_zero(tmp_path):

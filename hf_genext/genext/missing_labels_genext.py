@@ -97,14 +97,14 @@ def compute_generative_losses(
         noise = torch.randn(len(labels), model.encoder.bottleneck.num_noise, device=logits.device)
     prior = [1.0 / num_classes] * num_classes if config.label_prior is None else config.label_prior
     parts = _score_pairs(model, logits.new_tensor(prior).log(), vectors[rows], classes, noise[rows])
-    progress = model.encoder.bottleneck.training_progress
+    schedule = plan_generative_losses(config, model.encoder.bottleneck.training_progress)
     log_posterior = log_probs = logits[unlabelled].log_softmax(dim=-1)
     if is_exact:
         bounds = -sum(parts.values())[len(places[0]) :].detach().view(-1, num_classes)
-        share = _rise(progress, *config.posterior_warmup)
+        share = schedule["bound_share"]
         log_posterior = ((1.0 - share) * log_probs.detach() + share * bounds.to(logits.dtype)).log_softmax(dim=-1)
     posterior = log_posterior.exp()
-    rising = _rise(progress, 0.0, config.warmup)
+    rising = schedule["generative_weight"]
     weight = rising * config.unlabelled_weight
     weights = torch.cat([logits.new_full((len(places[0]),), rising * config.labelled_weight), weight * posterior.flatten()])
     for name, values in parts.items():
@@ -114,6 +114,19 @@ def compute_generative_losses(
         agreement = (posterior * (log_posterior - log_probs)).sum(dim=1)
         losses["agreement"] = losses["agreement"].index_add(0, places[1], weight * agreement)
     return losses
+
+
+def plan_generative_losses(config: GenextGenerativeConfig, progress: float) -> dict[str, float]:
+    """What stands in the loss after a share of the training.
+
+    Returns:
+        `generative_weight`, how much of the weights of the generative losses counts; with `label_posterior="bound"` also
+        `bound_share`, that of the bounds in the probabilities by which a missing class is summed out, beside the classifier's.
+    """
+    planned = {"generative_weight": _rise(progress, 0.0, config.warmup)}
+    if config.label_posterior == "bound":
+        planned["bound_share"] = _rise(progress, *config.posterior_warmup)
+    return planned
 
 
 def _rise(progress: float, begin: float, end: float) -> float:
@@ -139,4 +152,4 @@ def _score_pairs(
     return {"reconstruction": reconstruction, "kl": outputs.losses["kl"], "label_prior": -log_prior[classes]}
 
 
-__all__ = ["compute_generative_losses", "find_vectors"]
+__all__ = ["compute_generative_losses", "find_vectors", "plan_generative_losses"]
