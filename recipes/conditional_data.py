@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -234,9 +235,26 @@ def spread_rows(rows: dict[str, list[Any]], limit: int | None) -> dict[str, list
     return {name: [column[place] for place in kept] for name, column in rows.items()}
 
 
-def count_sources(grouped: dict[str, list[Any]]) -> int:
-    """The distinct conditions of rows that [`group_rows`] gathered; of rows without any their distinct targets."""
-    return len(grouped["source"]) if any(grouped["name"]) else sum(map(len, grouped["references"]))
+def count_scored(side: str, grouped: dict[str, list[Any]], *, scores_rows: bool) -> dict[str, int]:
+    """What a score is of, for results.
+
+    Args:
+        side: `"validation"` or `"test"`.
+        grouped: Rows as [`group_rows`] gathered them.
+        scores_rows: Whether every target is scored by itself, how likely it is, and not one output against all of them.
+
+    Returns:
+        `..._sources`, the distinct conditions, or of rows without any their distinct targets; and `..._rows`, the targets,
+        where they are scored and more than that.
+
+    Example:
+        >>> grouped = {"source": ["dutch"], "name": ["dutch"], "references": [["fiets", "boot"]]}
+        >>> count_scored("test", grouped, scores_rows=True)
+        {'test_sources': 1, 'test_rows': 2}
+    """
+    rows = sum(map(len, grouped["references"]))
+    sources = len(grouped["source"]) if any(grouped["name"]) else rows
+    return {f"{side}_sources": sources, **({f"{side}_rows": rows} if scores_rows and rows > sources else {})}
 
 
 def write_example(conditions: dict[str, Any] | None, example: str, fallback: Any = None) -> str | None:
@@ -253,8 +271,9 @@ def write_example(conditions: dict[str, Any] | None, example: str, fallback: Any
     if example and len(parsed) == 1:
         (condition,) = parsed
         if condition.space is not None:
-            return f'{{"vector": AutoModel.from_pretrained({condition.space!r})[{example!r}]}}'
-        return repr({condition.kind: example})
+            space, word = (json.dumps(name, ensure_ascii=False) for name in (condition.space, example))
+            return f'{{"vector": AutoModel.from_pretrained({space})[{word}]}}'
+        return json.dumps({condition.kind: example}, ensure_ascii=False)
     rows = fallback if isinstance(fallback, dict) else {}
     return repr({kind: _shorten(kind, value) for kind, value in rows.items()})
 
@@ -318,7 +337,7 @@ __all__ = [
     "build_given_metrics",
     "build_output_metrics",
     "build_text_metrics",
-    "count_sources",
+    "count_scored",
     "encode_dataset",
     "find_data",
     "group_rows",

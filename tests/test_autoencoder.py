@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import subprocess
 import sys
@@ -117,9 +116,6 @@ def test_position_pca_is_that_of_the_matrix_written_out():
     assert whole.encode(["abcabcabc", "aXb"]).shape == (2, 20)
     with pytest.raises(ValueError, match="at most 20 components; 21 are asked for"):
         position_pca.PositionPCA(texts, 21)
-    tried = doctest.testmod(position_pca)
-    assert tried.attempted
-    assert not tried.failed
 
 
 def test_the_curve_shows_means_over_seeds(tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import subprocess
 import sys
@@ -128,10 +127,3 @@ def test_ranks_are_those_of_sorted_cosines_and_vectors_are_the_models_own():
         cosines = [float(np.dot(vectors[place].astype(float), vectors[other].astype(float))) for other in (0, 1, 2)]
         expected.append(sorted(cosines, reverse=True).index(cosines[own]) + 1)
     assert ranks.tolist() == expected
-
-
-@pytest.mark.parametrize("module", [sentence_vectors, wordnet])
-def test_examples_in_the_recipes_documentation_are_true(module):
-    tried = doctest.testmod(module)
-    assert tried.attempted
-    assert not tried.failed

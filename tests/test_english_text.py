@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import gzip
 import hashlib
 import io
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from recipes.language_model.prepare_data import prepare_data as prepare_written
-from recipes.word_vectors import prepare_data as english
 from recipes.word_vectors.prepare_data import is_prose, prepare_data
 
 ROOT = Path(__file__).parents[1]
@@ -173,10 +171,6 @@ def test_what_cannot_be_brought_is_named_with_the_script_and_what_to_do(tmp_path
     assert done.returncode == 1
     assert done.stderr.startswith("error: recipes/word_vectors/prepare_data.py cannot bring its packages")
     assert "Traceback" not in done.stderr
-
-
-def test_the_examples_in_the_docstrings_hold():
-    assert doctest.testmod(english) == (0, 1)
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import json
 import re
 import tomllib
@@ -15,6 +17,9 @@ from recipes.render_cards import render_cards
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("hf_genext", "recipes", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+RECIPES_WITH_EXAMPLES = [
+    path.relative_to(ROOT) for path in sorted((ROOT / "recipes").rglob("*.py")) if ">>>" in path.read_text(encoding="utf-8")
+]
 
 
 def test_cards_are_what_the_results_say():
@@ -22,6 +27,13 @@ def test_cards_are_what_the_results_say():
     assert cards
     for path, text in cards.items():
         assert path.read_text(encoding="utf-8") == text, f"{path.name}: run `make cards`"
+
+
+@pytest.mark.parametrize("path", RECIPES_WITH_EXAMPLES, ids=str)
+def test_examples_in_the_documentation_of_recipes_are_true(path):
+    tried = doctest.testmod(importlib.import_module(".".join(path.with_suffix("").parts)), optionflags=doctest.ELLIPSIS)
+    assert tried.attempted
+    assert not tried.failed
 
 
 @pytest.mark.parametrize("document", ["README.md", "benchmarks/README.md"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import math
 import shutil
@@ -367,10 +366,3 @@ def test_the_best_of_all_that_is_tried_on_validation_words_is_chosen(features):
     every = [f1_score(labels, probabilities >= value, average="micro") for value in spelling_baselines.THRESHOLDS]
     assert score == max(every)
     assert threshold == spelling_baselines.THRESHOLDS[int(np.argmax(every))]
-
-
-@pytest.mark.parametrize("module", [frequency, spelling_baselines, wordnet])
-def test_examples_in_the_recipes_documentation_are_true(module):
-    tried = doctest.testmod(module)
-    assert tried.attempted
-    assert not tried.failed

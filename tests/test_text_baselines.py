@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -89,10 +87,3 @@ def test_texts_are_encoded_once(tmp_path, monkeypatch):
     np.testing.assert_array_equal(encode_texts_once(texts, folder=tmp_path), first)
     with pytest.raises(BaseException, match="encoded again"):
         encode_texts_once(texts[::-1], folder=tmp_path)
-
-
-@pytest.mark.parametrize("module", [text_baselines, text_splits])
-def test_examples_in_the_documentation_are_true(module):
-    tried = doctest.testmod(module)
-    assert tried.attempted
-    assert not tried.failed

@@ -78,8 +78,8 @@ def split_into_sentences(paragraph: str) -> Iterator[str]:
     """The sentences of a dictionary's paragraph, without the headword before the first.
 
     Example:
-        >>> list(split_into_sentences("Tanka: A kind of boat used in Canton. It is about 25 feet long. -- n. pl. Tankas."))
-        ['A kind of boat used in Canton.', 'It is about 25 feet long.', 'n. pl. Tankas.']
+        >>> list(split_into_sentences("Tanka: A kind of boat used in Canton. It is about 25 feet long."))
+        ['A kind of boat used in Canton.', 'It is about 25 feet long.']
     """
     for sentence in _END_OF_SENTENCE.split(_HEADWORD.sub("", " ".join(paragraph.split()))):
         if sentence:
