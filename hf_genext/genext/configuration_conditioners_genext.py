@@ -27,6 +27,7 @@ _READ_BY_TRANSFORMERS = frozenset(
         "experts_implementation",
         "quantization_config",
         "tie_word_embeddings",
+        "use_cache",  # Trainer writes it.
     )
 )
 
