@@ -28,7 +28,6 @@ from tqdm.auto import tqdm
 
 from hf_genext.checkpoints import hold_folder
 from hf_genext.conditions import ConditionColumns, look_up
-from hf_genext.data import is_nested
 from hf_genext.fast_decoding import get_setting
 from hf_genext.genext.seeding_genext import check_seed
 from hf_genext.media_columns import MEDIA_KINDS, find_path
@@ -43,6 +42,7 @@ from hf_genext.row_shards import (
     put_in_place,
 )
 from hf_genext.row_sources import ReadRow, RowSource, hash_file
+from hf_genext.tables import is_nested
 
 if TYPE_CHECKING:
     from accelerate import PartialState

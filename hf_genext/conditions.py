@@ -25,13 +25,10 @@ from hf_genext.data import (
     cut_long_rows,
     find_unknown_targets,
     group_by_key,
-    is_nested,
-    read_table,
-    require_columns,
-    to_strings,
 )
 from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS
 from hf_genext.media_columns import MEDIA_KINDS, MediaReader, find_unreadable, list_media, read_media_column
+from hf_genext.tables import is_nested, read_table, require_columns, to_strings
 
 if TYPE_CHECKING:
     import pyarrow as pa

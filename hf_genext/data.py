@@ -5,19 +5,16 @@ Legend: batch, length (input positions), target (output positions).
 
 from __future__ import annotations
 
-import gzip
-import io
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from hf_genext.batching import EncodedPairs
+from hf_genext.tables import read_table, require_columns, to_strings
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 
     from hf_genext.genext.processing_genext import GenextProcessor
 
-_KINDS = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
 _EXAMPLES_KEPT = 5
 _ENCODING_CHUNK = 10_000
 
@@ -117,61 +113,6 @@ def read_pairs(
     )
 
 
-def read_table(
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Dataset,
-    *,
-    column_names: Sequence[str] | None = None,
-    split: str | None = None,
-    config_name: str | None = None,
-    text_columns: tuple[str, str] | None = None,
-) -> tuple[pa.Table, str]:
-    """Read rows with whatever columns they have.
-
-    Args:
-        source: As [`read_pairs`] takes it.
-        column_names: Likewise, as the two that follow.
-        split: Split of a `datasets` source.
-        config_name: Configuration of a `datasets` source.
-        text_columns: What the lines of two text files are called; without it two files are refused.
-
-    Returns:
-        The table, and what to call it in an error.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for a file that is empty, not UTF-8 or ragged.
-    """
-    import datasets
-
-    if isinstance(source, datasets.Dataset):
-        table, name = source.with_format("arrow")[:], "the dataset"
-    elif isinstance(source, (str, os.PathLike)):
-        table, name = _read_table(source, column_names, split, config_name), repr(str(source))
-    elif len(source) == 2 and text_columns is not None:
-        table, name = _read_text_pair(Path(source[0]), Path(source[1]), *text_columns), "the text files"
-    elif len(source) == 1:
-        table, name = _read_table(source[0], column_names, split, config_name), repr(str(source[0]))
-    else:
-        raise ValueError(f"Give one file, or two text files (source and target), got {len(source)} files.")
-    return table, name
-
-
-def require_columns(table: pa.Table, name: str, columns: Sequence[str]) -> None:
-    """Raise unless a table has rows, and all columns.
-
-    Raises:
-        ValueError: naming the first column that is not there, and those that are.
-    """
-    missing = [column for column in columns if column not in table.column_names]
-    if missing:
-        raise ValueError(
-            f"There is no column {missing[0]!r} in {name}; it has {', '.join(map(repr, table.column_names))}. Set "
-            "source_column and target_column, or column_names for a file without a header."
-        )
-    if table.num_rows == 0:
-        raise ValueError(f"There are no rows in {name}.")
-
-
 def _drop_empty(table: pa.Table) -> tuple[Dataset, DataReport]:
     import datasets
     import pyarrow.compute as pc
@@ -187,126 +128,6 @@ def _drop_empty(table: pa.Table) -> tuple[Dataset, DataReport]:
     if report.kept == 0:
         raise ValueError(f"No row has both sides: {report}.")
     return datasets.Dataset(table.filter(keep).combine_chunks()), report
-
-
-def is_nested(kind: pa.DataType) -> bool:
-    """Whether a column holds lists or named fields; older pyarrow says no of lists of one size."""
-    import pyarrow as pa
-
-    return pa.types.is_nested(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def to_strings(table: pa.Table, column: str, name: str) -> pa.ChunkedArray:
-    """A column of a table as strings.
-
-    Raises:
-        ValueError: if it holds lists or named fields.
-    """
-    import pyarrow as pa
-
-    values = table[column]
-    if is_nested(values.type):
-        raise ValueError(f"Column {column!r} of {name} holds {values.type}, not text.")
-    return values.cast(pa.large_string())
-
-
-def _read_table(
-    source: str | os.PathLike[str], column_names: Sequence[str] | None, split: str | None, config_name: str | None
-) -> pa.Table:
-    path = Path(source)
-    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-    if kind in _KINDS:
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {str(path)!r} (looked from {os.getcwd()!r}).")
-        return _read_file(path, kind, column_names)
-    if path.is_file():
-        raise ValueError(f"{str(path)!r} ends in {kind or 'nothing'!r}; known are {', '.join(_KINDS)}, text also with .gz.")
-    return _read_dataset(str(source), split, config_name)
-
-
-def _read_dataset(name: str, split: str | None, config_name: str | None) -> pa.Table:
-    import datasets
-
-    if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
-        opened = datasets.load_from_disk(name)
-        if isinstance(opened, datasets.DatasetDict):
-            if (split or "train") not in opened:
-                raise ValueError(f"There is no split {split or 'train'!r} in {name!r}; it has {', '.join(map(repr, opened))}.")
-            opened = opened[split or "train"]
-    else:
-        try:
-            opened = datasets.load_dataset(name, config_name, split=split or "train")
-        except (FileNotFoundError, ConnectionError) as error:
-            raise FileNotFoundError(
-                f"{name!r} is neither a file ({', '.join(_KINDS)}) nor a dataset that can be opened: {error}"
-            ) from error
-    return opened.with_format("arrow")[:]
-
-
-def _read_file(path: Path, kind: str, column_names: Sequence[str] | None) -> pa.Table:
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.json
-    import pyarrow.parquet
-
-    if kind == ".parquet":
-        try:
-            return pa.parquet.read_table(path)
-        except pa.ArrowInvalid as error:
-            raise ValueError(f"{str(path)!r} is not a parquet file that can be read: {error}") from error
-    content = _read_utf8(path)
-    try:
-        if kind in (".jsonl", ".json"):
-            return pa.json.read_json(io.BytesIO(content))
-        is_tsv = kind == ".tsv"
-        header = list(column_names) if column_names else _first_line(content).split("\t" if is_tsv else ",")
-        return pa.csv.read_csv(
-            io.BytesIO(content),
-            read_options=pa.csv.ReadOptions(column_names=list(column_names) if column_names else None, use_threads=False),
-            # A tab-separated file has no quotes: a lone " is a character like any other.
-            parse_options=pa.csv.ParseOptions(delimiter="\t" if is_tsv else ",", quote_char=False if is_tsv else '"'),
-            convert_options=pa.csv.ConvertOptions(
-                column_types={name.strip('"'): pa.string() for name in header}, strings_can_be_null=False
-            ),
-        )
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{str(path)!r} cannot be read as {kind[1:]}: {error}") from error
-
-
-def _first_line(content: bytes) -> str:
-    return content[: content.find(b"\n") if b"\n" in content else len(content)].decode("utf-8").rstrip("\r")
-
-
-def _read_utf8(path: Path) -> bytes:
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    if not content.strip():
-        raise ValueError(f"{str(path)!r} is empty.")
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{str(path)!r} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}, line {line}. Convert it, "
-            "for example with iconv -f latin1 -t utf-8."
-        ) from error
-    return content.removeprefix(b"\xef\xbb\xbf")
-
-
-def _read_text_pair(source: Path, target: Path, source_column: str, target_column: str) -> pa.Table:
-    import pyarrow as pa
-
-    sides = []
-    for path in (source, target):
-        if not path.is_file():
-            raise FileNotFoundError(f"There is no file {str(path)!r} (looked from {os.getcwd()!r}).")
-        # Only line feeds part lines: `splitlines` would also part at form feeds and the like.
-        sides.append(re.split("\r?\n", _read_utf8(path).decode("utf-8").removesuffix("\n")))
-    if len(sides[0]) != len(sides[1]):
-        raise ValueError(
-            f"The two text files must have a line for each row: {str(source)!r} has {len(sides[0]):,} lines, {str(target)!r} "
-            f"has {len(sides[1]):,}."
-        )
-    return pa.table({source_column: sides[0], target_column: sides[1]})
 
 
 def group_by_key(sources: Sequence[Any], key: Callable[[Any], str]) -> dict[str, list[int]]:
@@ -525,11 +346,7 @@ __all__ = [
     "encode_pairs",
     "find_unknown_targets",
     "group_by_key",
-    "is_nested",
     "group_references",
     "read_pairs",
-    "read_table",
-    "require_columns",
     "split_by_source",
-    "to_strings",
 ]

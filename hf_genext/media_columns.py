@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_genext.data import is_nested
 from hf_genext.media import get_sampling_rate, open_condition
 from hf_genext.rank_exchange import gather_texts
+from hf_genext.tables import is_nested
 
 if TYPE_CHECKING:
     import pyarrow as pa
