@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import gzip
 import io
 import os
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
 _KINDS = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
+_BLOCK_SIZE = 1 << 20
+_LARGEST_BLOCK_SIZE = (1 << 31) - 1
 
 
 def read_table(
@@ -39,6 +44,7 @@ def read_table(
 
     Raises:
         FileNotFoundError: if there is no such file.
+        TypeError: for a stream, several splits, or what is no data set.
         ValueError: for a file that is empty, not UTF-8 or ragged.
     """
     import datasets
@@ -47,6 +53,12 @@ def read_table(
         table, name = source.with_format("arrow")[:], "the dataset"
     elif isinstance(source, (str, os.PathLike)):
         table, name = _read_table(source, column_names, split, config_name), repr(str(source))
+    elif not isinstance(source, Sequence):
+        raise TypeError(
+            "Rows are read from a file, two text files, or a whole datasets.Dataset, got "
+            f'{type(source).__name__}. Of several splits give one, such as dataset["train"]; of anything else make a '
+            "datasets.Dataset."
+        )
     elif len(source) == 2 and text_columns is not None:
         table, name = _read_text_pair(Path(source[0]), Path(source[1]), *text_columns), "the text files"
     elif len(source) == 1:
@@ -57,16 +69,22 @@ def read_table(
 
 
 def require_columns(table: pa.Table, name: str, columns: Sequence[str]) -> None:
-    """Raise unless a table has rows, and all columns.
+    """Raise unless a table has rows, and all columns, each once.
 
     Raises:
-        ValueError: naming the first column that is not there, and those that are.
+        ValueError: naming the first column that is not there and those that are, or the first that is there twice.
     """
     missing = [column for column in columns if column not in table.column_names]
     if missing:
         raise ValueError(
             f"There is no column {missing[0]!r} in {name}; it has {', '.join(map(repr, table.column_names))}. Set "
             "source_column and target_column, or column_names for a file without a header."
+        )
+    twice = [column for column in columns if table.column_names.count(column) > 1]
+    if twice:
+        raise ValueError(
+            f"There are {table.column_names.count(twice[0])} columns {twice[0]!r} in {name}. Rename them, or set column_names "
+            "for a file without a header."
         )
     if table.num_rows == 0:
         raise ValueError(f"There are no rows in {name}.")
@@ -128,8 +146,6 @@ def _read_dataset(name: str, split: str | None, config_name: str | None) -> pa.T
 
 def _read_file(path: Path, kind: str, column_names: Sequence[str] | None) -> pa.Table:
     import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.json
     import pyarrow.parquet
 
     if kind == ".parquet":
@@ -138,39 +154,92 @@ def _read_file(path: Path, kind: str, column_names: Sequence[str] | None) -> pa.
         except pa.ArrowInvalid as error:
             raise ValueError(f"{str(path)!r} is not a parquet file that can be read: {error}") from error
     content = _read_utf8(path)
+    read = _read_json if kind in (".jsonl", ".json") else _read_tsv if kind == ".tsv" else _read_csv
     try:
-        if kind in (".jsonl", ".json"):
-            return pa.json.read_json(io.BytesIO(content))
-        is_tsv = kind == ".tsv"
-        header = list(column_names) if column_names else _first_line(content).split("\t" if is_tsv else ",")
-        return pa.csv.read_csv(
-            io.BytesIO(content),
-            read_options=pa.csv.ReadOptions(column_names=list(column_names) if column_names else None, use_threads=False),
-            # A tab-separated file has no quotes: a lone " is a character like any other.
-            parse_options=pa.csv.ParseOptions(delimiter="\t" if is_tsv else ",", quote_char=False if is_tsv else '"'),
-            convert_options=pa.csv.ConvertOptions(
-                column_types={name.strip('"'): pa.string() for name in header}, strings_can_be_null=False
-            ),
-        )
+        try:
+            return read(content, _BLOCK_SIZE, column_names)
+        except pa.ArrowInvalid:
+            if len(content) <= _BLOCK_SIZE:
+                raise
+            # A row may be longer than a block.
+            return read(content, min(len(content), _LARGEST_BLOCK_SIZE), column_names)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{str(path)!r} cannot be read as {kind[1:]}: {error}") from error
+        more = " Write a row a line, as `jq -c '.[]'` does." if kind == ".json" and content.lstrip().startswith(b"[") else ""
+        raise ValueError(f"{str(path)!r} cannot be read as {kind[1:]}: {error}.{more}") from error
 
 
-def _first_line(content: bytes) -> str:
-    return content[: content.find(b"\n") if b"\n" in content else len(content)].decode("utf-8").rstrip("\r")
+def _read_json(content: bytes, block_size: int, column_names: Sequence[str] | None) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.json
+
+    options = pa.json.ReadOptions(block_size=block_size)
+    table = pa.json.read_json(io.BytesIO(content), options)
+    fields = [field.with_type(_keep_texts(field.type)) for field in table.schema]
+    dates = [field for field in fields if field.type != table.schema.field(field.name).type]
+    if not dates:
+        return table
+    parsing = pa.json.ParseOptions(explicit_schema=pa.schema(dates))
+    return pa.json.read_json(io.BytesIO(content), options, parsing).select(table.column_names)
+
+
+def _keep_texts(kind: pa.DataType) -> pa.DataType:
+    """The type of a column of JSON, with texts where the reader found points in time, which it would write in its own way."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(kind):
+        return pa.string()
+    if pa.types.is_list(kind):
+        return pa.list_(_keep_texts(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_keep_texts(field.type)) for field in kind])
+    return kind
+
+
+def _read_csv(content: bytes, block_size: int, column_names: Sequence[str] | None) -> pa.Table:
+    return _read_delimited(content, block_size, column_names, {"delimiter": ",", "quote_char": '"', "newlines_in_values": True})
+
+
+def _read_tsv(content: bytes, block_size: int, column_names: Sequence[str] | None) -> pa.Table:
+    # A tab-separated file has no quotes: a lone " is a character like any other.
+    return _read_delimited(content, block_size, column_names, {"delimiter": "\t", "quote_char": False})
+
+
+def _read_delimited(content: bytes, block_size: int, column_names: Sequence[str] | None, parsing: dict[str, Any]) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.csv
+
+    first_line = re.match(rb"[^\r\n]*", content).group().decode("utf-8")  # type: ignore[union-attr]
+    quotes = csv.QUOTE_MINIMAL if parsing["quote_char"] else csv.QUOTE_NONE
+    found = next(csv.reader([first_line], delimiter=parsing["delimiter"], quoting=quotes), [])  # type: ignore[arg-type]
+    return pa.csv.read_csv(
+        io.BytesIO(content),
+        read_options=pa.csv.ReadOptions(
+            column_names=list(column_names) if column_names else None, use_threads=False, block_size=block_size
+        ),
+        parse_options=pa.csv.ParseOptions(**parsing),
+        convert_options=pa.csv.ConvertOptions(
+            column_types={name: pa.string() for name in column_names or found}, strings_can_be_null=False
+        ),
+    )
 
 
 def _read_utf8(path: Path) -> bytes:
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{str(path)!r} cannot be unpacked with gzip: {error}. Is it whole?") from error
     if not content.strip():
         raise ValueError(f"{str(path)!r} is empty.")
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
         raise ValueError(
             f"{str(path)!r} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}, line {line}. Convert it, "
-            "for example with iconv -f latin1 -t utf-8."
+            f"for example with iconv -f {encoding} -t utf-8."
         ) from error
     return content.removeprefix(b"\xef\xbb\xbf")
 
@@ -183,7 +252,8 @@ def _read_text_pair(source: Path, target: Path, source_column: str, target_colum
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {str(path)!r} (looked from {os.getcwd()!r}).")
         # Only line feeds part lines: `splitlines` would also part at form feeds and the like.
-        sides.append(re.split("\r?\n", _read_utf8(path).decode("utf-8").removesuffix("\n")))
+        lines = re.split("\r?\n", _read_utf8(path).decode("utf-8"))
+        sides.append(lines[:-1] if not lines[-1] else lines)  # What ends in a line feed has no line behind it.
     if len(sides[0]) != len(sides[1]):
         raise ValueError(
             f"The two text files must have a line for each row: {str(source)!r} has {len(sides[0]):,} lines, {str(target)!r} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 
@@ -10,6 +11,7 @@ import pytest
 from specimens import build_processor
 
 from hf_genext.data import encode_pairs, group_references, read_pairs, split_by_source
+from hf_genext.tables import read_table
 
 COLUMNS = {"source_column": "word", "target_column": "phones"}
 ROWS = [("cat", "K AE T"), ("violin", "V AY AH L IH N"), ("at", "AE T")]
@@ -79,6 +81,59 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_text(tmp_pat
     assert pairs[:] == {"source": ["cat"], "target": ["K AE T"]}
 
 
+def test_windows_line_ends_are_no_part_of_two_text_files(tmp_path):
+    for name, content in (("word", b"cat\r\nat\r\n"), ("phones", b"K AE T\r\nAE T\r\n")):
+        (tmp_path / name).write_bytes(content)
+    pairs, _ = read_pairs([tmp_path / "word", tmp_path / "phones"], **COLUMNS)
+    assert pairs[:] == {"source": ["cat", "at"], "target": ["K AE T", "AE T"]}
+
+
+def test_dates_in_json_stay_as_they_are_written(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    dates = ["2020-05-03", "1999-12-31T23:59:59Z", "2001-01-01 10:00", None]
+    rows = [{"word": "cat", "phones": date, "parts": [{"when": date, "size": 1}]} for date in dates]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert list(read_pairs(path, **COLUMNS)[0]["target"]) == dates[:3]
+    assert read_table(path)[0].to_pylist() == rows
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl"])
+def test_a_row_may_be_longer_than_what_is_read_at_once(tmp_path, kind):
+    path, long = tmp_path / f"rows{kind}", "a" * (3 << 20)
+    rows = [("cat", "K AE T"), (long, "AH"), ("at", "AE T")]
+    if kind == ".csv":
+        path.write_text("word,phones\n" + "".join(f"{word},{phones}\n" for word, phones in rows), encoding="utf-8")
+    else:
+        path.write_text("".join(json.dumps({"word": w, "phones": p}) + "\n" for w, p in rows), encoding="utf-8")
+    pairs, _ = read_pairs(path, **COLUMNS)
+    assert list(zip(pairs["source"], pairs["target"], strict=True)) == rows
+
+
+def test_quoted_fields_may_hold_line_feeds_and_commas_anywhere(tmp_path):
+    path = tmp_path / "rows.csv"
+    columns = {"source_column": "word, written", "target_column": "007"}
+    rows = [(f"one, {number}\n\n\n\n\n\ntwo", f"0{number}") for number in range(200_000)]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("word, written", "007"), *rows])
+    pairs, _ = read_pairs(path, **columns)
+    assert list(zip(pairs["source"], pairs["target"], strict=True)) == rows
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [
+        (datasets.Dataset.from_dict({"word": ["cat"]}).to_iterable_dataset(), "IterableDataset"),
+        (datasets.DatasetDict({"train": datasets.Dataset.from_dict({"word": ["cat"]})}), "DatasetDict"),
+        ({"word": ["cat"], "phones": ["K AE T"]}, "dict"),
+    ],
+)
+def test_what_is_no_whole_data_set_is_refused(source, kind):
+    with pytest.raises(
+        TypeError, match=rf'datasets.Dataset, got {kind}\. Of several splits give one, such as dataset\["train"\]'
+    ):
+        read_pairs(source, **COLUMNS)
+
+
 def test_rows_with_an_empty_side_are_counted_and_named(tmp_path):
     path = tmp_path / "rows.tsv"
     path.write_text("word\tphones\ncat\tK\n\tB\n dog \t \nat\tAE T\n  \t  \n", encoding="utf-8")
@@ -99,6 +154,11 @@ def test_rows_with_an_empty_side_are_counted_and_named(tmp_path):
         ("rows.tsv", b"word\tphones\ncat\n", "cannot be read as tsv.*columns"),
         ("rows.jsonl", b'{"word": "cat", "phones": \n', "cannot be read as jsonl"),
         ("rows.jsonl", b'{"word": "cat", "phones": ["K", "T"]}\n', "'phones' of .* holds list"),
+        ("rows.json", b'[{"word": "cat", "phones": "K AE T"}]', "cannot be read as json.*Write a row a line"),
+        ("rows.csv", b"word,phones,phones\ncat,K,K\n", "2 columns 'phones' in .*Rename them"),
+        ("rows.csv", "word,phones\ncat,K\n".encode("utf-16"), "not UTF-8: byte 0xff .*iconv -f utf-16"),
+        ("rows.tsv.gz", gzip.compress(b"word\tphones\ncat\tK AE T\n", mtime=0)[:30], "cannot be unpacked with gzip: .*Is it whole"),
+        ("rows.tsv.gz", b"word\tphones\ncat\tK AE T\n", r"rows\.tsv\.gz' cannot be unpacked with gzip"),
         ("rows.parquet", b"PAR1 no", "not a parquet file"),
         ("rows.xlsx", b"PK", "known are .tsv, .csv"),
     ],
