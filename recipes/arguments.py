@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -41,7 +42,6 @@ def parse_settings(dataclass_types: list[type], argv: list[str]) -> tuple[Any, .
         SettingsError: for an unknown key, a file that cannot be read, or a value of the wrong type.
     """
     config_path = Path(argv[0]) if argv and not argv[0].startswith("-") else None
-    settings = _read_yaml(config_path) if config_path is not None else {}
     rest = argv[1:] if config_path is not None else argv
     if "--help" in rest or "-h" in rest:
         HfArgumentParser(dataclass_types).print_help()
@@ -55,6 +55,9 @@ def parse_settings(dataclass_types: list[type], argv: list[str]) -> tuple[Any, .
         if "NameOrFields" in str(annotation)
     }
 
+    words = {name for name, field in fields.items() if "bool" not in str(field.type)}
+    settings = _read_yaml(config_path, words) if config_path is not None else {}
+
     def has_parts(name: str) -> bool:
         return name in names_or_fields or _is_dict(fields[name])
 
@@ -66,9 +69,9 @@ def parse_settings(dataclass_types: list[type], argv: list[str]) -> tuple[Any, .
         if inner:
             if not has_parts(name):
                 raise SettingsError(f"--{key}: {name} has no parts; set it as --{name} VALUE.")
-            settings[name] = _set_inner(settings.get(name), inner.split("."), yaml.safe_load(" ".join(value)), name)
+            settings[name] = _set_inner(settings.get(name), inner.split("."), _parse_value(key, value), name)
         elif has_parts(name):
-            settings[name] = yaml.safe_load(" ".join(value))
+            settings[name] = _parse_value(key, value)
         else:
             # `--key null` takes a setting of the file away.
             settings[name] = value if len(value) != 1 else None if value[0] == "null" else value[0]
@@ -78,7 +81,7 @@ def parse_settings(dataclass_types: list[type], argv: list[str]) -> tuple[Any, .
             continue
         if value is not None and not isinstance(value, dict):
             raise SettingsError(f"{name} must have named parts ({name}: {{key: value}}), got {value!r}.")
-    arguments = [word for name, value in settings.items() if value is not None for word in (f"--{name}", *_to_words(value))]
+    arguments = [word for name, value in settings.items() for word in _to_words(name, value)]
     parser = HfArgumentParser(dataclass_types, exit_on_error=False)
     try:
         parsed = parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
@@ -91,24 +94,59 @@ def parse_settings(dataclass_types: list[type], argv: list[str]) -> tuple[Any, .
     return (*parsed, config_path)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, words: Collection[str]) -> dict[str, Any]:
+    """The settings of a file; of those that are words, `no`, `on` and the like are no truth values."""
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        root, settings = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except FileNotFoundError as error:
         raise SettingsError(
             f"There is no settings file {str(path)!r}. Recipes keep theirs in recipes/*/config.yaml."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(
+            f"{path} is not UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}. Convert it."
         ) from error
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from error
     if settings is not None and not isinstance(settings, dict):
         raise SettingsError(f"{path} must hold `key: value` lines, got a {type(settings).__name__}.")
+    _refuse_twice(root, path)
+    for key, node in [] if root is None else root.value:
+        if key.value in words and key.value in settings:
+            settings[key.value] = _keep_words(settings[key.value], node)
     return settings or {}
 
 
-def _require_known(key: str, fields: dict[str, Any], where: str) -> None:
+def _refuse_twice(node: yaml.Node | None, path: Path) -> None:
+    """Raise for a key that stands twice beside the same others, of which YAML's reader takes the last."""
+    seen = set()
+    for pair in node.value if isinstance(node, yaml.MappingNode) else []:
+        name = str(pair[0].value)
+        if name in seen:
+            raise SettingsError(f"{path} sets {name!r} a second time in line {pair[0].start_mark.line + 1}. Leave one out.")
+        seen.add(name)
+        _refuse_twice(pair[1], path)
+
+
+def _keep_words(value: Any, node: yaml.Node) -> Any:
+    if isinstance(value, list):
+        return [_keep_words(*pair) for pair in zip(value, node.value, strict=True)]
+    return node.value if isinstance(value, bool) else value
+
+
+def _parse_value(key: str, words: list[str]) -> Any:
+    """A value of the command line that is a name, a number or has parts."""
+    try:
+        return yaml.safe_load(" ".join(words))
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--{key}: {' '.join(words)!r} is not valid YAML: {error}") from error
+
+
+def _require_known(key: Any, fields: dict[str, Any], where: str) -> None:
     if key in fields:
         return
-    nearest = difflib.get_close_matches(key, fields, n=1, cutoff=0.6)
+    nearest = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.6)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else " See --help for all settings."
     raise SettingsError(f"There is no setting {key!r} (in {where}).{hint}")
 
@@ -141,12 +179,13 @@ def _is_dict(field: dataclasses.Field) -> bool:
     return "dict" in str(field.type) and "str" not in str(field.type)
 
 
-def _to_words(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [json.dumps(value)]
+def _to_words(name: str, value: Any) -> list[str]:
+    """A setting as words of a command line; none where it is left out."""
+    if value is None or value == []:
+        return []
     if isinstance(value, list):
-        return [str(item) for item in value]
-    return [str(value)]
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
 
 
 __all__ = ["NameOrFields", "SettingsError", "parse_settings"]

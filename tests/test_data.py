@@ -157,7 +157,11 @@ def test_rows_with_an_empty_side_are_counted_and_named(tmp_path):
         ("rows.json", b'[{"word": "cat", "phones": "K AE T"}]', "cannot be read as json.*Write a row a line"),
         ("rows.csv", b"word,phones,phones\ncat,K,K\n", "2 columns 'phones' in .*Rename them"),
         ("rows.csv", "word,phones\ncat,K\n".encode("utf-16"), "not UTF-8: byte 0xff .*iconv -f utf-16"),
-        ("rows.tsv.gz", gzip.compress(b"word\tphones\ncat\tK AE T\n", mtime=0)[:30], "cannot be unpacked with gzip: .*Is it whole"),
+        (
+            "rows.tsv.gz",
+            gzip.compress(b"word\tphones\ncat\tK AE T\n", mtime=0)[:30],
+            "cannot be unpacked with gzip: .*Is it whole",
+        ),
         ("rows.tsv.gz", b"word\tphones\ncat\tK AE T\n", r"rows\.tsv\.gz' cannot be unpacked with gzip"),
         ("rows.parquet", b"PAR1 no", "not a parquet file"),
         ("rows.xlsx", b"PK", "known are .tsv, .csv"),

@@ -25,6 +25,7 @@ from hf_genext.checkpoints import hold_folder
 from hf_genext.data import group_references, read_pairs, split_by_source
 from hf_genext.hub import read_results
 from hf_genext.metrics import build_metrics
+from hf_genext.training import GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
 from recipes.evaluate import main as evaluate
 from recipes.g2p.prepare_data import prepare_data
@@ -214,6 +215,8 @@ KINDS = [ModelSettings, DataSettings, RunSettings]
         (["--decoder", "3"], "decoder must have named parts"),
         (["--title.size", "3"], "title has no parts"),
         (["--validation_size", "many"], "invalid float value: 'many'"),
+        (["--decoder", "{a: "], "--decoder: '{a: ' is not valid YAML"),
+        (["--decoder.hidden_size", "{a: "], "--decoder.hidden_size: '{a: ' is not valid YAML"),
         (["no.yaml"], "no settings file 'no.yaml'"),
     ],
 )
@@ -236,13 +239,30 @@ def test_settings_come_from_the_file_then_from_the_command_line(tmp_path):
     with pytest.raises(SettingsError, match="decoder is 'a/folder', which has no part 'hidden_size'"):
         parse_settings(KINDS, [str(path), "--decoder", "a/folder", "--decoder.hidden_size", "3"])
     for content, message in (
-        ("validatoin_size: 3\n", "Did you mean 'validation_size'"),
-        ("- 3\n", "key: value"),
-        ("a: [", "YAML"),
+        (b"validatoin_size: 3\n", "Did you mean 'validation_size'"),
+        (b"- 3\n", "key: value"),
+        (b"a: [", "YAML"),
+        (b"3: a\n", "no setting 3 "),
+        (b"title: \xe9\n", "not UTF-8: byte 0xe9 at offset 7"),
+        (b"title: a\ntask: b\ntitle: c\n", "sets 'title' a second time in line 3"),
+        (b"decoder: {dropout: 0.1, hidden_size: 8, dropout: 0.2}\n", "sets 'dropout' a second time in line 1"),
     ):
-        path.write_text(content)
+        path.write_bytes(content)
         with pytest.raises(SettingsError, match=message):
             parse_settings(KINDS, [str(path)])
+
+
+def test_words_are_taken_as_they_are_written(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text(
+        "source_column: no\ntarget_column: On\ncolumn_names: [no, yes, On]\nexample: -ness\nmetrics: []\ncalibrate: on\n"
+        "eval_strategy: no\ncompile_layers: no\noutput_dir: out\n"
+    )
+    model, data, run, args, _ = parse_settings([*KINDS, GenextTrainingArguments], [str(path)])
+    assert (data.source_column, data.target_column, data.column_names) == ("no", "On", ["no", "yes", "On"])
+    assert (run.example, data.metrics, model.calibrate) == ("-ness", None, True)
+    assert (args.eval_strategy, args.compile_layers) == ("no", "no")
+    assert parse_settings(KINDS, ["--example", "-ness"])[2].example == "-ness"
 
 
 @pytest.mark.parametrize(
