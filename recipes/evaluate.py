@@ -47,6 +47,9 @@ from recipes.conditional_settings import DataSettings, ModelSettings, RunSetting
 from recipes.running import describe_missing_model, run_main, set_up_logging
 from recipes.text_distributions import measure_given
 
+_WITHOUT_BREAKS = str.maketrans("\t\r\n", "   ")
+"""Of a text that stands in a field of a TSV file."""
+
 
 @dataclass
 class EvaluationSettings:
@@ -160,6 +163,8 @@ def _score_texts(
     model: str,
 ) -> dict[str, float]:
     """Score what a model generates from every distinct condition, and print."""
+    if settings.predictions_file is not None:  # Before the work: what cannot be written must not cost it.
+        Path(settings.predictions_file).parent.mkdir(parents=True, exist_ok=True)
     grouped = group_rows(rows)
     grouped = {name: values[: settings.limit] for name, values in grouped.items()}
     conditions, names, references = grouped["source"], grouped["name"], grouped["references"]
@@ -182,7 +187,7 @@ def _score_texts(
     low, high = bootstrap_interval(100.0 * score_exact(predictions, references))
     if settings.predictions_file is not None:
         lines = (
-            "\t".join([name, prediction, *candidates]) + "\n"
+            "\t".join(text.translate(_WITHOUT_BREAKS) for text in (name, prediction, *candidates)) + "\n"
             for name, prediction, candidates in zip(names, predictions, references, strict=True)
         )
         Path(settings.predictions_file).write_text("".join(lines), encoding="utf-8")

@@ -146,6 +146,9 @@ def _run(
         return encoded
 
     encoded_train, encoded_validation = encode(data.train, "training"), encode(data.validation, "validation")
+    is_evaluated = predicts or given_metrics is not None or not metrics
+    # Before the training, too: a row that is refused must not cost one.
+    encoded_test = encode(data.test, "test") if data.test is not None and is_evaluated else None
     if model_settings.cache_states:
         encoded_train, encoded_validation = (
             _cache_states(model, processor, rows, args) for rows in (encoded_train, encoded_validation)
@@ -187,8 +190,8 @@ def _run(
     if metrics and not predicts:
         scores = metrics(trainer.generate_texts(scored["source"]), scored["references"])
         trainer.generation_dataset = None  # Of the validation rows, which are not what is scored now.
-    if predicts or given_metrics or not metrics:
-        final = trainer.evaluate(None if data.test is None else encode(data.test, "test"))
+    if is_evaluated:
+        final = trainer.evaluate(encoded_test)
         known = list_prediction_metrics(output) if predicts else list(SEQUENCE_METRICS) if given_metrics else ["loss"]
         scores |= {name: final[f"eval_{name}"] for name in known if f"eval_{name}" in final}
     _save(trainer, model_settings, output_dir)

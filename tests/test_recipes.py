@@ -191,7 +191,7 @@ def test_any_model_is_scored_on_any_file(smoke, tmp_path, capsys):
     rows = [(words[0], answers[0]), (words[0], "QQ"), (words[1], "QQ"), (words[1], answers[1])]
     rows += [(words[2], answers[2].rsplit(" ", 1)[0]), (words[3], "QQ")]
     file = write_tsv(tmp_path / "test.tsv", rows)
-    predictions = tmp_path / "predictions.tsv"
+    predictions = tmp_path / "a folder" / "predictions.tsv"
     arguments = ["--model", str(smoke[0]), "--test_file", file, "--num_beams", "2", "--predictions_file", str(predictions)]
     scores = evaluate([SMOKE, *arguments])
     assert scores["word_error_rate"] == 50.0
@@ -294,6 +294,15 @@ def test_data_and_models_that_cannot_be_used_are_refused(tmp_path, content, extr
     with pytest.raises(ValueError, match=message):
         train([SMOKE, "--train_file", str(path), *output, *PIECES, "--validation_size", "1", *extra])
     assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_rows_to_score_that_are_refused_are_so_before_the_training(tmp_path):
+    mine = write_tsv(tmp_path / "mine.tsv", [("cat", "K AE T"), ("dog", "D AO G"), ("god", "G AO D"), ("tac", "T AE K")])
+    files = ["--train_file", mine, "--test_file", write_tsv(tmp_path / "test.tsv", [("cat", "K AE QQ")])]
+    words = [*PIECES, "--metrics", "perplexity", "--validation_size", "1", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(ValueError, match="Row 1: the target vocabulary lacks 'QQ'"):
+        train([SMOKE, *files, "--max_steps", "1", "--save_steps", "1", *words])
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
 def test_results_that_cannot_be_updated_are_refused_before_the_training(tmp_path):
