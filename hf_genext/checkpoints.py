@@ -158,12 +158,18 @@ def hold_folder(output_dir: str | os.PathLike[str]) -> Iterator[None]:
     with open(Path(output_dir) / LOCK_NAME, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             file.seek(0)
             raise RuntimeError(
                 f"The output folder {str(output_dir)!r} is in use by process {file.read().strip() or 'unknown'}. Wait for "
                 "it, stop it, or choose another --output_dir."
             ) from error
+        except OSError as error:
+            logger.warning(
+                "The file system of %r has no locks (%s), so that nothing keeps two processes from writing there at once.",
+                str(output_dir),
+                error,
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

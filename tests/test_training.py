@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -327,6 +328,16 @@ def test_an_output_folder_in_use_is_refused(tmp_path):
         process.wait()
     with hold_folder(tmp_path):  # A killed process holds nothing.
         pass
+
+
+def test_a_folder_that_cannot_be_held_is_no_folder_in_use(tmp_path, monkeypatch, caplog):
+    def refuse(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)  # As file systems without locks do.
+    with caplog.at_level("WARNING", "hf_genext"), hold_folder(tmp_path):
+        pass
+    assert "has no locks ([Errno" in caplog.text
 
 
 def test_a_marker_is_whole_or_not_there(tmp_path):
