@@ -284,7 +284,7 @@ def cut_long_rows(
     if long and too_long == "error":
         raise ValueError(
             f"Row {start + long[0] + 1} has a {side} of {len(rows[long[0]])} tokens ({(texts[long[0]] or '')[:60]!r}); the "
-            f'model takes {limit}. Raise max_{side}_length, or set too_long to "truncate" or "drop".'
+            f'model takes {limit}. Set too_long to "truncate" or "drop"; a new model takes what max_{side}_length says.'
         )
     if too_long == "drop":
         keep[long] = False
