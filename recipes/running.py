@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 import hf_genext
 from hf_genext.checkpoints import list_checkpoints
@@ -25,6 +26,9 @@ from recipes.arguments import SettingsError
 SECONDS_TO_IDLE = 0.2
 """What the threads of a process group get to let go of their last exchange."""
 
+_INTERRUPTED = 130
+"""What a shell knows an interrupted command by."""
+
 _KEPT_GROUPS: list[Any] = []
 
 
@@ -32,7 +36,13 @@ def run_main(main: Callable[[], Any]) -> None:
     """Run a recipe from the command line: what the user can mend is said in one line (HF_GENEXT_TRACEBACK=1 shows where)."""
     try:
         main()
-    except (OSError, ValueError, ImportError, RuntimeError, StrictDataclassError) as error:
+    except KeyboardInterrupt:
+        if os.environ.get("HF_GENEXT_TRACEBACK"):
+            raise
+        print("interrupted; what goes on after a kill goes on after this, too", file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    # A SafetensorError is what a full disk gives.
+    except (OSError, ValueError, ImportError, RuntimeError, StrictDataclassError, SafetensorError) as error:
         if os.environ.get("HF_GENEXT_TRACEBACK"):
             raise
         # Of a configuration that is refused, what is wrong is the cause.

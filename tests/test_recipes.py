@@ -326,6 +326,28 @@ def test_the_command_ends_with_one_line_and_no_traceback(tmp_path):
     assert "error: There is no setting 'learning_rat' (in the command line). Did you mean 'learning_rate'?" in script
 
 
+@pytest.mark.parametrize(
+    ("ending", "status", "message"),
+    [
+        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", 130, "interrupted; "),
+        ("save_file({'weight': torch.zeros(10_000)}, sys.argv[1])", 1, "error: .*File too large"),  # As on a full disk.
+    ],
+)
+def test_a_command_that_is_interrupted_or_finds_no_room_says_so_in_one_line(tmp_path, ending, status, message):
+    program = (
+        "import os, resource, signal, sys, time, torch; from safetensors.torch import save_file\n"
+        "from recipes.running import run_main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))\n"
+        f"def main():\n    {ending}\n"
+        "run_main(main)\n"
+    )
+    words = [sys.executable, "-c", program, str(tmp_path / "weights.safetensors")]
+    run = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+    assert run.returncode == status, run.stderr
+    assert len(run.stderr.splitlines()) == 1 and re.match(message, run.stderr), run.stderr
+
+
 def test_an_output_folder_in_use_is_refused(tmp_path):
     with hold_folder(tmp_path), pytest.raises(RuntimeError, match="is in use by process"):
         train([SMOKE, "--output_dir", str(tmp_path), *PIECES])
