@@ -42,7 +42,7 @@ from hf_genext.row_shards import (
     put_in_place,
 )
 from hf_genext.row_sources import ReadRow, RowSource, hash_file
-from hf_genext.tables import is_nested
+from hf_genext.tables import is_nested, to_string
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -404,10 +404,12 @@ def _is_blank(value: Any) -> bool:
 def _read_value(condition: ConditionColumns, values: list[Any], job: BatchJob) -> Any:
     (value, *_) = values
     if condition.kind == "label":
-        return {name: label if label is None else str(label) for name, label in zip(condition.columns, values, strict=True)}
+        return {
+            name: label if label is None else to_string(label) for name, label in zip(condition.columns, values, strict=True)
+        }
     if condition.kind == "vector":
         if condition.space is not None:
-            vector = look_up(job.spaces[condition.space], str(value))
+            vector = look_up(job.spaces[condition.space], to_string(value))
             if vector is None:
                 raise ValueError(f"The space {condition.space!r} has no vector of {value!r}.")
             return vector

@@ -111,6 +111,13 @@ def to_strings(table: pa.Table, column: str, name: str) -> pa.ChunkedArray:
     return values.cast(pa.large_string())
 
 
+def to_string(value: Any) -> str:
+    """A value as [`to_strings`] writes it: `true` for True, and `1` for 1.0."""
+    import pyarrow as pa
+
+    return pa.scalar(value).cast(pa.large_string()).as_py() if isinstance(value, (bool, float)) else str(value)
+
+
 def _read_table(
     source: str | os.PathLike[str], column_names: Sequence[str] | None, split: str | None, config_name: str | None
 ) -> pa.Table:
@@ -262,4 +269,4 @@ def _read_text_pair(source: Path, target: Path, source_column: str, target_colum
     return pa.table({source_column: sides[0], target_column: sides[1]})
 
 
-__all__ = ["is_nested", "read_table", "require_columns", "to_strings"]
+__all__ = ["is_nested", "read_table", "require_columns", "to_string", "to_strings"]

@@ -7,11 +7,12 @@ import gzip
 import json
 
 import datasets
+import pyarrow as pa
 import pytest
 from specimens import build_processor
 
 from hf_genext.data import encode_pairs, group_references, read_pairs, split_by_source
-from hf_genext.tables import read_table
+from hf_genext.tables import read_table, to_string, to_strings
 
 COLUMNS = {"source_column": "word", "target_column": "phones"}
 ROWS = [("cat", "K AE T"), ("violin", "V AY AH L IH N"), ("at", "AE T")]
@@ -95,6 +96,12 @@ def test_dates_in_json_stay_as_they_are_written(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     assert list(read_pairs(path, **COLUMNS)[0]["target"]) == dates[:3]
     assert read_table(path)[0].to_pylist() == rows
+
+
+@pytest.mark.parametrize("values", [[True, False], [1.0, 2.5, 1e20], [3, -4], ["a", "1.0"]])
+def test_a_value_alone_is_written_as_in_its_column(values):
+    table = pa.table({"word": values})
+    assert list(map(to_string, values)) == to_strings(table, "word", "the table").to_pylist()
 
 
 @pytest.mark.parametrize("kind", [".csv", ".jsonl"])

@@ -381,6 +381,11 @@ class GenextProcessor(ProcessorMixin):
             number = int(label)
             if not -1 <= number < len(names):
                 raise ValueError(f"Field {field!r} has the labels 0 to {len(names) - 1}, and -1 for none; got {number}.")
+            if str(number) in names and names[number] != str(number):
+                raise ValueError(
+                    f"Field {field!r} has a label of the name {str(number)!r}, and another, {names[number]!r}, of the number "
+                    f"{number}. Give the name, as a string."
+                )
             return number
         if label not in names:
             near = difflib.get_close_matches(label, names, n=1)
