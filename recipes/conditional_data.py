@@ -167,8 +167,9 @@ def load_data(settings: DataSettings, reader: RowReader, files: DataFiles) -> Co
         validation = reader.read(files.validation)
     else:
         size = settings.validation_size
-        # Rows without a condition are told apart by their targets.
-        how: dict[str, Any] = {} if reader.conditions else {"column": "target", "key": str}
+        # Rows without a condition, or with labels alone, none of which may be wholly held out, are told apart by their targets.
+        is_open = all(condition.kind == "label" for condition in reader.conditions) and reader.output not in ("class", "labels")
+        how: dict[str, Any] = {"column": "target", "key": str} if is_open else {}
         unlabelled = train.filter(lambda target: target is None, input_columns="target") if reader.keep_unlabelled else None
         if unlabelled is not None:  # What is held out is there to be judged by.
             train = train.filter(lambda target: target is not None, input_columns="target")

@@ -114,7 +114,6 @@ def _split_as_the_recipe(folder):
 def test_a_density_depends_on_its_condition_and_its_numbers_may_stand_in_columns(folder):
     head = {"kind": "mixture", "num_components": 2}
     both = {"conditions": {"label": "side"}, "target_columns": ["x", "y"], "head": head}
-    both["validation_file"] = [str(folder / "test.jsonl")]  # Two conditions cannot be parted.
     train([write_settings(folder, "sides", **both, encoder={"hidden_size": 8}, max_steps=150)])
     pipe = pipeline("conditional-generation", model=str(folder / "sides"))
     for side, centre in (("a", 0.0), ("b", 4.0)):

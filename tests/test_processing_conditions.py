@@ -216,7 +216,7 @@ def test_a_number_that_is_the_name_of_another_label_is_refused():
     processor = GenextProcessor(label_names={"stars": ["1", "2", "3"]})
     assert processor(condition_labels=["2", "3"])["condition_labels"].tolist() == [[1], [2]]
     assert processor(condition_labels=[0, -1])["condition_labels"].tolist() == [[0], [-1]]
-    with pytest.raises(ValueError, match="of the name '2', and another, '3', of the number 2. Give the name"):
+    with pytest.raises(ValueError, match=r"of the name '2', and another, '3', of the number 2. Give the name"):
         processor(condition_labels=[2])
     digits = GenextProcessor(label_names={"digit": [str(digit) for digit in range(10)]})
     assert digits(condition_labels=[7])["condition_labels"].tolist() == [[7]]
