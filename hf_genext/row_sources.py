@@ -137,6 +137,10 @@ class _TextSource(RowSource):
         if self._has_header:
             with self._open() as file:
                 self._columns = next(self._split(file), [])
+        try:
+            "".join(self._columns).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise ValueError(f"The header of {self.name} is not UTF-8. Convert the file, for example with iconv.") from error
         twice = [name for place, name in enumerate(self._columns) if name in self._columns[:place]]
         if twice or (self._has_header and not any(self._columns)):
             what = f"the column {twice[0]!r} twice" if twice else "no header"
@@ -183,7 +187,7 @@ class _TextSource(RowSource):
         """The records: fields of .csv and .tsv, else lines."""
         try:
             yield from self._cut(file)
-        except (EOFError, zlib.error) as error:
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise ValueError(f"{self.name} was cut off, or is not what it was when it was compressed: {error}.") from error
 
     def _cut(self, file: IO[str]) -> Iterator[Any]:

@@ -11,6 +11,7 @@ target by itself. A model with a single output is scored by the metrics of its h
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -47,6 +48,8 @@ from recipes.conditional_settings import DataSettings, ModelSettings, RunSetting
 from recipes.running import describe_missing_model, run_main, set_up_logging
 from recipes.text_distributions import measure_given
 
+logger = logging.getLogger("recipes")
+
 _WITHOUT_BREAKS = str.maketrans("\t\r\n", "   ")
 """Of a text that stands in a field of a TSV file."""
 
@@ -77,6 +80,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         raise SettingsError("Give --model FOLDER and --test_file FILE.")
     if run.num_threads is not None:
         torch.set_num_threads(run.num_threads)
+    if settings.limit is not None and settings.limit < 1:
+        raise SettingsError(f"limit must be 1 or more, got {settings.limit}; leave it out for all.")
     require_needed_models(model_settings, data.conditions)
     try:
         generate = pipeline("conditional-generation", model=model_settings.model)
@@ -175,11 +180,14 @@ def _score_texts(
         for index in order:
             yield conditions[index]
 
-    predictions = [""] * len(names)
+    predictions, num_cut = [""] * len(names), 0
     search: dict[str, Any] = {"num_beams": settings.num_beams, "rerank": settings.rerank}
     answers = generate(stream(), batch_size=settings.batch_size, truncation=True, **search)
     for index, answer in zip(order, tqdm(answers, total=len(order), unit="row", desc="generating"), strict=True):
         predictions[index] = answer[0]["generated_text"]
+        num_cut += answer[0].get("truncated", False)
+    if num_cut:
+        logger.warning("%d of %d conditions are longer than the model takes, and were cut.", num_cut, len(names))
     if not data.metrics and data.metrics_script is None:
         data = replace(data, metrics=["exact_match", "token_error_rate"])
     metrics = build_text_metrics(data, config_path)

@@ -288,6 +288,12 @@ def test_what_cannot_be_is_said_before_the_work(folder, tmp_path):
     cut.write_bytes(cut.read_bytes()[:-200])
     with pytest.raises(ValueError, match=r"cut.tsv.gz' was cut off"):
         run(folder, cut, tmp_path / "cut.jsonl")
+    cut.write_bytes(b"word\tnumber\ncat\t1\n")
+    with pytest.raises(ValueError, match=r"cut.tsv.gz' was cut off, .*Not a gzipped file"):
+        run(folder, cut, tmp_path / "cut.jsonl")
+    (tmp_path / "wide.csv").write_bytes("word,number\ncat,1\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"header of .*wide\.csv' is not UTF-8"):
+        run(folder, tmp_path / "wide.csv", tmp_path / "wide.jsonl")
     with pytest.raises(ValueError, match="batch_size is a setting of the job: --batch_size"):
         run(folder, source, tmp_path / "new.parquet", "--arguments.batch_size", "4")
 

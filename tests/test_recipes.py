@@ -183,7 +183,7 @@ def test_training_stops_early_when_nothing_gets_better(tmp_path):
     assert state["global_step"] == 12  # Three evaluations, four steps apart: the first, and two that are no better.
 
 
-def test_any_model_is_scored_on_any_file(smoke, tmp_path, capsys):
+def test_any_model_is_scored_on_any_file(smoke, tmp_path, capsys, caplog):
     words = ["cat", "dog", "violin", "read"]
     pipe = pipeline("conditional-generation", model=str(smoke[0]))
     answers = [answer[0]["generated_text"] for answer in pipe(words, num_beams=2)]
@@ -203,6 +203,12 @@ def test_any_model_is_scored_on_any_file(smoke, tmp_path, capsys):
     assert [line.split("\t")[1] for line in predictions.read_text().splitlines()] == answers
     with pytest.raises(SettingsError, match="--model FOLDER and --test_file FILE"):
         evaluate([SMOKE])
+    with pytest.raises(SettingsError, match="limit must be 1 or more, got -1"):
+        evaluate([SMOKE, *arguments, "--limit", "-1"])
+    caplog.clear()
+    long = write_tsv(tmp_path / "long.tsv", [("cat", "K AE T"), ("c" * 60, "K")])
+    evaluate([SMOKE, "--model", str(smoke[0]), "--test_file", long])
+    assert "1 of 2 conditions are longer than the model takes, and were cut" in caplog.text
 
 
 KINDS = [ModelSettings, DataSettings, RunSettings]
