@@ -216,7 +216,7 @@ def load_model(
     arguments: dict[str, Any] = {
         "bottleneck": settings.bottleneck,
         "num_latents": settings.num_latents,
-        "freeze_encoder": settings.freeze_encoder,
+        "freeze_encoder": bool(settings.freeze_encoder),
         "tune_encoder_from_layer": settings.tune_encoder_from_layer,
         "condition_dropout": settings.condition_dropout,
     }
@@ -234,8 +234,14 @@ def load_model(
 
 def _open_model(settings: ModelSettings) -> tuple[PreTrainedModel, hf_genext.GenextProcessor]:
     model_class = hf_genext.GenextForConditionalGeneration if settings.head is None else hf_genext.GenextForPrediction
+    tuning: dict[str, Any] = {}
+    if settings.freeze_encoder is not None or settings.tune_encoder_from_layer is not None:
+        tuning = {
+            "freeze_encoder": bool(settings.freeze_encoder),
+            "tune_encoder_from_layer": settings.tune_encoder_from_layer,
+        }
     try:
-        model = model_class.from_pretrained(settings.model, attn_implementation=settings.attn_implementation)
+        model = model_class.from_pretrained(settings.model, attn_implementation=settings.attn_implementation, **tuning)
     except OSError as error:
         raise SettingsError(describe_missing_model(str(settings.model), error)) from error
     if settings.both_directions and model.config.reversed_start_token_id is None:
@@ -243,6 +249,13 @@ def _open_model(settings: ModelSettings) -> tuple[PreTrainedModel, hf_genext.Gen
             f"{settings.model!r} was trained forwards only, so both_directions cannot be switched on. Leave it out, or "
             "train a new model."
         )
+    if settings.condition_dropout is not None:
+        if not hasattr(model.config.conditioner, "condition_dropout"):
+            raise SettingsError(
+                f"{settings.model!r} has no null states that could stand for its condition, so condition_dropout cannot be "
+                "switched on. Leave it out, or train a new model."
+            )
+        model.config.conditioner.condition_dropout = settings.condition_dropout
     return model, hf_genext.GenextProcessor.from_pretrained(settings.model)
 
 

@@ -62,7 +62,9 @@ class ModelSettings:
         default=False,
         metadata={"help": "After training, choose on the validation rows from which probability on a label is predicted."},
     )
-    freeze_encoder: bool = field(default=False, metadata={"help": "Keep pretrained encoders as they are."})
+    freeze_encoder: bool | None = field(
+        default=None, metadata={"help": "Keep pretrained encoders as they are; left out, as the model to go on from has it."}
+    )
     cache_states: bool = field(
         default=False, metadata={"help": "Run frozen encoders once over all rows, and keep their states on disk."}
     )

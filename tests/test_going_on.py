@@ -1,0 +1,69 @@
+"""Going on from a model that exists: what a recipe's settings still decide about it."""
+
+from __future__ import annotations
+
+import pytest
+from specimens import PHONEMES, WORDS
+from transformers import BertConfig, BertModel
+
+from hf_genext import (
+    GenextConfig,
+    GenextForConditionalGeneration,
+    GenextForPrediction,
+    GenextProcessor,
+    GenextVectorConditionerConfig,
+    train_tokenizer,
+)
+from recipes.arguments import SettingsError
+from recipes.conditional_model import load_model
+from recipes.conditional_settings import ModelSettings
+
+SMALL = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A classifier of two conditions, whose text is read by a frozen BERT."""
+    processor = GenextProcessor(tokenizer=train_tokenizer(WORDS, unit="character"), vector_size=3)
+    bert = BertModel(BertConfig(vocab_size=len(processor.tokenizer), pad_token_id=0, **SMALL))
+    model = GenextForPrediction.from_encoder_pretrained(
+        {"text": bert, "vector": GenextVectorConditionerConfig(vector_size=3, hidden_size=16)},
+        {"kind": "class", "num_outputs": 2},
+        freeze_encoder=True,
+    )
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+def count_tuned_layers(model):
+    """Of BERT's two."""
+    layers = model.encoder.conditioner.conditioners["text"].model.encoder.layer
+    return sum(all(parameter.requires_grad for parameter in layer.parameters()) for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "tuned"),
+    [({}, 0), ({"freeze_encoder": True}, 0), ({"freeze_encoder": False}, 2), ({"tune_encoder_from_layer": 1}, 1)],
+)
+def test_what_is_tuned_is_as_it_was_unless_the_settings_say_else(folder, settings, tuned):
+    model, _ = load_model(ModelSettings(model=folder, head={"kind": "class"}, **settings), None)
+    assert count_tuned_layers(model) == tuned
+    assert model.config.freeze_encoder == (not tuned)
+
+
+def test_conditions_are_taken_away_from_models_with_null_states_alone(folder, tmp_path):
+    model, _ = load_model(ModelSettings(model=folder, head={"kind": "class"}, condition_dropout=0.5), None)
+    assert model.encoder.conditioner.config.condition_dropout == model.config.conditioner.condition_dropout == 0.5
+    processor = GenextProcessor(
+        tokenizer=train_tokenizer(WORDS, unit="character"), target_tokenizer=train_tokenizer(PHONEMES, unit="word")
+    )
+    sizes = {"num_hidden_layers": 1, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = GenextConfig(
+        conditioner={"vocab_size": len(processor.tokenizer), **sizes},
+        decoder={"vocab_size": len(processor.target_tokenizer), **sizes},
+    )
+    GenextForConditionalGeneration(config).save_pretrained(tmp_path / "plain")
+    processor.save_pretrained(tmp_path / "plain")
+    with pytest.raises(SettingsError, match="has no null states that could stand for its condition"):
+        load_model(ModelSettings(model=str(tmp_path / "plain"), condition_dropout=0.5), None)
