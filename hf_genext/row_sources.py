@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from hf_genext.tables import find_class_names, is_nested
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -259,9 +261,21 @@ class _DatasetSource(RowSource):
         opened = opened if opened.features is not None else opened._resolve_features()
         # Pictures and recordings stay bytes and paths: they are opened when their row is generated from.
         self._rows = opened.decode(False) if hasattr(opened, "decode") else opened
+        found = {column: find_class_names(feature) for column, feature in self._rows.features.items()}
+        self._classes = {column: names for column, names in found.items() if names is not None}
+
+    def _name_classes(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row with classes by their names, as training reads them."""
+        for column, names in self._classes.items():
+            value = row[column]
+            if isinstance(value, list):
+                row[column] = [names[number] for number in value if number >= 0]
+            elif value is not None:
+                row[column] = names[value] if value >= 0 else None
+        return row
 
     def pieces(self, size: int) -> Iterator[Piece]:
-        rows = iter(self._rows)
+        rows = map(self._name_classes, self._rows)
         while piece := list(itertools.islice(rows, size)):
             yield len(piece), functools.partial(list, piece)
 
@@ -269,7 +283,13 @@ class _DatasetSource(RowSource):
         return self._count
 
     def scan_schema(self) -> pa.Schema:
-        return self._rows.features.arrow_schema
+        import pyarrow as pa
+
+        schema = self._rows.features.arrow_schema
+        for place, field in enumerate(schema):
+            if field.name in self._classes:
+                schema = schema.set(place, field.with_type(pa.list_(pa.string()) if is_nested(field.type) else pa.string()))
+        return schema
 
     def fingerprint(self) -> dict[str, Any]:
         return self._identity

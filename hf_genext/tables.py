@@ -50,7 +50,7 @@ def read_table(
     import datasets
 
     if isinstance(source, datasets.Dataset):
-        table, name = source.with_format("arrow")[:], "the dataset"
+        table, name = _to_table(source), "the dataset"
     elif isinstance(source, (str, os.PathLike)):
         table, name = _read_table(source, column_names, split, config_name), repr(str(source))
     elif not isinstance(source, Sequence):
@@ -148,7 +148,38 @@ def _read_dataset(name: str, split: str | None, config_name: str | None) -> pa.T
             raise FileNotFoundError(
                 f"{name!r} is neither a file ({', '.join(_KINDS)}) nor a dataset that can be opened: {error}"
             ) from error
-    return opened.with_format("arrow")[:]
+    return _to_table(opened)
+
+
+def _to_table(dataset: Dataset) -> pa.Table:
+    """All rows, classes by their names."""
+    table = dataset.with_format("arrow")[:]
+    for place, (column, feature) in enumerate(dataset.features.items()):
+        names = find_class_names(feature)
+        if names is not None:
+            table = table.set_column(place, column, _name_classes(table[column].combine_chunks(), names))
+    return table
+
+
+def find_class_names(feature: Any) -> list[str] | None:
+    """The names of a feature of `datasets` that is a class, or a list of classes, kept by their numbers; else `None`."""
+    import datasets
+
+    inner = getattr(feature, "feature", feature)
+    return list(inner.names) if isinstance(inner, datasets.ClassLabel) else None
+
+
+def _name_classes(numbers: pa.Array, names: list[str]) -> pa.Array:
+    """Numbers of classes, or lists of them, as names; null for -1, which stands for none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if is_nested(numbers.type):
+        return pa.array(
+            [None if row is None else [names[number] for number in row if number >= 0] for row in numbers.to_pylist()],
+            pa.list_(pa.string()),
+        )
+    return pa.array(names, pa.string()).take(pc.if_else(pc.less(numbers, 0), None, numbers))
 
 
 def _read_file(path: Path, kind: str, column_names: Sequence[str] | None) -> pa.Table:
@@ -269,4 +300,4 @@ def _read_text_pair(source: Path, target: Path, source_column: str, target_colum
     return pa.table({source_column: sides[0], target_column: sides[1]})
 
 
-__all__ = ["is_nested", "read_table", "require_columns", "to_string", "to_strings"]
+__all__ = ["find_class_names", "is_nested", "read_table", "require_columns", "to_string", "to_strings"]

@@ -12,6 +12,7 @@ import pytest
 from specimens import build_processor
 
 from hf_genext.data import encode_pairs, group_references, read_pairs, split_by_source
+from hf_genext.row_sources import open_source
 from hf_genext.tables import read_table, to_string, to_strings
 
 COLUMNS = {"source_column": "word", "target_column": "phones"}
@@ -191,6 +192,25 @@ def test_text_files_of_unequal_length_are_refused(tmp_path):
     (tmp_path / "b").write_text("x\n")
     with pytest.raises(ValueError, match=r"has 2 lines.*has 1"):
         read_pairs([tmp_path / "a", tmp_path / "b"], **COLUMNS)
+
+
+def test_classes_of_datasets_are_read_by_their_names(tmp_path):
+    classes = datasets.ClassLabel(names=["cat", "dog"])
+    features = datasets.Features({"class": classes, "several": datasets.List(classes), "number": datasets.Value("int64")})
+    columns = {"class": [1, 0, -1, None], "several": [[1, 0], [], None, [-1, 1]], "number": [1, 0, -1, 2]}
+    rows = datasets.Dataset.from_dict(columns, features=features)
+    rows.save_to_disk(tmp_path / "saved")
+    rows.to_parquet(tmp_path / "parquet" / "train.parquet")
+    named = {"class": ["dog", "cat", None, None], "several": [["dog", "cat"], [], None, ["dog"]], "number": [1, 0, -1, 2]}
+    for source in (rows, tmp_path / "saved", tmp_path / "parquet"):
+        table, _ = read_table(source)
+        assert table.to_pydict() == named
+    # As batch jobs read them.
+    opened = open_source(str(tmp_path / "saved"))
+    found = [row for _, read in opened.pieces(3) for row in read()]
+    schema = opened.scan_schema()
+    assert pa.Table.from_pylist(found, schema).to_pydict() == named
+    assert (schema.field("class").type, schema.field("several").type) == (pa.string(), pa.list_(pa.string()))
 
 
 def test_no_source_stands_on_both_sides_of_a_split():
