@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from hf_genext.tables import find_class_names, is_nested
+from hf_genext.tables import find_class_names, name_class_type, name_classes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -264,18 +264,12 @@ class _DatasetSource(RowSource):
         found = {column: find_class_names(feature) for column, feature in self._rows.features.items()}
         self._classes = {column: names for column, names in found.items() if names is not None}
 
-    def _name_classes(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _read(self, row: dict[str, Any]) -> dict[str, Any]:
         """A row with classes by their names, as training reads them."""
-        for column, names in self._classes.items():
-            value = row[column]
-            if isinstance(value, list):
-                row[column] = [names[number] for number in value if number >= 0]
-            elif value is not None:
-                row[column] = names[value] if value >= 0 else None
-        return row
+        return {**row, **{column: name_classes(row[column], names) for column, names in self._classes.items()}}
 
     def pieces(self, size: int) -> Iterator[Piece]:
-        rows = map(self._name_classes, self._rows)
+        rows = map(self._read, self._rows)
         while piece := list(itertools.islice(rows, size)):
             yield len(piece), functools.partial(list, piece)
 
@@ -283,12 +277,10 @@ class _DatasetSource(RowSource):
         return self._count
 
     def scan_schema(self) -> pa.Schema:
-        import pyarrow as pa
-
         schema = self._rows.features.arrow_schema
         for place, field in enumerate(schema):
             if field.name in self._classes:
-                schema = schema.set(place, field.with_type(pa.list_(pa.string()) if is_nested(field.type) else pa.string()))
+                schema = schema.set(place, field.with_type(name_class_type(field.type)))
         return schema
 
     def fingerprint(self) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def _to_table(dataset: Dataset) -> pa.Table:
     for place, (column, feature) in enumerate(dataset.features.items()):
         names = find_class_names(feature)
         if names is not None:
-            table = table.set_column(place, column, _name_classes(table[column].combine_chunks(), names))
+            table = table.set_column(place, column, _name_column(table[column], names))
     return table
 
 
@@ -169,17 +169,29 @@ def find_class_names(feature: Any) -> list[str] | None:
     return list(inner.names) if isinstance(inner, datasets.ClassLabel) else None
 
 
-def _name_classes(numbers: pa.Array, names: list[str]) -> pa.Array:
-    """Numbers of classes, or lists of them, as names; null for -1, which stands for none."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+def name_classes(value: int | list[int] | None, names: Sequence[str]) -> str | list[str] | None:
+    """The number of a class as its name, or a list of them as theirs; -1 stands for none, and has no name.
 
-    if is_nested(numbers.type):
-        return pa.array(
-            [None if row is None else [names[number] for number in row if number >= 0] for row in numbers.to_pylist()],
-            pa.list_(pa.string()),
-        )
-    return pa.array(names, pa.string()).take(pc.if_else(pc.less(numbers, 0), None, numbers))
+    Example:
+        >>> name_classes(1, ["cat", "dog"]), name_classes(-1, ["cat", "dog"]), name_classes([1, -1], ["cat", "dog"])
+        ('dog', None, ['dog'])
+    """
+    if isinstance(value, list):
+        return [names[number] for number in value if number >= 0]
+    return None if value is None or value < 0 else names[value]
+
+
+def name_class_type(kind: pa.DataType) -> pa.DataType:
+    """The type of a column of classes, or of lists of them, by their names."""
+    import pyarrow as pa
+
+    return pa.list_(pa.string()) if is_nested(kind) else pa.string()
+
+
+def _name_column(numbers: pa.ChunkedArray, names: list[str]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array([name_classes(value, names) for value in numbers.to_pylist()], name_class_type(numbers.type))
 
 
 def _read_file(path: Path, kind: str, column_names: Sequence[str] | None) -> pa.Table:
@@ -300,4 +312,13 @@ def _read_text_pair(source: Path, target: Path, source_column: str, target_colum
     return pa.table({source_column: sides[0], target_column: sides[1]})
 
 
-__all__ = ["find_class_names", "is_nested", "read_table", "require_columns", "to_string", "to_strings"]
+__all__ = [
+    "find_class_names",
+    "is_nested",
+    "name_class_type",
+    "name_classes",
+    "read_table",
+    "require_columns",
+    "to_string",
+    "to_strings",
+]

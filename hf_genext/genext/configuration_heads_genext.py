@@ -47,8 +47,8 @@ class GenextHeadConfig(PreTrainedConfig):
             of `num_components` discretised logistic distributions, or `"bernoulli"` where there are two values.
         num_hidden_layers: Residual layers between the memory and the distribution, by which what stands in several slots acts
             together; without them it is added up. Left out, 2 of an image, and 2 of a regression, a mixture or a flow whose
-            memory holds latent numbers or codes ([`GenextConfig`] fills it in); else none, nor in the generative half of a
-            classifier.
+            memory holds latent numbers or codes ([`GenextConfig`] fills it in), but not in the generative half of a classifier;
+            else none.
         context_size: Of an image the units of a masked network by which each pixel reads those before it (Germain et al. 2015,
             "MADE"); 0 for pixels that are independent, given the memory.
         dropout: Dropout before the projection.
