@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from .agreement import generate_by_agreement
 from .alignments import align_tokens, find_real_slots
 from .constraints import AllowedOutputs, OutputTrie
-from .fast_decoding import find_obstacle, generate_fast
+from .fast_decoding import generate_fast_if_possible
 from .genext.guidance_genext import check_guidance_scale, double_memory
 from .genext.seeding_genext import KeyedSampling, make_keys
 from .guidance import GuidedScores
@@ -190,8 +190,7 @@ def generate_with_control(
     if watcher in processors and hasattr(model, "_retrieve_init_tokens"):
         # Whisper takes the prompt and the end from its outputs, unless it is asked for all that there is.
         arguments["return_dict_in_generate"] = True
-    is_fast = find_obstacle(model, **encoded, **arguments) is None
-    sequences = generate_fast(model, **encoded, **arguments) if is_fast else model.generate(**encoded, **arguments)
+    sequences = generate_fast_if_possible(model, **encoded, **arguments)
     sequences = sequences if torch.is_tensor(sequences) else sequences["sequences"]
     sequences = watcher.complete(sequences[: batch_size * num_returned], batch_size, max(num_beams, num_returned))
     generated = _look_back(model, inputs, sequences.view(batch_size, num_returned, -1), watcher.length, control, config)

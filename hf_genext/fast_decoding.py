@@ -152,7 +152,22 @@ def generate_fast(model: PreTrainedModel, *, return_log_probs: bool = False, **g
     obstacle = find_obstacle(model, **generate_kwargs)
     if obstacle is not None:
         raise ValueError(f"This cannot be decoded fast, because {obstacle}. Use model.generate.")
+    return _generate(model, return_log_probs, generate_kwargs)
 
+
+def generate_fast_if_possible(model: PreTrainedModel, **generate_kwargs: Any) -> Any:
+    """What `model.generate` gives, by [`generate_fast`] where nothing stands in its way.
+
+    Args:
+        model: Any model that generates.
+        generate_kwargs: As for `generate`.
+    """
+    if find_obstacle(model, **generate_kwargs) is not None:
+        return model.generate(**generate_kwargs)
+    return _generate(model, False, generate_kwargs)
+
+
+def _generate(model: PreTrainedModel, return_log_probs: bool, generate_kwargs: dict[str, Any]) -> Any:
     # Who generates may be the model inside an engine's; the steps are the engine's.
     def decode(_: PreTrainedModel, input_ids: torch.LongTensor, **kwargs: Any) -> FastGenerationOutput:
         return _decode(model, input_ids, return_log_probs=return_log_probs, **kwargs)
@@ -466,4 +481,4 @@ def _gather(beams: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
     return beams.gather(1, indices[:, :, None].expand(-1, -1, beams.shape[2]))
 
 
-__all__ = ["FastGenerationOutput", "find_obstacle", "generate_fast", "get_setting"]
+__all__ = ["FastGenerationOutput", "find_obstacle", "generate_fast", "generate_fast_if_possible", "get_setting"]

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..fast_decoding import find_obstacle, generate_fast
+from ..fast_decoding import find_obstacle, generate_fast_if_possible
 
 logger = logging.get_logger(__name__)
 
@@ -76,9 +76,7 @@ class EngineModel:
         """Let PyTorch generate, and say so once."""
         self.obstacle = reason
         logger.warning_once(f"{self.title} cannot run such a call, because {reason}; PyTorch runs it.")
-        if find_obstacle(self.torch_model, **arguments) is None:
-            return generate_fast(self.torch_model, **arguments)
-        return self.torch_model.generate(**arguments)
+        return generate_fast_if_possible(self.torch_model, **arguments)
 
 
 __all__ = ["EngineModel", "require_package"]

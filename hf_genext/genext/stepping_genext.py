@@ -99,8 +99,9 @@ def find_stepping_obstacle(decoder: nn.Module, projection: nn.Module) -> str | N
 
 def _has_hooks(module: nn.Module) -> bool:
     """Whether somebody changes or watches what a layer does; what records attention stays there, and does nothing by itself."""
-    hooks = (hook for hook in module._forward_hooks.values() if hook.__module__ != capture_outputs.__module__)
-    return any(True for _ in hooks) or bool(module._forward_pre_hooks) or "forward" in module.__dict__
+    if module._forward_pre_hooks or "forward" in module.__dict__:
+        return True
+    return any(hook.__module__ != capture_outputs.__module__ for hook in module._forward_hooks.values())
 
 
 class GenextStepper:
