@@ -136,18 +136,20 @@ class ConditionReader:
         """
         if not self._reads_text_alone or not all(isinstance(text, str) and text.strip() for text in texts) or not texts:
             return None
-        encoded = dict(self._processor.tokenizer(list(texts)))
-        encoded.pop("token_type_ids", None)
-        if set(encoded) != {"input_ids", "attention_mask"}:
+        encoded = self._processor.tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False)
+        if encoded.keys() != {"input_ids"}:
             return None
-        lengths = [len(ids) for ids in encoded["input_ids"]]
+        rows = encoded["input_ids"]
+        lengths = [len(ids) for ids in rows]
         if max(lengths) >= self._tokenizer.model_max_length:
             return None
-        columns = (
-            torch.tensor([[*itertools.chain.from_iterable(encoded[name])]]).split(lengths, dim=1)
-            for name in ("input_ids", "attention_mask")
-        )
-        return [{"input_ids": ids, "attention_mask": mask} for ids, mask in zip(*columns, strict=True)]
+        # All at once, and then apart: a tensor for each would take longer.
+        tokens = torch.tensor([[*itertools.chain.from_iterable(rows)]])
+        masks = torch.ones_like(tokens).split_with_sizes(lengths, dim=1)
+        return [
+            {"input_ids": ids, "attention_mask": mask}
+            for ids, mask in zip(tokens.split_with_sizes(lengths, dim=1), masks, strict=True)
+        ]
 
     def list_conditions(self) -> list[str]:
         """What the model is given: some of text, image, audio, vector and label, or nothing."""

@@ -2,8 +2,8 @@
 
     python recipes/sentences/prepare_data.py out/sentences/data
 
-WordNet 3.0 comes with Debian's wordnet-base. Glosses of 10 to 60 characters are taken, as they are written, and 12,000 drawn;
-of those whose words are the same one is. None stands on two sides. Called by `recipes/train_conditional.py` through the setting
+WordNet 3.0 comes with Debian's wordnet-base. Glosses of 10 to 60 characters are taken, as they are written; of
+those whose words are the same one is. None stands on two sides. Called by `recipes/train_conditional.py` through the setting
 `data_script`.
 """
 
@@ -22,7 +22,7 @@ from recipes.wordnet import bring_wordnet, read_senses
 LENGTHS = (10, 60)
 
 
-def prepare_data(folder: Path, *, held_out: int = 2000, num_glosses: int | None = 12_000) -> dict[str, Any]:
+def prepare_data(folder: Path, *, held_out: int = 2000, num_glosses: int | None = None) -> dict[str, Any]:
     """Write the glosses to train on, to choose by, and to score.
 
     Args:
