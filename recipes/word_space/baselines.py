@@ -46,7 +46,7 @@ class BaselineSettings:
     )
     pieces: int = field(default=16, metadata={"help": "Pieces of the function that makes a source of ICA of a normal number."})
     em_components: int = field(
-        default=16, metadata={"help": "Gaussians of expectation maximisation; as many as the recipe's mixture has."}
+        default=32, metadata={"help": "Gaussians of expectation maximisation; as many as the recipe's mixture has."}
     )
     em_rows: int = field(default=100_000, metadata={"help": "Training words that it sees, drawn at random."})
     em_rounds: int = field(default=30, metadata={"help": "The most rounds of it."})
