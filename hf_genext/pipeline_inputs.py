@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -72,6 +72,10 @@ class TextOptions:
     prefix: str = ""
     src_lang: str | None = None
     tgt_lang: str | None = None
+
+
+READING_ARGUMENTS = tuple(field.name for field in fields(TextOptions))
+"""Arguments of a call that say how texts are read."""
 
 
 def parse_truncation(truncation: bool | str) -> bool:
@@ -348,6 +352,7 @@ def _require_content(text: Any) -> str:
 
 __all__ = [
     "ARGUMENTS",
+    "READING_ARGUMENTS",
     "ConditionReader",
     "Row",
     "TextOptions",

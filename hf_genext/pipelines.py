@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import GenerationConfig
 
 from .alignments import SourceNamer, describe_alignments
@@ -22,6 +21,7 @@ from .engines.opening_engines import open_engine
 from .genext.seeding_genext import KeyedNoise, check_seed, make_keys
 from .pipeline_folders import find_allowed_outputs, needs_processor, reopen_processor, write_allowed_outputs
 from .pipeline_inputs import (
+    READING_ARGUMENTS,
     ConditionReader,
     Row,
     TextOptions,
@@ -31,13 +31,11 @@ from .pipeline_inputs import (
     pair_with_seeds,
     parse_truncation,
 )
-from .pipeline_latents import add_target, has_latents, prepare_latents, score_latents
+from .pipeline_latents import add_target, has_latents, prepare_latents
 from .pipeline_outputs import TargetWriter, cut_scores, make_room, name_sample, name_single, read_sampling, read_single
-from .scoring import encode, score_tokens, take_rows
-from .sorted_pipelines import LengthSortedPipeline
+from .scoring_pipelines import ScoringPipeline
 from .streaming import OutputChannel, OutputStream, StreamingObserver, StreamsClosedError
 
-_READING = ("truncation", "prefix", "src_lang", "tgt_lang")
 _CONTROL = (
     *("rerank", "return_scores", "guidance_scale", "allowed_outputs", "banned_words", "target_prefix"),
     *("return_alignments", "alignment_layer"),
@@ -48,7 +46,7 @@ SAMPLES_PER_BATCH = 1000
 """How many single outputs without a condition are drawn at once, where nobody says it."""
 
 
-class ConditionalGenerationPipeline(LengthSortedPipeline):
+class ConditionalGenerationPipeline(ScoringPipeline):
     """Generates from a condition what a checkpoint's model gives: text with any encoder-decoder, or a single output.
 
     A condition is a string, or a dictionary with some of `text`, `image`, `audio` (with its `sampling_rate`), `vector` and
@@ -187,7 +185,7 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
         self, top_k: int | None = None, **kwargs: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """Sort the arguments of a call by the step that takes them."""
-        reading = {name: kwargs.pop(name) for name in _READING if kwargs.get(name) is not None}
+        reading = {name: kwargs.pop(name) for name in READING_ARGUMENTS if kwargs.get(name) is not None}
         if "truncation" in reading:
             reading["truncation"] = parse_truncation(reading["truncation"])
         scoring = {name: kwargs.pop(name) for name in ("num_importance_samples",) if name in kwargs}
@@ -248,73 +246,6 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
             raise ValueError(f"There are {len(inputs):,} inputs, but {len(seeds):,} seeds; give one for each, or one for all.")
         rows = pair_with_seeds(iterate_inputs(inputs), seeds)
         return list(rows) if isinstance(inputs, list) else rows
-
-    def score(
-        self,
-        inputs: Any,
-        targets: Any,
-        *,
-        batch_size: int | None = None,
-        truncation: bool | str = False,
-        num_importance_samples: int = 64,
-        seed: int = 0,
-        **kwargs: Any,
-    ) -> Any:
-        """How likely the model finds given outputs.
-
-        Args:
-            inputs: One condition, or a list of them.
-            targets: For each its output as text, or a list of several. Of a model with a single output, its class, its labels,
-                or its number or numbers.
-            batch_size: How many inputs run at once.
-            truncation: As a call takes it.
-            num_importance_samples: Of a model with latent numbers, how many draws of them the bound is made of that stands in
-                the place of the log-probability (Burda et al. 2016); the more, the nearer it comes from below.
-            seed: Of those draws; a row has the same score alone and in any batch.
-            kwargs: `prefix`, `src_lang`, `tgt_lang`, as a call takes them.
-
-        Returns:
-            For each output `{"score", "token_scores"}`, as a call with `return_scores` gives them; a list of those where
-            several were given, and a list of all of it where a list of inputs was given. A single output has `score` alone, and
-            of a model with latent numbers each has `score` and `num_importance_samples`.
-
-        Raises:
-            ValueError: if there are not as many targets as inputs; for a target that cannot be written.
-
-        Example:
-            >>> pipe.score(["cat"], ["K AE T"])  # doctest: +SKIP
-            [{'score': -0.21, 'token_scores': [-0.05, -0.1, -0.04, -0.02]}]
-        """
-        inputs = list_columns(inputs)
-        settings: dict[str, Any] = {"batch_size": batch_size, "truncation": truncation, **kwargs}
-        bound: dict[str, Any] = {"num_importance_samples": num_importance_samples, "seed": seed}
-        if not isinstance(inputs, list):
-            return self.score([inputs], [targets], **settings, **bound)[0]
-        targets = list_columns(targets)
-        if not isinstance(targets, list) or len(targets) != len(inputs):
-            told = f"{len(targets):,}" if isinstance(targets, list) else f"the single one {targets!r:.40}"
-            raise ValueError(f"Give a target for each of the {len(inputs):,} inputs; got {told}.")
-        has_several = [self._predicts is None and isinstance(target, (list, tuple)) for target in targets]
-        if has_latents(self.model) and any(has_several):
-            return [
-                self.score([condition] * len(target), list(target), **settings, **bound)
-                if several
-                else self.score(condition, target, **settings, **bound)
-                for condition, target, several in zip(inputs, targets, has_several, strict=True)
-            ]
-        rows = [
-            Row(condition, (check_seed(seed), 0), list(target) if several else [target])
-            for condition, target, several in zip(inputs, targets, has_several, strict=True)
-        ]
-        unknown = [name for name in kwargs if name not in _READING]
-        if unknown:
-            raise TypeError(f"score takes no {unknown[0]!r}; it takes batch_size, {', '.join(_READING)}.")
-        if not rows:
-            return []
-        size = self._choose_batch_size(is_seeded=True, batch_size=batch_size)
-        own = {"num_importance_samples": num_importance_samples} if has_latents(self.model) else {}
-        answers = super().__call__(rows, batch_size=size, truncation=truncation, **kwargs, **own)
-        return [answer if several else answer[0] for answer, several in zip(answers, has_several, strict=True)]
 
     def stream(self, inputs: Any, *, batch_size: int | None = None, **kwargs: Any) -> OutputStream | list[OutputStream]:
         """Generate, and give what is written while it is written.
@@ -481,38 +412,6 @@ class ConditionalGenerationPipeline(LengthSortedPipeline):
                 [self._writer.find_allowed(trie, row, distinct=generated.is_search) for row in generated.sequences.tolist()]
             )
         return answers
-
-    def _score_targets(
-        self, inputs: dict[str, Any], rows: list[Row], num_importance_samples: int = 1, **arguments: Any
-    ) -> list[tuple[dict[str, Any], ...]]:
-        """For each row of a batch the scores of its targets."""
-        targets = [row.targets or [] for row in rows]
-        if has_latents(self.model):
-            if self._predicts is not None:
-                labels = torch.stack([read_single(self.model.config.head, target) for (target,) in targets])
-            else:
-                ids = [torch.tensor(self._writer.write(text)) for (text,) in targets]
-                labels = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-100)
-            seeds = [row.seed for row in rows if row.seed is not None]
-            scored = score_latents(self.model, inputs, labels.to(self.device), seeds, num_importance_samples)
-            return [(answer,) for answer in scored]
-        if self._predicts is not None:
-            labels = torch.stack([read_single(self.model.config.head, target) for (target,) in targets]).to(self.device)
-            return [({"score": score},) for score in self.model.log_prob(labels, **inputs).tolist()]
-        written = [[self._writer.write(text) for text in row] for row in targets]
-        counts = torch.tensor([len(row) for row in written], device=self.device)
-        prompt = self._writer.prompt
-        unscored = [-100] * (len(prompt) - 1)
-        flat = [torch.tensor([*unscored, *ids]) for row in written for ids in row]
-        labels = nn.utils.rnn.pad_sequence(flat, batch_first=True, padding_value=-100).to(self.device)
-        pad = self.model.generation_config.pad_token_id or 0
-        decoder_input_ids = torch.cat([labels.new_zeros(len(labels), 1), labels[:, :-1]], dim=1)
-        decoder_input_ids[:, : len(prompt)] = torch.tensor(prompt, device=self.device)
-        decoder_input_ids = decoder_input_ids.masked_fill(decoder_input_ids == -100, pad)
-        places = torch.repeat_interleave(torch.arange(len(written), device=self.device), counts)
-        scores = score_tokens(self.model, take_rows(encode(self.model, inputs), places), decoder_input_ids, labels)
-        flat_scores = iter([{"score": sum(found), "token_scores": found} for found in cut_scores(scores, labels != -100)])
-        return [tuple(next(flat_scores) for _ in row) for row in written]
 
     def postprocess(
         self,
