@@ -252,7 +252,7 @@ class ConditionalGenerationPipeline(ScoringPipeline):
 
         Args:
             inputs: One condition, or a list of them.
-            batch_size: How many inputs run at once; all if left out.
+            batch_size: How many inputs run at once; all if left out. What goes wrong with one of them ends those beside it.
             kwargs: As a call takes them, but for several returned sequences.
 
         Returns:
@@ -277,27 +277,28 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         streams = [OutputStream() for _ in inputs]
         for row, stream in zip(seeded, streams, strict=True):
             row.channel = OutputChannel(stream, key)
-        channels = [row.channel for row in seeded]
+        size = len(inputs) if batch_size is None else self._choose_batch_size(batch_size=batch_size)
 
         def run() -> None:
-            finished = 0
-            try:
-                answers = super(ConditionalGenerationPipeline, self).__call__(
-                    (row for row in seeded), batch_size=batch_size or len(seeded), **kwargs
-                )
-                for channel, answer in zip(channels, answers, strict=True):
-                    channel.finish({**answer[0], "is_final": True})
-                    finished += 1
-            except StreamsClosedError:
-                for channel in channels[finished:]:
-                    channel.finish(None)
-            except BaseException as error:
-                for channel in channels[finished:]:
-                    channel.finish(error)
+            for start in range(0, len(seeded), size or 1):
+                self._fill_channels(seeded[start : start + (size or 1)], kwargs)
 
         if streams:
             threading.Thread(target=run, daemon=True).start()
         return streams
+
+    def _fill_channels(self, rows: list[Row], kwargs: dict[str, Any]) -> None:
+        """Answer the rows of a batch into their streams; what ends it early leaves other batches alone."""
+        waiting = [row.channel for row in rows]
+        try:
+            for answer in super().__call__((row for row in rows), batch_size=len(rows), **kwargs):
+                waiting.pop(0).finish({**answer[0], "is_final": True})
+        except StreamsClosedError:
+            for channel in waiting:
+                channel.finish(None)
+        except BaseException as error:
+            for channel in waiting:
+                channel.finish(error)
 
     def preprocess(
         self,

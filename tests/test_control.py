@@ -449,6 +449,20 @@ def test_a_stream_raises_what_went_wrong_and_stops_when_it_is_closed(pipe):
     assert list(stream) == []
     with pytest.raises(ValueError, match="one output of each condition"):
         pipe.stream(WORDS, num_return_sequences=2)
+    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+        pipe.stream(WORDS, batch_size=0)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_a_batch_of_streams_that_is_closed_or_fails_leaves_the_others_alone(pipe, batch_size):
+    expected = [row[0]["generated_text"] for row in pipe(WORDS)]
+    streams = pipe.stream([WORDS[0], WORDS[1], "a" * 90, "a" * 90, *WORDS[4:]], batch_size=batch_size)
+    for stream in streams[:2]:
+        stream.close()
+    for stream in streams[2:4]:
+        with pytest.raises(ValueError, match="has 91 tokens"):
+            list(stream)
+    assert [list(stream)[-1]["generated_text"] for stream in streams[4:]] == expected[4:]
 
 
 def test_what_was_cut_says_so(pipe):
