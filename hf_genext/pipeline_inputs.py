@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -173,9 +173,9 @@ class ConditionReader:
         if hasattr(given, "getbands"):
             return {"image": given}
         is_stored = isinstance(given, Mapping) and bool(given) and {"bytes", "path"}.issuperset(given)
-        if is_stored or isinstance(given, (bytes, os.PathLike)):
+        if is_stored or isinstance(given, (bytes, bytearray, memoryview, os.PathLike)):
             return {self._find_medium() or self._find_main(): given}
-        if hasattr(given, "shape") and not isinstance(given, Mapping):
+        if hasattr(given, "shape") and hasattr(given, "dtype"):
             return {self._find_main(): given}
         unknown = [name for name in given if name not in (*ARGUMENTS, "array")] if isinstance(given, Mapping) else [given]
         if unknown:
@@ -325,9 +325,11 @@ def pair_with_seeds(inputs: Iterator[Any], seeds: int | list[int]) -> Iterator[R
 
 
 def list_columns(inputs: Any) -> Any:
-    """A tuple, or a column of a `datasets` dataset, as a list; all else as it is."""
-    if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, list)):
+    """A tuple, or a column of a `datasets` dataset, as a list; what is read but once as a generator; all else as it is."""
+    if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, bytearray, memoryview, list)):
         return list(inputs)
+    if isinstance(inputs, Iterable) and not isinstance(inputs, (Sized, Dataset)):
+        return (given for given in inputs)
     return inputs
 
 

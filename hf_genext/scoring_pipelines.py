@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .genext.seeding_genext import check_seed
-from .pipeline_inputs import READING_ARGUMENTS, Row, list_columns
+from .pipeline_inputs import READING_ARGUMENTS, Row, is_many, iterate_inputs, list_columns
 from .pipeline_latents import has_latents, score_latents
 from .pipeline_outputs import TargetWriter, cut_scores, read_single
 from .scoring import encode, score_tokens, take_rows
@@ -65,12 +65,11 @@ class ScoringPipeline(LengthSortedPipeline):
             >>> pipe.score(["cat"], ["K AE T"])  # doctest: +SKIP
             [{'score': -0.21, 'token_scores': [-0.05, -0.1, -0.04, -0.02]}]
         """
-        inputs = list_columns(inputs)
+        inputs, targets = (list(iterate_inputs(many)) if is_many(many) else many for many in map(list_columns, (inputs, targets)))
         settings: dict[str, Any] = {"batch_size": batch_size, "truncation": truncation, **kwargs}
         bound: dict[str, Any] = {"num_importance_samples": num_importance_samples, "seed": seed}
         if not isinstance(inputs, list):
             return self.score([inputs], [targets], **settings, **bound)[0]
-        targets = list_columns(targets)
         if not isinstance(targets, list) or len(targets) != len(inputs):
             told = f"{len(targets):,}" if isinstance(targets, list) else f"the single one {targets!r:.40}"
             raise ValueError(f"Give a target for each of the {len(inputs):,} inputs; got {told}.")

@@ -70,6 +70,16 @@ def test_every_kind_of_input_gives_the_same_alone_and_in_a_batch(pipe, expected,
     assert list(pipe(KeyDataset(rows, "word"), batch_size=batch_size)) == expected
 
 
+def test_what_is_read_but_once_is_answered_as_a_generator_is(pipe, expected):
+    rows = datasets.Dataset.from_dict({"word": WORDS})
+    with pytest.raises(TypeError, match='Of a dataset pass one column, such as dataset\\["word"\\]'):
+        pipe(rows)
+    for inputs in (iter(WORDS), map(str.lower, WORDS), rows.to_iterable_dataset()["word"]):
+        assert list(pipe(inputs)) == expected
+    targets = ["K", "AE T"]
+    assert pipe.score(iter(WORDS[:2]), map(str, targets)) == pipe.score(WORDS[:2], targets)
+
+
 def test_a_generator_is_read_as_it_is_needed(pipe, expected):
     read = []
 
