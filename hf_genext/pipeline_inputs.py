@@ -9,6 +9,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -88,6 +89,16 @@ def parse_truncation(truncation: bool | str) -> bool:
     if not isinstance(truncation, (bool, str)) or truncation not in known:
         raise ValueError(f'truncation must be "error" (or False) or "truncate" (or True), got {truncation!r}.')
     return known[truncation]
+
+
+def check_count(name: str, count: object) -> None:
+    """Raise unless a number of beams or outputs is one, or left out; `generate` takes 0 for 1.
+
+    Raises:
+        ValueError: for anything but a whole number of 1 or more.
+    """
+    if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or int(count) < 1):
+        raise ValueError(f"{name} must be a whole number of 1 or more, got {count!r}.")
 
 
 class ConditionReader:
@@ -358,6 +369,7 @@ __all__ = [
     "ConditionReader",
     "Row",
     "TextOptions",
+    "check_count",
     "is_many",
     "iterate_inputs",
     "list_columns",

@@ -25,6 +25,7 @@ from .pipeline_inputs import (
     ConditionReader,
     Row,
     TextOptions,
+    check_count,
     is_many,
     iterate_inputs,
     list_columns,
@@ -188,6 +189,8 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         reading = {name: kwargs.pop(name) for name in READING_ARGUMENTS if kwargs.get(name) is not None}
         if "truncation" in reading:
             reading["truncation"] = parse_truncation(reading["truncation"])
+        for name in ("num_beams", "num_return_sequences"):
+            check_count(name, kwargs.get(name))
         scoring = {name: kwargs.pop(name) for name in ("num_importance_samples",) if name in kwargs}
         if not self.model.can_generate():
             sampling = read_sampling(kwargs, type(self.model).__name__, top_k)

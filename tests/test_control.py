@@ -238,6 +238,15 @@ def test_the_distribution_is_shaped_as_generate_shapes_it(pipe):
     assert torch.equal(build_warpers(config)(ids, scores.clone()), LogitsProcessorList(theirs)(ids, scores.clone()))
 
 
+@pytest.mark.parametrize("name", ["num_beams", "num_return_sequences"])
+@pytest.mark.parametrize("count", [0, -1, 2.0, True, "3"])
+def test_what_is_no_number_of_beams_or_outputs_is_refused(pipe, name, count):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number of 1 or more, got {count!r}"):
+        pipe(WORDS[0], **{name: count})
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        pipe(WORDS, **{name: count})
+
+
 # Allowed outputs
 
 
