@@ -98,10 +98,17 @@ class OutputTrie:
         allowed[rows, self._keys[edges] % self._vocab_size] = True
         return allowed
 
+    def begins(self, tokens: Sequence[int]) -> bool:
+        """Whether some output begins with some tokens."""
+        return self._find(tokens) >= 0
+
     def holds(self, tokens: Sequence[int]) -> bool:
         """Whether some tokens, the end token last, are one of the outputs."""
-        node = int(self.walk(torch.tensor([list(tokens)], device=self._keys.device))[0])
+        node = self._find(tokens)
         return node >= 0 and int(self._counts[node]) == 0
+
+    def _find(self, tokens: Sequence[int]) -> int:
+        return int(self.walk(torch.tensor([list(tokens)], dtype=torch.long, device=self._keys.device))[0])
 
 
 class AllowedOutputs(LogitsProcessor):

@@ -161,7 +161,10 @@ def generate_with_control(
     encoded: dict[str, Any] = {"encoder_outputs": double_memory(model, inputs)} if is_guided else dict(inputs)
     if control.target_prefix:
         start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
-        prompt = [_first(start), *_list_first_tokens(config), *control.target_prefix]
+        forced = _list_first_tokens(config)
+        # Some tokenizers write them before every text of a target, and others never.
+        forced = [] if control.target_prefix[: len(forced)] == forced else forced
+        prompt = [_first(start), *forced, *control.target_prefix]
         encoded["decoder_input_ids"] = torch.tensor([prompt] * (batch_size * (1 + is_guided)), device=model.device)
     # Each sees the scores after those before it.
     watcher = _PromptWatcher()

@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
+from .languages import find_language, list_languages, speaking
 from .media import open_condition
 
 ARGUMENTS = {
@@ -254,39 +255,20 @@ class ConditionReader:
         return inputs, was_cut
 
     def _tokenize(self, text: str, options: TextOptions) -> dict[str, torch.Tensor]:
-        if options.src_lang is None and options.tgt_lang is None:
+        with speaking(self._tokenizer, src_lang=options.src_lang):
             return dict(self._tokenizer(text, truncation=options.truncation, return_tensors="pt"))
-        if not hasattr(self._tokenizer, "src_lang"):
-            raise ValueError(
-                f"A {type(self._tokenizer).__name__} knows no languages. T5's kind of models take prefix= (such as "
-                '"translate English to German: "), multilingual Marian models a prefix such as ">>fra<< ".'
-            )
-        for code in (options.src_lang, options.tgt_lang):
-            self.find_language(code)
-        before = self._tokenizer.src_lang
-        try:
-            self._tokenizer.src_lang = options.src_lang or before
-            return dict(self._tokenizer(text, truncation=options.truncation, return_tensors="pt"))
-        finally:
-            self._tokenizer.src_lang = before  # The next call may name none.
 
     def list_languages(self) -> list[str]:
         """The codes that `src_lang` and `tgt_lang` may have; none where a tokenizer has no languages to choose from."""
-        return sorted(_list_codes(self._tokenizer)) if hasattr(self._tokenizer, "src_lang") else []
+        return list_languages(self._tokenizer)
 
-    def find_language(self, code: str | None) -> int | None:
+    def find_language(self, code: str) -> int:
         """The token of a language's code.
 
         Raises:
             ValueError: for a code that the tokenizer lacks.
         """
-        if code is None:
-            return None
-        tokenizer, codes = self._tokenizer, _list_codes(self._tokenizer)
-        if code not in codes:
-            known = ", ".join(sorted(codes)[:12])
-            raise ValueError(f"The tokenizer has no language {code!r}; it has {known or 'none'}, ...")
-        return tokenizer.convert_tokens_to_ids(tokenizer.get_lang_token(code) if hasattr(tokenizer, "get_lang_token") else code)
+        return find_language(self._tokenizer, code)
 
     def _check_length(self, text: str, length: int, truncation: bool) -> bool:
         """Whether a text was cut; an error where it had to be, and may not."""
@@ -342,13 +324,6 @@ def list_columns(inputs: Any) -> Any:
     if isinstance(inputs, Iterable) and not isinstance(inputs, (Sized, Dataset)):
         return (given for given in inputs)
     return inputs
-
-
-def _list_codes(tokenizer: Any) -> list[str]:
-    for name in ("lang_code_to_token", "lang_code_to_id"):
-        if getattr(tokenizer, name, None):
-            return list(getattr(tokenizer, name))
-    return [token for token in tokenizer.all_special_tokens if "_" in token]
 
 
 def _require_content(text: Any) -> str:

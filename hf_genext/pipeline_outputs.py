@@ -5,7 +5,7 @@ Legend: returned (outputs of a condition), target (output positions), outputs (o
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .constraints import OutputTrie
+from .languages import speaking
 
 
 class TargetWriter:
@@ -26,7 +27,7 @@ class TargetWriter:
 
     def __init__(self, model: PreTrainedModel, processor: Any, tokenizer: Any) -> None:
         self._model, self._processor, self._tokenizer = model, processor, tokenizer
-        self._tries: dict[tuple[str, ...], OutputTrie] = {}
+        self._tries: dict[tuple[str | None, tuple[str, ...]], OutputTrie] = {}
 
     @property
     def start_id(self) -> int:
@@ -49,8 +50,12 @@ class TargetWriter:
         ends = self._model.generation_config.eos_token_id
         return ends if isinstance(ends, list) else [ends]
 
-    def write(self, text: str) -> list[int]:
+    def write(self, text: str, tgt_lang: str | None = None) -> list[int]:
         """The ids of a text, (target,), the end token last.
+
+        Args:
+            text: The text.
+            tgt_lang: Code of the language that it is in, of models that translate into several; else the tokenizer's own.
 
         Raises:
             TypeError: for anything but a text.
@@ -61,35 +66,54 @@ class TargetWriter:
         if hasattr(self._processor, "target_tokenizer"):
             ids = list(self._processor(text_target=text)["labels"])
         else:
-            ids = list(self._tokenizer(text_target=text)["input_ids"])
+            with speaking(self._tokenizer, tgt_lang=tgt_lang):
+                ids = list(self._tokenizer(text_target=text)["input_ids"])
         prompt = self.prompt
         if ids[: len(prompt)] == prompt and ids[0] not in ends:
             ids = ids[len(prompt) :]
         end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
         return [*ids[:end], ends[0]]
 
-    def plant(self, outputs: Iterable[str]) -> OutputTrie:
+    def write_known(self, text: str, what: str, tgt_lang: str | None = None) -> list[int]:
+        """As [`write`], of a text that the tokenizer must be able to write.
+
+        Args:
+            text: The text.
+            what: What to call it in an error.
+            tgt_lang: As [`write`] takes it.
+
+        Raises:
+            TypeError: for anything but a text.
+            ValueError: for a text that the tokenizer cannot write.
+        """
+        ids, unknown = self.write(text, tgt_lang), getattr(self._tokenizer, "unk_token_id", None)
+        if unknown is not None and unknown in ids:
+            raise ValueError(f"The tokenizer cannot write {what} {text!r}: it gives the unknown token. Take it out.")
+        return ids
+
+    def plant(self, outputs: Iterable[str], tgt_lang: str | None = None) -> OutputTrie:
         """The tree of allowed outputs, kept for the calls that follow.
+
+        Args:
+            outputs: The texts.
+            tgt_lang: As [`write`] takes it.
 
         Raises:
             TypeError: for anything but texts.
             ValueError: for a text that the tokenizer cannot write, or without content.
         """
-        if isinstance(outputs, str) or not all(isinstance(output, str) for output in outputs):
-            raise TypeError(f"allowed_outputs must be a list of texts, got {outputs!r:.80}.")
-        key = tuple(outputs)
-        if key not in self._tries:
-            written = [self.write(output) for output in key]
-            unknown = getattr(self._tokenizer, "unk_token_id", None)
-            for output, ids in zip(key, written, strict=True):
-                if unknown is not None and unknown in ids:
-                    raise ValueError(
-                        f"The tokenizer cannot write the allowed output {output!r}: it gives the unknown token. Take it out."
-                    )
-                if len(ids) < 2:
-                    raise ValueError(f"An allowed output must have some content, got {output!r}.")
-            self._tries = {key: OutputTrie(written)}
-        return self._tries[key]
+        if isinstance(outputs, Iterator):
+            raise TypeError(f"allowed_outputs must be a list of texts, got a {type(outputs).__name__}, which is read but once.")
+        texts = tuple(list_outputs(outputs))
+        trie = self._tries.get((tgt_lang, texts))
+        if trie is None:
+            written = [self.write_known(text, "the allowed output", tgt_lang) for text in texts]
+            empty = [text for text, ids in zip(texts, written, strict=True) if len(ids) < 2]
+            if empty:
+                raise ValueError(f"An allowed output must have some content, got {empty[0]!r}.")
+            trie = OutputTrie(written)
+            self._tries = {(tgt_lang, texts): trie}
+        return trie
 
     def find_allowed(self, trie: OutputTrie, sequences: list[list[int]], *, distinct: bool) -> list[bool]:
         """Which of the sequences that a search wrote for one condition are outputs of a tree.
@@ -123,6 +147,18 @@ class TargetWriter:
                 if ids and self._tokenizer.unk_token_id not in ids and ids not in banned:
                     banned.append(ids)
         return banned
+
+
+def list_outputs(outputs: Iterable[str]) -> list[str]:
+    """Allowed outputs as a list.
+
+    Raises:
+        TypeError: for anything but texts.
+    """
+    texts = [] if isinstance(outputs, str) else list(outputs)
+    if isinstance(outputs, str) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"allowed_outputs must be a list of texts, got {outputs!r:.80}.")
+    return texts
 
 
 def read_single(head: Any, target: Any) -> torch.Tensor:
@@ -288,4 +324,13 @@ def cut_scores(scores: torch.Tensor, is_scored: torch.Tensor) -> list[list[float
     ]
 
 
-__all__ = ["TargetWriter", "cut_scores", "make_room", "name_sample", "name_single", "read_sampling", "read_single"]
+__all__ = [
+    "TargetWriter",
+    "cut_scores",
+    "list_outputs",
+    "make_room",
+    "name_sample",
+    "name_single",
+    "read_sampling",
+    "read_single",
+]

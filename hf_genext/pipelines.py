@@ -16,6 +16,7 @@ import torch
 from transformers import GenerationConfig
 
 from .alignments import SourceNamer, describe_alignments
+from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
 from .engines.opening_engines import open_engine
 from .genext.seeding_genext import KeyedNoise, check_seed, make_keys
@@ -33,13 +34,22 @@ from .pipeline_inputs import (
     parse_truncation,
 )
 from .pipeline_latents import add_target, has_latents, prepare_latents
-from .pipeline_outputs import TargetWriter, cut_scores, make_room, name_sample, name_single, read_sampling, read_single
+from .pipeline_outputs import (
+    TargetWriter,
+    cut_scores,
+    list_outputs,
+    make_room,
+    name_sample,
+    name_single,
+    read_sampling,
+    read_single,
+)
 from .scoring_pipelines import ScoringPipeline
 from .streaming import OutputChannel, OutputStream, StreamingObserver, StreamsClosedError
 
 _CONTROL = (
     *("rerank", "return_scores", "guidance_scale", "allowed_outputs", "banned_words", "target_prefix"),
-    *("return_alignments", "alignment_layer"),
+    *("return_alignments", "alignment_layer", "tgt_lang"),
 )
 _ANSWER = ("clean_up_tokenization_spaces", "output_key")
 
@@ -170,7 +180,7 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         if hasattr(self.processor, "require_fit"):
             self.processor.require_fit(self.model.config)
         self.allowed_outputs = (
-            find_allowed_outputs(self.model, self.processor) if allowed_outputs is None else list(allowed_outputs)
+            find_allowed_outputs(self.model, self.processor) if allowed_outputs is None else list_outputs(allowed_outputs)
         )
         self._writer = TargetWriter(self.model, self.processor, self.target_tokenizer)
         self._namer = SourceNamer(self.model, self.processor, self.tokenizer)
@@ -200,6 +210,7 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         answer = {name: kwargs.pop(name) for name in _ANSWER if kwargs.get(name) is not None}
         if "tgt_lang" in reading:
             kwargs.setdefault("forced_bos_token_id", self._reader.find_language(reading["tgt_lang"]))
+            kwargs["tgt_lang"] = reading["tgt_lang"]  # Outputs that are given are written in it, too.
         if kwargs.get("alignment_layer") is not None and not kwargs.get("return_alignments"):
             raise ValueError("alignment_layer= says which alignments to give; ask for them with return_alignments=True.")
         forward = {name: value for name, value in kwargs.items() if value is not None or name not in _CONTROL}
@@ -369,17 +380,13 @@ class ConditionalGenerationPipeline(ScoringPipeline):
 
     def _generate(self, inputs: dict[str, Any], rows: list[Row], arguments: dict[str, Any]) -> dict[str, Any]:
         asked = {name: arguments.pop(name) for name in _CONTROL if name in arguments}
-        allowed = asked.get("allowed_outputs", self.allowed_outputs)
-        if asked.get("rerank"):
-            allowed = asked.get("allowed_outputs")
-        trie = None if allowed is None else self._writer.plant(allowed)
-        if asked.get("banned_words"):
-            arguments["bad_words_ids"] = [*(arguments.get("bad_words_ids") or []), *self._writer.ban(asked["banned_words"])]
+        trie, prefix, banned = self._write_constraints(asked)
+        if banned:
+            arguments["bad_words_ids"] = [*(arguments.get("bad_words_ids") or []), *banned]
         asked_of_call = {**self._generate_kwargs, **arguments}
         arguments = self._prepare_generate_kwargs(arguments)
         if trie is not None:
             arguments = make_room(arguments, trie, asked_of_call)
-        prefix = asked.get("target_prefix")
         watch = None
         if rows[0].channel is not None:
             decode = functools.partial(self.target_tokenizer.decode, skip_special_tokens=True)
@@ -397,7 +404,7 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             seeds=seeds,
             allowed=trie,
             guidance_scale=asked.get("guidance_scale"),
-            target_prefix=[] if prefix is None else self._writer.write(prefix)[:-1],
+            target_prefix=prefix,
             return_scores=bool(asked.get("return_scores")),
             return_alignments=bool(asked.get("return_alignments")),
             alignment_layer=asked.get("alignment_layer"),
@@ -416,6 +423,20 @@ class ConditionalGenerationPipeline(ScoringPipeline):
                 [self._writer.find_allowed(trie, row, distinct=generated.is_search) for row in generated.sequences.tolist()]
             )
         return answers
+
+    def _write_constraints(self, asked: dict[str, Any]) -> tuple[OutputTrie | None, list[int], list[list[int]]]:
+        """What outputs are kept to, in tokens: the tree of those that are allowed, what they begin with, what is banned."""
+        allowed, prefix, tgt_lang = asked.get("allowed_outputs"), asked.get("target_prefix"), asked.get("tgt_lang")
+        if allowed is None and not asked.get("rerank"):
+            allowed = self.allowed_outputs
+        trie = None if allowed is None else self._writer.plant(allowed, tgt_lang)
+        ids = [] if prefix is None else self._writer.write_known(prefix, "the target_prefix", tgt_lang)[:-1]
+        if trie is not None and not trie.begins(ids):
+            raise ValueError(
+                f"None of the allowed outputs begins with the target_prefix {prefix!r}, as the tokenizer writes it. Leave one of "
+                "them out, or give a prefix of whole words of an allowed output."
+            )
+        return trie, ids, self._writer.ban(asked.get("banned_words") or [])
 
     def postprocess(
         self,

@@ -65,7 +65,9 @@ class ScoringPipeline(LengthSortedPipeline):
             >>> pipe.score(["cat"], ["K AE T"])  # doctest: +SKIP
             [{'score': -0.21, 'token_scores': [-0.05, -0.1, -0.04, -0.02]}]
         """
-        inputs, targets = (list(iterate_inputs(many)) if is_many(many) else many for many in map(list_columns, (inputs, targets)))
+        inputs, targets = (
+            list(iterate_inputs(many)) if is_many(many) else many for many in map(list_columns, (inputs, targets))
+        )
         settings: dict[str, Any] = {"batch_size": batch_size, "truncation": truncation, **kwargs}
         bound: dict[str, Any] = {"num_importance_samples": num_importance_samples, "seed": seed}
         if not isinstance(inputs, list):
@@ -96,7 +98,12 @@ class ScoringPipeline(LengthSortedPipeline):
         return [answer if several else answer[0] for answer, several in zip(answers, has_several, strict=True)]
 
     def _score_targets(
-        self, inputs: dict[str, Any], rows: list[Row], num_importance_samples: int = 1, **arguments: Any
+        self,
+        inputs: dict[str, Any],
+        rows: list[Row],
+        num_importance_samples: int = 1,
+        tgt_lang: str | None = None,
+        **arguments: Any,
     ) -> list[tuple[dict[str, Any], ...]]:
         """For each row of a batch the scores of its targets."""
         targets = [row.targets or [] for row in rows]
@@ -112,7 +119,7 @@ class ScoringPipeline(LengthSortedPipeline):
         if self._predicts is not None:
             labels = torch.stack([read_single(self.model.config.head, target) for (target,) in targets]).to(self.device)
             return [({"score": score},) for score in self.model.log_prob(labels, **inputs).tolist()]
-        written = [[self._writer.write(text) for text in row] for row in targets]
+        written = [[self._writer.write(text, tgt_lang) for text in row] for row in targets]
         counts = torch.tensor([len(row) for row in written], device=self.device)
         prompt = self._writer.prompt
         unscored = [-100] * (len(prompt) - 1)

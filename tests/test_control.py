@@ -333,6 +333,12 @@ def test_allowed_outputs_that_cannot_be_are_refused(pipe):
         pipe(WORDS[0], allowed_outputs=[])
     with pytest.raises(TypeError, match="must be a list of texts"):
         pipe(WORDS[0], allowed_outputs="K")
+    with pytest.raises(TypeError, match="must be a list of texts"):
+        pipeline(TASK, model=pipe.model, processor=pipe.processor, allowed_outputs="K")
+    with pytest.raises(TypeError, match="got a generator, which is read but once"):
+        pipe(WORDS, allowed_outputs=(output for output in PHONEMES))
+    with pytest.raises(ValueError, match="None of the allowed outputs begins with the target_prefix 'AH L'"):
+        pipe(WORDS, allowed_outputs=["K", "AH T"], target_prefix="AH L")
     with pytest.raises(ValueError, match="has 7 tokens, more than the 3"):
         pipe(WORDS[0], allowed_outputs=PHONEMES[:2], max_new_tokens=3)
     with pytest.raises(ValueError, match="without any token"):
@@ -350,6 +356,9 @@ def test_banned_words_and_prefixes(pipe):
     assert all(banned[0] not in row[0]["generated_text"].split() for row in pipe(WORDS, banned_words=banned, batch_size=3))
     with pytest.raises(TypeError, match="must be a list of words"):
         pipe(WORDS[0], banned_words="K")
+    assert pipe(WORDS, banned_words=["Ω", ""]) == plain, "what cannot be written need not be banned"
+    with pytest.raises(ValueError, match="cannot write the target_prefix 'K Ω'"):
+        pipe(WORDS[0], target_prefix="K Ω")
     for arguments in ({}, {"num_beams": 2}, {"do_sample": True, "seed": 1}):
         answers = pipe(WORDS, target_prefix="AH L", batch_size=3, return_scores=True, **arguments)
         assert all(row[0]["generated_text"].split()[:2] == ["AH", "L"] for row in answers)

@@ -232,19 +232,24 @@ def test_a_folder_of_each_opens_through_the_task(part, tmp_path):
         pipe({"sound": [1.0]})
 
 
+def build_mbart():
+    """A model of mBART-50's architecture with its languages, and a vocabulary of letters."""
+    letters = ["<s>", "<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = MBart50Tokenizer(vocab=[(letter, -1.0) for letter in letters], src_lang="en_XX", tgt_lang="de_DE")
+    torch.manual_seed(0)
+    config = MBartConfig(**{**BART, "vocab_size": len(tokenizer), "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2})
+    return sharpen(MBartForConditionalGeneration(config)), tokenizer
+
+
 def test_prefixes_and_languages():
     torch.manual_seed(0)
     t5 = pipeline(TASK, model=sharpen(build_t5()), tokenizer=TOKENIZER, max_new_tokens=8)
     assert t5("cat", prefix="vital: ") == t5("vital: cat")
     assert t5(WORDS, prefix="vital: ") != t5(WORDS)
-    with pytest.raises(ValueError, match=r"knows no languages.*take prefix="):
-        t5("cat", src_lang="en_XX")
-    letters = {
-        letter: place for place, letter in enumerate(["<s>", "<pad>", "</s>", "<unk>", "▁", *"abcdefghijklmnopqrstuvwxyz"])
-    }
-    tokenizer = MBart50Tokenizer(vocab=[(letter, -1.0) for letter in letters], src_lang="en_XX", tgt_lang="de_DE")
-    config = MBartConfig(**{**BART, "vocab_size": len(tokenizer), "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2})
-    model = sharpen(MBartForConditionalGeneration(config))
+    for name in ("src_lang", "tgt_lang"):
+        with pytest.raises(ValueError, match=r"knows no languages.*take prefix="):
+            t5("cat", **{name: "en_XX"})
+    model, tokenizer = build_mbart()
     pipe = pipeline(TASK, model=model, tokenizer=tokenizer, max_new_tokens=8)
     for source, target in (("en_XX", "de_DE"), ("fr_XX", "en_XX")):
         tokenizer.src_lang = source
@@ -271,6 +276,27 @@ def build_nllb():
     with torch.no_grad():
         model.lm_head.weight[len(vocab) :] = 0  # There are more languages than letters; it shall write letters.
     return model, tokenizer
+
+
+@pytest.mark.parametrize("target", ["de_DE", "fr_XX"])
+def test_given_outputs_are_in_the_language_that_is_asked_for(target):
+    """The tokenizer's own target language is the first of these."""
+    model, tokenizer = build_mbart()
+    pipe = pipeline(TASK, model=model, tokenizer=tokenizer, max_new_tokens=8)
+    batch, start = tokenizer("a cat", return_tensors="pt"), model.config.decoder_start_token_id
+    prompt = [start, tokenizer.convert_tokens_to_ids(target)]
+    ids = [*prompt[1:], *tokenizer("abc", add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    with torch.no_grad():
+        logits = model(**batch, decoder_input_ids=torch.tensor([[start, *ids[:-1]]])).logits[0].log_softmax(dim=-1)
+    expected = pytest.approx(logits[torch.arange(len(ids)), ids].tolist(), abs=1e-4)
+    assert pipe.score("a cat", "abc", tgt_lang=target)["token_scores"] == expected
+    answers = pipe(["a cat", "b"], tgt_lang=target, allowed_outputs=["abc"], return_scores=True, batch_size=2)
+    assert answers[0][0]["generated_text"] == "abc"
+    assert answers[0][0]["token_scores"] == expected
+    begun = model.generate(**batch, decoder_input_ids=torch.tensor([[*prompt, *ids[1:3]]]), max_new_tokens=5)
+    answer = pipe("a cat", tgt_lang=target, target_prefix="a", max_new_tokens=5)[0]["generated_text"]
+    assert answer == tokenizer.decode(begun[0], skip_special_tokens=True)
+    assert tokenizer.tgt_lang == "de_DE", "a call changed the next one"
 
 
 def test_the_languages_of_nllb(tmp_path):
@@ -309,7 +335,7 @@ def test_pictures_and_recordings_come_in_many_forms(tmp_path):
     expected = pipe(picture)
     for given in (tmp_path / "a.png", str(tmp_path / "a.png"), content, url, np.asarray(picture), {"bytes": content}):
         assert pipe({"image": given}) == expected
-    assert pipe(str(tmp_path / "a.png")) == expected
+    assert pipe(str(tmp_path / "a.png")) == pipe(bytearray(content)) == expected
     assert pipe([url, str(tmp_path / "a.png")], batch_size=2) == [expected] * 2
     with pytest.raises(ValueError, match="on the network"):
         pipe("https://example.org/a.png")
