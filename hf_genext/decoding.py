@@ -160,6 +160,11 @@ def generate_with_control(
     is_guided = control.guidance_scale is not None and check_guidance_scale(control.guidance_scale) != 1.0
     encoded: dict[str, Any] = {"encoder_outputs": double_memory(model, inputs)} if is_guided else dict(inputs)
     if control.target_prefix:
+        if hasattr(model, "_retrieve_init_tokens"):
+            raise ValueError(
+                f"The outputs of {type(model).__name__} begin with its language and its task, which it chooses by itself; "
+                "leave out target_prefix=."
+            )
         start = config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
         forced = _list_first_tokens(config)
         # Some tokenizers write them before every text of a target, and others never.

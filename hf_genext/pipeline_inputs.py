@@ -49,7 +49,7 @@ class Row:
         seed: Its seed and its place.
         targets: Outputs to be scored.
         channel: Takes its text as it grows.
-        was_cut: Whether the text was too long, and cut.
+        was_cut: Whether the text or the recording was too long, and cut.
     """
 
     condition: Any
@@ -64,7 +64,7 @@ class TextOptions:
     """How texts are read.
 
     Attributes:
-        truncation: Whether a text that is too long is cut; it is an error otherwise.
+        truncation: Whether a text or a recording that is too long is cut; it is an error otherwise.
         prefix: Put before each text; T5's kind of models know their task by it.
         src_lang: Code of the language of the texts, of models that translate.
         tgt_lang: Code of the language to translate into.
@@ -126,11 +126,12 @@ class ConditionReader:
         )
 
     def read(self, given: Any, options: TextOptions) -> tuple[dict[str, torch.Tensor], bool]:
-        """One condition to the model's inputs, with a batch of one, and whether its text was cut.
+        """One condition to the model's inputs, with a batch of one, and whether its text or its recording was cut.
 
         Raises:
             TypeError: for what is no condition.
-            ValueError: for a text without content, or longer than the model takes; for a condition that the model lacks.
+            ValueError: for a text without content, a text or a recording longer than the model takes, or a condition that the
+                model lacks.
         """
         condition = self.name(given)
         rate = getattr(self._feature_extractor, "sampling_rate", None)
@@ -139,9 +140,9 @@ class ConditionReader:
             condition["text"] = options.prefix + _require_content(condition["text"])
         if not any(name in condition for name in ARGUMENTS if name != "sampling_rate"):
             return self._make_unconditional(), False
-        if self._is_ours:
-            return self._read_with_processor(condition, options)
-        return self._read_with_parts(condition, options)
+        is_cut = "audio" in condition and self._check_recording(condition["audio"], options.truncation)
+        inputs, was_cut = (self._read_with_processor if self._is_ours else self._read_with_parts)(condition, options)
+        return inputs, was_cut or is_cut
 
     def read_texts(self, texts: Sequence[Any]) -> list[dict[str, torch.Tensor]] | None:
         """Texts to what [`read`] gives for each of them, read together.
@@ -281,6 +282,18 @@ class ConditionReader:
                 'truncation="truncate".'
             )
         return False
+
+    def _check_recording(self, waves: Any, truncation: bool) -> bool:
+        """Whether a recording is cut, as Whisper's features are those of its window always; an error where it may not be."""
+        window, rate = (getattr(self._feature_extractor, name, None) for name in ("n_samples", "sampling_rate"))
+        if window is None or len(waves) <= window:
+            return False
+        if not truncation:
+            raise ValueError(
+                f"The recording has {len(waves):,} samples ({len(waves) / rate:.1f} seconds); the model takes {window:,} "
+                f'({window / rate:.1f}). Cut it into pieces, or pass truncation="truncate".'
+            )
+        return True
 
     def _mark_missing(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Say which of several conditions are missing, so that all rows of a batch have the same tensors."""

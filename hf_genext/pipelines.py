@@ -99,12 +99,12 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         alignment_layer: In which of the decoder's layers, the mean of its heads; the last but one if left out.
         allowed_outputs: Outputs to choose from: texts, as many as there are. A search stays inside them.
         banned_words: Words that no output may have, as the tokenizer writes them at the start and behind a space.
-        target_prefix: Text with which every output begins.
+        target_prefix: Text with which every output begins; not of Whisper.
         guidance_scale: Above 1 the condition counts for more, 0 is without it; of models trained with condition dropout.
         rerank: Whether to search in both directions and let each judge what the other found, which takes a model that was
             trained with both directions; fewer errors, at several times the cost of a search with as many beams.
-        truncation: `"truncate"` (or `True`) cuts texts that are longer than the model takes, and says `truncated` in the
-            answer; `"error"` (or `False`), the default, refuses them.
+        truncation: `"truncate"` (or `True`) cuts texts and recordings that are longer than the model takes, and says
+            `truncated` in the answer; `"error"` (or `False`), the default, refuses them.
         prefix: Put before each text, as T5's kind of models know their task by it.
         src_lang: Code of the language of the texts, of models that translate between several.
         tgt_lang: Code of the language to translate into.
@@ -433,8 +433,8 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         ids = [] if prefix is None else self._writer.write_known(prefix, "the target_prefix", tgt_lang)[:-1]
         if trie is not None and not trie.begins(ids):
             raise ValueError(
-                f"None of the allowed outputs begins with the target_prefix {prefix!r}, as the tokenizer writes it. Leave one of "
-                "them out, or give a prefix of whole words of an allowed output."
+                f"None of the allowed outputs begins with the target_prefix {prefix!r}, as the tokenizer writes it. Leave one "
+                "of them out, or give a prefix of whole words of an allowed output."
             )
         return trie, ids, self._writer.ban(asked.get("banned_words") or [])
 

@@ -367,6 +367,22 @@ def test_pictures_and_recordings_come_in_many_forms(tmp_path):
         pipe({"audio": SOUNDS[0]})
 
 
+def test_a_recording_longer_than_whispers_window_is_not_cut_in_silence():
+    build, parts, _ = MODELS["whisper"]
+    torch.manual_seed(0)
+    pipe = pipeline(TASK, model=sharpen(build()), max_new_tokens=8, **parts)
+    noise = np.random.default_rng(0).normal(size=24_000).astype(np.float32)
+    long, short = ({"array": noise[:count], "sampling_rate": 16_000} for count in (24_000, 16_000))
+    with pytest.raises(ValueError, match=r"24,000 samples \(1\.5 seconds\); the model takes 16,000 \(1\.0\)\. Cut it"):
+        pipe(long)
+    answers = pipe([long, short], truncation="truncate")
+    assert [answer.get("truncated") for (answer,) in answers] == [True, None]
+    assert answers[0][0]["generated_text"] == answers[1][0]["generated_text"]
+    assert pipe(short) == answers[1]
+    with pytest.raises(ValueError, match=r"WhisperForConditionalGeneration begin with its language .*leave out target_prefix="):
+        pipe(short, target_prefix="AH")
+
+
 def test_a_model_without_an_encoder_is_refused():
     decoder = GPT2LMHeadModel(GPT2Config(vocab_size=SIZE, n_embd=16, n_layer=1, n_head=2))
     with pytest.raises(ValueError, match="has no encoder"):

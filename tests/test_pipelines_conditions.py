@@ -94,7 +94,12 @@ def test_audio(tmp_path):
     batch = processor(audio=sounds, sampling_rate=16000, return_tensors="pt")
     expected = to_answers(processor, model.generate(**batch))
     conditions = [{"audio": sound, "sampling_rate": 16000} for sound in sounds]
-    check_answers(pipeline(TASK, model=str(tmp_path)), conditions, expected)
+    pipe = pipeline(TASK, model=str(tmp_path))
+    check_answers(pipe, conditions, expected)
+    long = {"audio": np.resize(sounds[0], 16_001), "sampling_rate": 16000}
+    with pytest.raises(ValueError, match=r"has 16,001 samples \(1\.0 seconds\); the model takes 16,000 \(1\.0\)"):
+        pipe(long)
+    assert pipe(long, truncation="truncate")[0]["truncated"]
 
 
 def test_several_conditions_of_which_any_may_be_missing(tmp_path):
