@@ -60,7 +60,7 @@ def export_model(
         The export's folder.
 
     Raises:
-        ValueError: for an engine or quantisation that is not known, or a model that the engine cannot run.
+        ValueError: for an engine or quantisation that is not known, or a model that has adapters or that the engine cannot run.
         ImportError: naming the extra, where a package is missing.
 
     Example:
@@ -70,6 +70,11 @@ def export_model(
     """
     check_engine(engine, quantization)
     pipe = model if isinstance(model, ConditionalGenerationPipeline) else _open_pipeline(model)
+    if any(hasattr(part, name) for part in pipe.model.modules() for name in ("base_layer", "modules_to_save")):
+        raise ValueError(
+            "The model has an adapter, and an export is of whole weights. Merge it first, and save the model: "
+            "peft.PeftModel.from_pretrained(model, ADAPTER).merge_and_unload().save_pretrained(FOLDER)."
+        )
     own = Path(pipe.model.name_or_path) if os.path.isdir(pipe.model.name_or_path or "") else None
     if out is None and own is None:
         raise ValueError(

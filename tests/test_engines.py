@@ -15,6 +15,7 @@ import torch
 from composition_specimens import build_bert
 from foreign_specimens import BART as SIZES_OF_BART
 from foreign_specimens import ENDS, SIZE, TOKENIZER
+from peft import LoraConfig
 from specimens import PHONEMES, WORDS, build_native_model, build_processor, sharpen
 from test_fast_decoding import SETTINGS, build_batch, build_model
 from transformers import (
@@ -500,6 +501,22 @@ def test_models_that_ctranslate2_cannot_run_exactly_are_refused(onnx_folder, tmp
     with pytest.raises(ValueError, match=r'normalises the queries.*use_qk_norm with 2 heads.*engine="onnx"'):
         export_model(onnx_folder, engine="ctranslate2")
     assert not (onnx_folder / "ctranslate2").exists()
+
+
+@pytest.mark.parametrize("engine", ["onnx", "ctranslate2"])
+def test_a_model_with_an_adapter_is_refused(ctranslate2_folder, tmp_path, engine):
+    """An export would be of the weights without it."""
+    pipe = open_pipeline(ctranslate2_folder, engine="torch")
+    layers = [name for name, _ in pipe.model.encoder.named_modules() if name.endswith("_proj")]
+    pipe.model.add_adapter(LoraConfig(target_modules=layers, lora_alpha=200, init_lora_weights=False))
+    assert pipe(WORDS) != open_pipeline(ctranslate2_folder)(WORDS)
+    with pytest.raises(ValueError, match=r"has an adapter, .* Merge it first"):
+        export_model(pipe, tmp_path / "out", engine=engine)
+    pipe.model.save_pretrained(tmp_path / "adapter")
+    before = sorted(ctranslate2_folder.rglob("*"))
+    with pytest.raises(ValueError, match=r"has an adapter, .* Merge it first"):
+        export_model(tmp_path / "adapter", engine=engine)
+    assert sorted(ctranslate2_folder.rglob("*")) == before
 
 
 BART = {**SIZES_OF_BART, "vocab_size": SIZE + 1}
