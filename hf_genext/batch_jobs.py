@@ -219,11 +219,12 @@ def _write_plan(pipe: Any, job: BatchJob, asked: dict[str, Any]) -> None:
             f"There is no column {missing[0]!r} in {job.source.name}; it has {', '.join(map(repr, columns))}. Say which "
             "columns hold the conditions: --conditions.text COLUMN."
         )
-    has_several = _count_answers(pipe, job) > 1
+    arguments = _list_arguments(pipe, job)
+    has_several = _count_answers(pipe, arguments) > 1
     is_typed = job.output.suffix == ".parquet" or not job.source.has_lines_of_json
     schema = join_schemas(
         job.source.scan_schema() if is_typed else None,
-        build_answer_schema(pipe, job.arguments, has_several=has_several),
+        build_answer_schema(pipe, arguments, has_several=has_several, is_drawn=_is_drawn(pipe, arguments)),
         columns if job.keep_columns is None else job.keep_columns,
         job.output.suffix,
     )
@@ -255,11 +256,22 @@ def _require_same(job: BatchJob, name_of_record: str, asked: dict[str, Any]) -> 
             )
 
 
-def _count_answers(pipe: Any, job: BatchJob) -> int:
+def _list_arguments(pipe: Any, job: BatchJob) -> dict[str, Any]:
+    """What a call of the pipeline gets; single outputs are drawn where a seed is given, as a call with `seed` draws them."""
+    is_seeded = job.seed is not None and not pipe.model.can_generate()
+    return {**({"do_sample": True} if is_seeded else {}), **job.arguments}
+
+
+def _count_answers(pipe: Any, arguments: Mapping[str, Any]) -> int:
     """Answers of a row."""
     if not pipe.model.can_generate():
-        return int(job.arguments.get("top_k") or 1)
-    return int(get_setting(pipe.model, job.arguments, "num_return_sequences") or 1)
+        return int(arguments.get("num_return_sequences") or arguments.get("top_k") or 1)
+    return int(get_setting(pipe.model, arguments, "num_return_sequences") or 1)
+
+
+def _is_drawn(pipe: Any, arguments: Mapping[str, Any]) -> bool:
+    """Whether single outputs are drawn from what a model predicts, so that nothing is said of how sure it is."""
+    return not pipe.model.can_generate() and bool(pipe._sanitize_parameters(**arguments)[1].get("do_sample"))
 
 
 def _describe_model(pipe: Any) -> Any:
@@ -342,8 +354,8 @@ def _answer_rows(pipe: Any, job: BatchJob, plan: dict[str, Any], rows: Sequence[
     conditions = [_read_condition(row, job) for row in rows]
     good = [index for index, condition in enumerate(conditions) if not isinstance(condition, Exception)]
     given = [Row(conditions[index], seed=(plan["seed"], place + index)) for index in good]
-    answers: list[Any] = list(conditions)
-    for index, answer in zip(good, pipe.answer_each(given, batch_size=job.batch_size, **job.arguments), strict=True):
+    answers, arguments = list(conditions), _list_arguments(pipe, job)
+    for index, answer in zip(good, pipe.answer_each(given, batch_size=job.batch_size, **arguments), strict=True):
         answers[index] = answer
     failures = [answers[index] for index in good]
     if failures and all(isinstance(failure, (RuntimeError, MemoryError)) for failure in failures):

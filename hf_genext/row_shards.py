@@ -5,7 +5,9 @@ Legend: rows, shards (rows that stand beside each other).
 
 from __future__ import annotations
 
+import base64
 import datetime
+import io
 import json
 import math
 import os
@@ -52,7 +54,8 @@ class ShardWriter:
                 import pyarrow as pa
                 import pyarrow.parquet as pq
 
-                pq.write_table(pa.Table.from_pylist(list(records), schema=self._schema), unfinished)
+                rows = [{name: _pack(value) for name, value in record.items()} for record in records]
+                pq.write_table(pa.Table.from_pylist(rows, schema=self._schema), unfinished)
             put_in_place(unfinished, path)
         except BaseException:
             unfinished.unlink(missing_ok=True)
@@ -126,13 +129,28 @@ def _group_tables(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
 
 
 def write_line(record: Mapping[str, Any]) -> str:
-    """A row as a line of JSON; what JSON has no word for is a text, and a number that is none is null."""
+    """A row as a line of JSON; a picture is a data URL, what JSON has no word for a text, and a number that is none null."""
     return json.dumps(_simplify(record), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _pack(value: Any) -> Any:
+    """A picture, or a list of them, as parquet holds it; all else as it is."""
+    if isinstance(value, list):
+        return [_pack(part) for part in value] if value and hasattr(value[0], "getbands") else value
+    return {"bytes": _write_picture(value), "path": None} if hasattr(value, "getbands") else value
+
+
+def _write_picture(picture: Any) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def _simplify(value: Any) -> Any:
     if value is None or isinstance(value, (str, bool, int)):
         return value
+    if hasattr(value, "getbands"):
+        return f"data:image/png;base64,{base64.b64encode(_write_picture(value)).decode()}"
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -144,13 +162,14 @@ def _simplify(value: Any) -> Any:
     return str(value)
 
 
-def build_answer_schema(pipe: Any, arguments: Mapping[str, Any], *, has_several: bool) -> pa.Schema:
+def build_answer_schema(pipe: Any, arguments: Mapping[str, Any], *, has_several: bool, is_drawn: bool = False) -> pa.Schema:
     """The columns that a pipeline's answers have.
 
     Args:
         pipe: The pipeline.
         arguments: Of its call.
         has_several: Whether a row has a list of answers.
+        is_drawn: Whether single outputs are drawn.
     """
     import pyarrow as pa
 
@@ -160,20 +179,32 @@ def build_answer_schema(pipe: Any, arguments: Mapping[str, Any], *, has_several:
         if arguments.get("return_scores"):
             types |= {"score": number, "token_scores": pa.list_(number)}
     else:
-        head = pipe.model.config.head
-        names = list(head.output_names or map(str, range(head.num_outputs)))
-        numbers = pa.struct([(name, number) for name in names])
-        point = number if len(names) == 1 else numbers
-        types = {
-            "class": {"label": text, "score": number},
-            "labels": {"labels": pa.list_(text), "scores": numbers},
-            "regression": {"value": point, "uncertainty": point},
-        }.get(head.kind, {"value": point})
+        types = _list_single_types(pipe.model.config.head, is_drawn=is_drawn)
     if has_several:
         types = {name: pa.list_(kind) for name, kind in types.items()}
     if arguments.get("truncation"):
         types["truncated"] = pa.bool_()
     return pa.schema([*types.items(), ("error", text)])
+
+
+def _list_single_types(head: Any, *, is_drawn: bool) -> dict[str, pa.DataType]:
+    """The columns of a single output."""
+    import pyarrow as pa
+
+    number, text = pa.float64(), pa.string()
+    names = list(head.output_names or map(str, range(head.num_outputs)))
+    numbers = pa.struct([(name, number) for name in names])
+    if head.kind == "class":
+        return {"label": text} if is_drawn else {"label": text, "score": number}
+    if head.kind == "labels":
+        return {"labels": pa.list_(text)} if is_drawn else {"labels": pa.list_(text), "scores": numbers}
+    if head.kind == "image":
+        return {"generated_image": pa.struct([("bytes", pa.binary()), ("path", text)])}  # As `datasets` stores pictures.
+    if len(names) == 1:
+        value = number
+    else:
+        value = pa.list_(number) if head.output_names is None and head.kind != "regression" else numbers
+    return {"value": value} if is_drawn or head.kind != "regression" else {"value": value, "uncertainty": value}
 
 
 def join_schemas(given: pa.Schema | None, answers: pa.Schema, names: Iterable[str], kind: str) -> pa.Schema | None:

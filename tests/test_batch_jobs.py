@@ -16,16 +16,18 @@ import time
 from pathlib import Path
 
 import datasets
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from specimens import WORDS, build_config, build_native_model, build_processor, sharpen
+from specimens import WORDS, build_config, build_native_model, build_prediction, build_processor, sharpen
 from transformers import pipeline
 
 from hf_genext import GenextForPrediction, GenextHeadConfig, row_shards
 from hf_genext.checkpoints import hold_folder
+from hf_genext.media import open_picture
 from hf_genext.row_sources import open_source
 from recipes.generate import main
 
@@ -158,6 +160,36 @@ def test_single_outputs(tmp_path, kind):
                     assert row[name] == pytest.approx(value, abs=1e-4)
                 else:
                     assert row[name] == (pytest.approx(value, abs=1e-4) if isinstance(value, float) else value)
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "regression", "mixture", "image"])
+@pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
+def test_single_outputs_that_are_drawn(tmp_path, kind, suffix):
+    processor, model = build_processor(), build_prediction(kind)
+    model.config.conditioner.vocab_size = len(processor.tokenizer)
+    sharpen(GenextForPrediction(model.config)).save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    pipe = pipeline(TASK, model=str(tmp_path / "model"))
+    source, output = write_words(tmp_path / "in.tsv", WORDS), tmp_path / f"out.{suffix}"
+    for arguments in ({"seed": 7, "num_return_sequences": 3}, {"seed": 7}, {} if kind in ("mixture", "image") else {"seed": 8}):
+        run(tmp_path / "model", source, output, *(word for name, value in arguments.items() for word in (f"--{name}", value)))
+        for row, answers in zip(read(output), pipe(WORDS, **arguments), strict=True):
+            (name,) = answers[0]
+            assert set(row) == {"word", "number", "error", name}
+            assert row["error"] is None
+            given = row[name] if "num_return_sequences" in arguments else [row[name]]
+            wanted = [answer[name] for answer in answers]
+            if kind == "image":
+                # What is written is what the pipeline, and `datasets`, open.
+                given = [np.asarray(open_picture(picture)) for picture in given]
+                wanted = [np.asarray(picture.convert("RGB")) for picture in wanted]
+            if kind in ("class", "labels"):
+                assert given == wanted
+            else:
+                assert len(given) == len(wanted)
+                for one, other in zip(given, wanted, strict=True):
+                    assert one == pytest.approx(other, abs=1e-4)
+        output.unlink()
 
 
 # Rows that fail
