@@ -426,6 +426,8 @@ def _read_value(condition: ConditionColumns, values: list[Any], job: BatchJob) -
                 raise ValueError(f"The space {condition.space!r} has no vector of {value!r}.")
             return vector
         return np.array(value.split() if isinstance(value, str) else value, dtype=np.float32)
+    if condition.kind == "text":
+        return to_string(value) if isinstance(value, (bool, int, float)) else value
     if condition.kind == "audio":
         value = _type_samples(value, job.source, condition.columns[0])
     if condition.kind in MEDIA_KINDS and isinstance(value, str):

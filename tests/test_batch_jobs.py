@@ -25,10 +25,11 @@ import torch
 from specimens import WORDS, build_config, build_native_model, build_prediction, build_processor, sharpen
 from transformers import pipeline
 
-from hf_genext import GenextForPrediction, GenextHeadConfig, row_shards
+from hf_genext import GenextForPrediction, GenextHeadConfig, GenextProcessor, row_shards, train_tokenizer
 from hf_genext.checkpoints import hold_folder
 from hf_genext.media import open_picture
 from hf_genext.row_sources import open_source
+from hf_genext.tables import to_string
 from recipes.generate import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -204,7 +205,7 @@ def test_rows_that_fail_have_their_error_and_leave_the_others_alone(folder, pipe
         b'["tacit"]',
         b'{"word": "' + b"a" * 99 + b'"}',
         b'{"word": "\xff"}',
-        b'{"word": 5}',
+        b'{"word": [5]}',
         b'{"word": "violin"}',
     ]
     (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
@@ -220,11 +221,31 @@ def test_rows_that_fail_have_their_error_and_leave_the_others_alone(folder, pipe
         "Row 4 of .* is no object but list",
         "has 100 tokens; the model takes 24",
         "Row 6 of .* is not UTF-8",
-        "text must be a string, got int",
+        "text must be a string, got list",
     ]
     for row, expected in zip(rows[1:8], told, strict=True):
         assert "generated_text" not in row
         assert re.search(expected, row["error"]), row["error"]
+
+
+def test_texts_that_are_numbers_are_those_of_the_training(tmp_path):
+    """A column of numbers is one of texts for a training, too."""
+    processor = GenextProcessor(
+        tokenizer=train_tokenizer(["0123456789.", "true", "false"], unit="character"),
+        target_tokenizer=train_tokenizer(["a", "b"], unit="character"),
+    )
+    model = build_native_model(processor, tie_word_embeddings=True)
+    model.generation_config.max_new_tokens = 9
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    values = [1984, 2.5, 7.0, True]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"word": value}) + "\n" for value in values))
+    run(tmp_path / "model", tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    texts = [to_string(value) for value in values]
+    assert texts == [*pa.array(values[:3]).cast(pa.string()).to_pylist(), "true"]
+    expected = [answer["generated_text"] for (answer,) in pipeline(TASK, model=str(tmp_path / "model"))(texts)]
+    assert [row["generated_text"] for row in read(tmp_path / "out.jsonl")] == expected
+    assert [row["word"] for row in read(tmp_path / "out.jsonl")] == values
 
 
 def test_ragged_rows_of_tables(folder, tmp_path):
