@@ -29,7 +29,7 @@ def generate_by_agreement(
         model: An encoder-decoder whose configuration has a `reversed_start_token_id`.
         num_beams: Candidates of each direction; left out, the beams that the generation configuration names.
         num_return_sequences: How many to return for each condition, best first; at most `num_beams`. Left out, likewise.
-        inputs: `input_ids` and `attention_mask`, (batch, length), and what `generate` takes besides.
+        inputs: The encoder's inputs, which are all that is a tensor, and what `generate` takes besides.
 
     Returns:
         Ids in reading order behind the start token, padded on the right: (batch * num_return_sequences, target).
@@ -60,7 +60,7 @@ def generate_by_agreement(
     ]
     ends = list(range(num_beams, len(candidates) + 1, num_beams))
     lists = [candidates[end - num_beams : end] + from_the_end[end - num_beams : end] for end in ends]
-    conditions = {name: inputs[name] for name in ("input_ids", "attention_mask", "inputs_embeds") if name in inputs}
+    conditions = {name: value for name, value in inputs.items() if torch.is_tensor(value)}
     scores = score_targets(model, conditions, lists)
     best = []
     for row, targets in enumerate(lists):
@@ -76,7 +76,7 @@ def score_targets(model: PreTrainedModel, conditions: dict[str, torch.Tensor], t
 
     Args:
         model: As in [`generate_by_agreement`].
-        conditions: `input_ids` and `attention_mask`, (batch, length).
+        conditions: The encoder's inputs.
         targets: For each condition as many targets, without start and end token.
 
     Returns:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from specimens import build_config, build_inputs, sharpen
 
-from hf_genext import GenextForConditionalGeneration
+from hf_genext import (
+    GenextConfig,
+    GenextForConditionalGeneration,
+    GenextFusionConditionerConfig,
+    GenextLabelConditionerConfig,
+)
 from hf_genext.agreement import generate_by_agreement, score_targets
 
 START, END, REVERSED = 1, 2, 3
@@ -29,14 +36,14 @@ def conditions():
     return [row[:length][None] for row, length in zip(inputs["input_ids"], inputs["attention_mask"].sum(dim=1), strict=True)]
 
 
-def score_alone(model, input_ids, target):
+def score_alone(model, input_ids, target, **more):
     """Sum of the log-probabilities of one target's tokens in both directions, token by token, in float64."""
     total = 0.0
     for start, tokens in ((START, [*target, END]), (REVERSED, [*target[::-1], END])):
         seen = [start]
         for token in tokens:
             with torch.no_grad():
-                logits = model(input_ids=input_ids, decoder_input_ids=torch.tensor([seen])).logits[0, -1]
+                logits = model(input_ids=input_ids, **more, decoder_input_ids=torch.tensor([seen])).logits[0, -1]
             total += logits.double().log_softmax(dim=-1)[token].item()
             seen.append(token)
     return total
@@ -88,6 +95,25 @@ def test_it_gives_the_same_alone_and_in_a_batch(model, conditions):
         alone = generate_by_agreement(model, num_beams=BEAMS, input_ids=row)[0]
         assert alone.tolist() == expected[: len(alone)].tolist()
         assert (expected[len(alone) :] == 0).all()
+
+
+def test_outputs_are_judged_by_all_conditions():
+    text = build_config("none").conditioner
+    fusion = GenextFusionConditionerConfig(
+        conditioners={"text": text, "label": GenextLabelConditionerConfig(label_counts=[3], hidden_size=24)}
+    )
+    config = GenextConfig(conditioner=fusion, decoder=build_config("none").decoder, reversed_start_token_id=REVERSED)
+    model = sharpen(GenextForConditionalGeneration(config))
+    model.generation_config.max_new_tokens = 5
+    are_judged_alike = []
+    for token, label in itertools.product(range(5, 8), range(2)):
+        ids, given = torch.tensor([[token]]), {"condition_labels": torch.tensor([[label]])}
+        found = generate_by_agreement(model, num_beams=BEAMS, num_return_sequences=BEAMS, input_ids=ids, **given)
+        bodies = [row[1 : row.index(END, 1)] for row in found.tolist()]
+        scores, without = ([score_alone(model, ids, body, **more) for body in bodies] for more in (given, {}))
+        assert scores == sorted(scores, reverse=True)
+        are_judged_alike.append(without == sorted(without, reverse=True))
+    assert not all(are_judged_alike), "the labels make no difference; the specimen shows nothing"
 
 
 def test_what_cannot_be_reranked_is_refused(model):
