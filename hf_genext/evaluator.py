@@ -12,9 +12,10 @@ from typing import Any, Literal, TypeAlias
 
 import evaluate
 import numpy as np
-from transformers import Pipeline, PreTrainedModel, pipeline
+from transformers import Pipeline, PreTrainedModel, PreTrainedTokenizerBase, pipeline
 
 from hf_genext.metrics import METRICS, GenerationMetric
+from hf_genext.tables import find_class_names, name_classes
 
 TASK = "conditional-generation"
 
@@ -63,13 +64,14 @@ class ConditionalGenerationEvaluator:
             metric: A name of `hf_genext.metrics.METRICS` or several, a metric of `evaluate` or several combined, or a function
                 of predictions and references. Of a single output the predictions are class names, lists of label names, or
                 numbers.
-            processor: Of a model that is given itself.
+            processor: Of a model that is given itself; its tokenizer, where it has no processor.
             strategy: `"bootstrap"` adds intervals: rows are drawn with replacement and scored again.
             confidence_level: Share of the resampled scores inside an interval.
             n_resamples: How often to draw.
             random_state: Seed of the drawing.
             input_column: The column of the conditions, as the pipeline takes them.
-            label_column: The column of the references; a list of texts is several references of a row.
+            label_column: The column of the references; a list of texts is several references of a row. Classes of `datasets`
+                are taken by their names.
             batch_size: How many rows run at once.
             call_kwargs: As a call of the pipeline takes them, such as `num_beams`.
 
@@ -184,15 +186,18 @@ def _take_column(data: Any, name: str) -> list[Any]:
             f"The data have no column {name!r}; there are {', '.join(map(str, known))}. Choose with input_column= and "
             "label_column=."
         )
-    return list(data[name])
+    features = getattr(data, "features", None)
+    names = None if features is None else find_class_names(features[name])
+    return list(data[name]) if names is None else [name_classes(value, names) for value in data[name]]
 
 
 def _open_pipeline(given: Any, processor: Any | None) -> Callable[..., Any]:
     if isinstance(given, (str, os.PathLike)):
         return pipeline(TASK, model=os.fspath(given))
     if isinstance(given, PreTrainedModel):
-        tokenizer = getattr(processor, "tokenizer", None)
-        return pipeline(TASK, model=given, processor=processor, tokenizer=tokenizer)
+        if isinstance(processor, PreTrainedTokenizerBase):
+            return pipeline(TASK, model=given, tokenizer=processor)
+        return pipeline(TASK, model=given, processor=processor, tokenizer=getattr(processor, "tokenizer", None))
     if callable(given):
         return given
     raise TypeError(f"An evaluation needs a folder, a model, a pipeline or a function, got {type(given).__name__}.")

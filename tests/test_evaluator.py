@@ -6,8 +6,10 @@ import evaluate
 import numpy as np
 import pytest
 import scipy.stats
-from datasets import Dataset
-from specimens import PHONEMES, WORDS, build_pipeline, build_prediction, build_processor
+from datasets import ClassLabel, Dataset, Features, Value
+from foreign_specimens import ENDS, SIZE, TOKENIZER
+from specimens import PHONEMES, WORDS, build_pipeline, build_prediction, build_processor, sharpen
+from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration, pipeline
 
 from hf_genext import ConditionalGenerationPipeline
 from hf_genext.evaluator import ConditionalGenerationEvaluator, draw_scores
@@ -81,6 +83,25 @@ def test_a_pipeline_its_model_and_its_folder_score_alike(tmp_path):
         assert scores["samples_per_second"] == pytest.approx(1 / scores["latency_in_seconds"])
     both = ours.compute(pipe, data, evaluate.combine([ExactMatch(), PhonemeErrorRate()]), **columns)
     assert both["phoneme_error_rate"] == pytest.approx(expected["phoneme_error_rate"]) and "exact_match" in both
+
+
+def test_other_peoples_models_come_with_their_tokenizer():
+    model = sharpen(T5ForConditionalGeneration(T5Config(vocab_size=SIZE, d_model=16, d_kv=8, d_ff=32, num_layers=1, **ENDS)))
+    model.generation_config = GenerationConfig(max_new_tokens=5, decoder_start_token_id=TOKENIZER.pad_token_id, **ENDS)
+    pipe = pipeline("conditional-generation", model=model, tokenizer=TOKENIZER)
+    data = {"text": WORDS, "label": [answer["generated_text"] for (answer,) in pipe(WORDS)]}
+    assert ConditionalGenerationEvaluator().compute(model, data, processor=TOKENIZER)["exact_match"] == 100.0
+
+
+def test_classes_of_datasets_are_taken_by_their_names():
+    names = list("vwxyz")
+    model, processor = build_prediction("class", output_names=names).eval(), build_processor()
+    pipe = ConditionalGenerationPipeline(model=model, processor=processor, tokenizer=processor.tokenizer)
+    predicted = [names.index(answer["label"]) for (answer,) in pipe(WORDS)]
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    data = Dataset.from_dict({"text": WORDS, "label": [*predicted[:-1], (predicted[-1] + 1) % 5]}, features=features)
+    scores = ConditionalGenerationEvaluator().compute(pipe, data)
+    assert scores["exact_match"] == pytest.approx(100.0 * (len(WORDS) - 1) / len(WORDS))
 
 
 @pytest.mark.parametrize("kind", ["class", "labels", "regression"])
