@@ -230,10 +230,13 @@ class ConditionReader:
 
     def _read_with_parts(self, condition: dict[str, Any], options: TextOptions) -> tuple[dict[str, torch.Tensor], bool]:
         readers = {"text": self._tokenizer, "image": self._image_processor, "audio": self._feature_extractor}
+        if _CONDITIONS.get(self._model.main_input_name, "text") != "text":
+            readers["text"] = None  # The tokenizer is that of the outputs.
         unread = [name for name in condition if name != "sampling_rate" and readers.get(name) is None]
         if unread:
             known = [name for name, reader in readers.items() if reader is not None]
-            raise ValueError(f"This pipeline reads no {unread[0]}; it has what reads {', '.join(known) or 'nothing'}.")
+            hint = " What outputs begin with is target_prefix=." if unread[0] == "text" else ""
+            raise ValueError(f"This pipeline reads no {unread[0]}; it has what reads {', '.join(known) or 'nothing'}.{hint}")
         inputs: dict[str, torch.Tensor] = {}
         was_cut = False
         if "image" in condition:

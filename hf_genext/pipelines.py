@@ -265,15 +265,16 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         """Generate, and give what is written while it is written.
 
         Args:
-            inputs: One condition, or a list of them.
+            inputs: One condition, or many, which are read at once.
             batch_size: How many inputs run at once; all if left out. What goes wrong with one of them ends those beside it.
             kwargs: As a call takes them, but for several returned sequences.
 
         Returns:
-            An iterator over growing answers `{"generated_text", "is_final"}`, for a list one of its own for each input. The
+            An iterator over growing answers `{"generated_text", "is_final"}`, for many one of its own for each input. The
             last answer is what a call gives, with `is_final` true.
         """
         inputs = list_columns(inputs)
+        inputs = list(iterate_inputs(inputs)) if is_many(inputs) else inputs
         if self._predicts is not None:
             raise ValueError(
                 f"{type(self.model).__name__} predicts a single output, which is there at once: call the pipeline."

@@ -43,7 +43,7 @@ class ScoringPipeline(LengthSortedPipeline):
         """How likely the model finds given outputs.
 
         Args:
-            inputs: One condition, or a list of them.
+            inputs: One condition, or many.
             targets: For each its output as text, or a list of several. Of a model with a single output, its class, its labels,
                 or its number or numbers.
             batch_size: How many inputs run at once.

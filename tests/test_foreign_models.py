@@ -344,8 +344,13 @@ def test_pictures_and_recordings_come_in_many_forms(tmp_path):
     (tmp_path / "c.png").write_bytes(content[:40])
     with pytest.raises(ValueError, match=r"c\.png' is no picture that can be read"):
         pipe(str(tmp_path / "c.png"))
-    with pytest.raises(ValueError, match="This pipeline reads no audio; it has what reads text, image"):
+    with pytest.raises(ValueError, match="This pipeline reads no audio; it has what reads image"):
         pipe({"audio": SOUNDS[0], "sampling_rate": 16_000})
+    for condition in ({"text": "cat"}, {"text": "cat", "image": picture}):
+        with pytest.raises(
+            ValueError, match=r"reads no text; it has what reads image\. What outputs begin with is target_prefix="
+        ):
+            pipe(condition)
 
     build, parts, _ = MODELS["speech"]
     pipe = pipeline(TASK, model=sharpen(build()), max_new_tokens=8, **parts)

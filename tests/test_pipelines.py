@@ -76,6 +76,9 @@ def test_what_is_read_but_once_is_answered_as_a_generator_is(pipe, expected):
         pipe(rows)
     for inputs in (iter(WORDS), map(str.lower, WORDS), rows.to_iterable_dataset()["word"]):
         assert list(pipe(inputs)) == expected
+    assert [list(stream)[-1]["generated_text"] for stream in pipe.stream(word for word in WORDS[:2])] == [
+        answer["generated_text"] for (answer,) in expected[:2]
+    ]
     targets = ["K", "AE T"]
     assert pipe.score(iter(WORDS[:2]), map(str, targets)) == pipe.score(WORDS[:2], targets)
 
