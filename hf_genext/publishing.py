@@ -30,7 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import HfApi, ModelCard
+from safetensors import safe_open
 from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
@@ -300,14 +302,37 @@ def complete_folder(folder: str | os.PathLike[str], repo_id: str, home: Path | N
         folder: What `save_pretrained` wrote, with the repository's card where it has one.
         repo_id: Where it goes.
         home: The folder that the model was opened from. Its card with its pictures and results goes along, and its
-            subfolders of exported models.
+            subfolders of exported models, unless these are of other weights than the saved folder has.
     """
     folder = Path(folder)
     add_code(folder)
+    if home is not None and not _has_weights_of(folder, home):
+        logger.warning(
+            "The weights are others than those of %r, so its card, results and exports stay behind. Save the model in a folder "
+            "with a card of its own, and push that.",
+            str(home),
+        )
+        home = None
     if home is not None and home.resolve() != folder.resolve():
         _bring_exports(folder, home)
     if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
         _write_card(folder, repo_id, home)
+
+
+def _has_weights_of(folder: Path, home: Path) -> bool:
+    """Whether a saved folder has the weights of another; in another precision, or in other files, that is taken for granted."""
+    if (folder / "adapter_config.json").is_file():
+        return False
+    for path in folder.glob("*.safetensors"):
+        if not (home / path.name).is_file():
+            continue
+        with safe_open(path, "pt") as saved, safe_open(home / path.name, "pt") as opened:
+            for name in set(saved.keys()) & set(opened.keys()):
+                one, other = saved.get_tensor(name), opened.get_tensor(name)
+                # By their bytes, as a number that is none is equal to nothing.
+                if one.dtype == other.dtype and not torch.equal(*(part.flatten().view(torch.uint8) for part in (one, other))):
+                    return False
+    return True
 
 
 def _bring_exports(folder: Path, home: Path) -> None:
