@@ -354,7 +354,8 @@ def _answer_rows(pipe: Any, job: BatchJob, plan: dict[str, Any], rows: Sequence[
     conditions = [_read_condition(row, job) for row in rows]
     good = [index for index, condition in enumerate(conditions) if not isinstance(condition, Exception)]
     given = [Row(conditions[index], seed=(plan["seed"], place + index)) for index in good]
-    answers, arguments = list(conditions), _list_arguments(pipe, job)
+    answers: list[Any] = list(conditions)
+    arguments = _list_arguments(pipe, job)
     for index, answer in zip(good, pipe.answer_each(given, batch_size=job.batch_size, **arguments), strict=True):
         answers[index] = answer
     failures = [answers[index] for index in good]

@@ -288,9 +288,10 @@ class ConditionReader:
 
     def _check_recording(self, waves: Any, truncation: bool) -> bool:
         """Whether a recording is cut, as Whisper's features are those of its window always; an error where it may not be."""
-        window, rate = (getattr(self._feature_extractor, name, None) for name in ("n_samples", "sampling_rate"))
+        window = getattr(self._feature_extractor, "n_samples", None)
         if window is None or len(waves) <= window:
             return False
+        rate = self._feature_extractor.sampling_rate
         if not truncation:
             raise ValueError(
                 f"The recording has {len(waves):,} samples ({len(waves) / rate:.1f} seconds); the model takes {window:,} "
