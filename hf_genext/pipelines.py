@@ -281,6 +281,7 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             )
         if (kwargs.get("num_return_sequences") or 1) > 1:
             raise ValueError("A stream shows one output of each condition; call the pipeline for several.")
+        kwargs["num_return_sequences"] = 1  # Whatever the model's defaults say.
         if not isinstance(inputs, list):
             return self._stream([inputs], batch_size, kwargs)[0]
         return self._stream(inputs, batch_size, kwargs)

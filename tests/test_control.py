@@ -471,6 +471,16 @@ def test_a_stream_raises_what_went_wrong_and_stops_when_it_is_closed(pipe):
         pipe.stream(WORDS, batch_size=0)
 
 
+def test_a_stream_is_one_of_its_own_where_the_defaults_give_several(pipe):
+    arguments = {"do_sample": True, "seed": 4}
+    several = pipeline(TASK, model=pipe.model, processor=pipe.processor, num_return_sequences=3)
+    assert {len(row) for row in several(WORDS, **arguments)} == {3}
+    for stream, answer in zip(several.stream(WORDS, **arguments), pipe(WORDS, **arguments), strict=True):
+        seen = [part["generated_text"] for part in stream]
+        assert seen[-1] == answer[0]["generated_text"]
+        assert all(seen[-1].startswith(part) for part in seen)
+
+
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_batch_of_streams_that_is_closed_or_fails_leaves_the_others_alone(pipe, batch_size):
     expected = [row[0]["generated_text"] for row in pipe(WORDS)]
