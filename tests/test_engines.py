@@ -504,6 +504,32 @@ def test_models_that_ctranslate2_cannot_run_exactly_are_refused(onnx_folder, tmp
 
 
 @pytest.mark.parametrize("engine", ["onnx", "ctranslate2"])
+@pytest.mark.parametrize("change", ["training", "adapter"])
+def test_a_model_that_is_changed_after_its_export_was_opened_answers_by_pytorch(
+    onnx_folder, ctranslate2_folder, engine, change
+):
+    pipe = open_pipeline(onnx_folder if engine == "onnx" else ctranslate2_folder, engine=engine)
+    before = pipe(WORDS)
+    assert pipe.engine_model.obstacle is None
+    if change == "training":
+        optimizer = torch.optim.SGD(pipe.model.parameters(), lr=0.5)
+        pipe.model(**pipe.processor(text=WORDS, text_target=PHONEMES[::-1], padding=True, return_tensors="pt")).loss.backward()
+        optimizer.step()
+    else:
+        layers = [name for name, _ in pipe.model.decoder.named_modules() if name.endswith("_proj")]
+        pipe.model.add_adapter(LoraConfig(target_modules=layers, lora_alpha=200, init_lora_weights=False))
+    texts = [
+        pipe.processor.batch_decode(
+            pipe.model.generate(**pipe.processor(text=word, return_tensors="pt")), skip_special_tokens=True
+        )
+        for word in WORDS
+    ]
+    assert [[answer["generated_text"] for answer in answers] for answers in pipe(WORDS)] == texts
+    assert pipe(WORDS) != before
+    assert "weights were changed since" in pipe.engine_model.obstacle
+
+
+@pytest.mark.parametrize("engine", ["onnx", "ctranslate2"])
 def test_a_model_with_an_adapter_is_refused(ctranslate2_folder, tmp_path, engine):
     """An export would be of the weights without it."""
     pipe = open_pipeline(ctranslate2_folder, engine="torch")

@@ -91,7 +91,8 @@ class CTranslate2Model(EngineModel):
         processors = list(arguments.get("logits_processor") or [])
         settings = {name: value for name, value in arguments.items() if name not in inputs and name != "logits_processor"}
         config, unknown, setting = self._settle(settings)
-        obstacle = self._find_obstacle(inputs, config, unknown, processors) or setting or self._find_difference(config)
+        obstacle = self.find_change() or self._find_obstacle(inputs, config, unknown, processors)
+        obstacle = obstacle or setting or self._find_difference(config)
         if obstacle is not None:
             with torch.no_grad():
                 return self._fall_back(obstacle, arguments)

@@ -57,6 +57,9 @@ class EngineModel:
         self.torch_model = model
         self.only_exact = False
         self.obstacle: str | None = None
+        # A copy that was made in inference mode has no versions, and cannot be trained either.
+        self._weights = [weight for weight in model.parameters() if not weight.is_inference()]
+        self._opened = self._count_changes()
 
     def __getattr__(self, name: str) -> Any:
         if name == "torch_model":  # Not there yet while an object is copied.
@@ -66,6 +69,14 @@ class EngineModel:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """A forward pass of the PyTorch model."""
         return self.torch_model(*args, **kwargs)
+
+    def _count_changes(self) -> tuple[int, bool]:
+        """How often weights were written to, and whether there is an adapter."""
+        return sum(weight._version for weight in self._weights), getattr(self.torch_model, "_hf_peft_config_loaded", False)
+
+    def find_change(self) -> str | None:
+        """That the export is no longer of the model's weights, the end of a sentence with "because"."""
+        return None if self._count_changes() == self._opened else "the model's weights were changed since the export was opened"
 
     @torch.no_grad()
     def generate(self, **arguments: Any) -> Any:

@@ -54,8 +54,8 @@ class OnnxModel(EngineModel):
         )
 
     def find_stepping_obstacle(self) -> str | None:
-        """Nothing: what could not be stepped was not exported."""
-        return None
+        """That the weights were changed since; what could not be stepped was not exported."""
+        return self.find_change()
 
     @torch.no_grad()
     def generate(self, **arguments: Any) -> Any:
