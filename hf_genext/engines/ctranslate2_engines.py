@@ -145,6 +145,9 @@ class CTranslate2Model(EngineModel):
         prefixes = [_name([*row[1:], *forced]) for row in prompts] if forced or width > 1 else None
         room = config.max_new_tokens or (config.max_length or 20) - width
         last = config.forced_eos_token_id
+        longest = width - 1 + room - (last is not None)
+        if longest < 1:  # There is room for the end alone.
+            return torch.tensor([[*prompt, last] for prompt in prompts for _ in range(returned)])
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         results = self._engine.translate_batch(
             [_name(row) for row in sources],
@@ -156,7 +159,7 @@ class CTranslate2Model(EngineModel):
             end_token=ends,
             return_end_token=True,
             max_input_length=0,
-            max_decoding_length=width - 1 + room - (last is not None),
+            max_decoding_length=longest,
             min_decoding_length=0,
         )
         outputs = [
