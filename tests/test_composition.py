@@ -553,3 +553,18 @@ def test_a_condition_is_given_by_name_or_as_the_first_argument_and_only_once():
         model.generate(**TOKENS)
     with pytest.raises(ValueError, match="pixel_vals"):
         model.generate(pixel_vals=images)
+
+
+@pytest.mark.parametrize("condition", ["bert", "text_and_labels"])
+@pytest.mark.parametrize("search", [{}, {"num_beams": 2, "num_return_sequences": 2}], ids=["greedy", "beams"])
+def test_states_of_a_condition_are_generated_from_as_the_condition_is(condition, search):
+    model = Cell(condition, "native", None).build()
+    conditioner = model.encoder.conditioner
+    with torch.no_grad():
+        states = getattr(conditioner, "conditioners", {"text": conditioner})["text"](**TOKENS)
+    given = {"condition_states": states.states, "condition_states_mask": states.mask}
+    if condition == "text_and_labels":
+        given = {name: {"text": value} for name, value in given.items()}
+    expected = model.generate(**TOKENS, **GENERATION, **search)
+    assert torch.equal(model.generate(**given, **GENERATION, **search), expected)
+    assert not torch.equal(expected[0], expected[-1]), "the condition changes nothing"

@@ -313,7 +313,7 @@ def _list_models(models: Any) -> list[PreTrainedModel]:
 def _place(
     composed: PreTrainedModel, pretrained: list[PreTrainedModel], language_model: PreTrainedModel | None, dtype: Any
 ) -> None:
-    """Bring fresh parts to the devices of the pretrained ones, and everything to one kind of number, as opening a folder does."""
+    """Bring fresh parts to the devices of the pretrained ones, and everything to one kind of number."""
     if isinstance(dtype, str) and dtype != "auto":
         dtype = getattr(torch, dtype)
     if not isinstance(dtype, torch.dtype):
@@ -342,7 +342,7 @@ def _place(
 
 
 def _convert(module: nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> None:
-    """Bring the tensors of a module itself to a device and a kind of number; frequencies of positions stay as exact as they are."""
+    """Bring a module's own tensors to a device and a kind of number; frequencies of positions stay as exact as they are."""
     for tensors in (module._parameters, module._buffers):
         for name, tensor in tensors.items():
             if tensor is not None:
