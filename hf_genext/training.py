@@ -280,9 +280,10 @@ class GenextTrainer(Seq2SeqTrainer):
         if self.optimizer is None and self.args.pretrained_learning_rate is not None:
             whole = self.model if model is None else model
             base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
+            fresh = set(find_fresh_modules(base))
             groups = build_rate_groups(
                 whole,
-                [module for name, module in base.named_modules() if name in set(find_fresh_modules(base))],
+                [module for name, module in base.named_modules() if name in fresh],
                 learning_rate=self.args.learning_rate,
                 pretrained_learning_rate=self.args.pretrained_learning_rate,
                 weight_decay=self.args.weight_decay,

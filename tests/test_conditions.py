@@ -22,6 +22,7 @@ from hf_genext import (
     StaticEmbeddingModel,
     train_tokenizer,
 )
+from hf_genext.adapters import find_fresh_modules
 from hf_genext.batching import ConditionalCollator, EncodedRows
 from hf_genext.conditions import (
     encode_rows,
@@ -421,8 +422,16 @@ def test_two_rates_are_those_of_fresh_and_pretrained_parts(folder, tmp_path):
         args=arguments,
         data_collator=ConditionalCollator(0),
     )
-    with pytest.raises(ValueError, match="no pretrained part is trained"):
+    with pytest.raises(ValueError, match="no pretrained part is trained beside a fresh one"):
         native.create_optimizer()
+    # Of one width, with nothing in between.
+    sizes = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    bare = GenextForConditionalGeneration.from_encoder_decoder_pretrained(
+        {"model_type": "bert", **sizes}, {"model_type": "llama", **sizes, "bos_token_id": 1, "eos_token_id": 2}
+    )
+    assert not find_fresh_modules(bare)
+    with pytest.raises(ValueError, match="no pretrained part is trained beside a fresh one"):
+        GenextTrainer(model=bare, args=arguments, data_collator=ConditionalCollator(0)).create_optimizer()
 
 
 def test_pictures_are_described_from_settings_alone(folder, tmp_path, capsys):
