@@ -309,9 +309,9 @@ def find_unknown_targets(
     Raises:
         ValueError: for such a row, where the rule is `"error"`.
     """
-    unknown_id = processor.target_tokenizer.unk_token_id
-    if unknown_id is None or unknown_id == processor.target_tokenizer.eos_token_id:
-        return  # Byte-level vocabularies know everything; GPT-2's kind names its end token here.
+    unknown_id = find_unknown_token(processor.target_tokenizer)
+    if unknown_id is None:
+        return
     unknown = [row for row, tokens in enumerate(rows) if unknown_id in tokens and keep[row]]
     if unknown and rule == "error":
         raise ValueError(
@@ -322,6 +322,12 @@ def find_unknown_targets(
     report.note("unknown token in the target", [start + row for row in unknown], kept=rule == "keep")
     if rule == "drop":
         keep[unknown] = False
+
+
+def find_unknown_token(tokenizer: Any) -> int | None:
+    """The id of what a vocabulary lacks; `None` of a byte-level one, which knows all (GPT-2's kind names its end here)."""
+    unknown_id = tokenizer.unk_token_id
+    return None if unknown_id == tokenizer.eos_token_id else unknown_id
 
 
 def _chunks(dataset: Dataset) -> Iterator[tuple[int, list[str], list[str]]]:
@@ -345,6 +351,7 @@ __all__ = [
     "cut_long_rows",
     "encode_pairs",
     "find_unknown_targets",
+    "find_unknown_token",
     "group_by_key",
     "group_references",
     "read_pairs",
