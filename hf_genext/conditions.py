@@ -25,6 +25,8 @@ from hf_genext.data import (
     cut_long_rows,
     find_unknown_targets,
     group_by_key,
+    note_unknown_sources,
+    number_rows,
 )
 from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS
 from hf_genext.media_columns import MEDIA_KINDS, MediaReader, find_unreadable, list_media, read_media_column
@@ -152,9 +154,8 @@ def read_rows(
 
     Returns:
         A dataset with `source` (what tells conditions apart, for people and for splits), a column for each condition, `target`,
-        and with pictures or recordings `row` (its number in the file, from 1); and the report on what was left out: rows
-        without any condition, without a target, whose word the space lacks where it is the one condition, or whose picture or
-        recording cannot be opened.
+        and `row` (its number in the file, from 1); and the report on what was left out: rows without any condition, without a
+        target, whose word the space lacks where it is the one condition, or whose picture or recording cannot be opened.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -200,8 +201,8 @@ def read_rows(
     if report.kept == 0:
         raise ValueError(f"No row of {name} has both sides: {report}.")
     labels = [" | ".join(parts) for parts in zip(*shown, strict=True)] if shown else [""] * table.num_rows
-    numbers = {} if set(columns).isdisjoint(MEDIA_KINDS) else {"row": np.arange(1, table.num_rows + 1)}
-    rows = pa.table({"source": pa.array(labels, pa.large_string()), **columns, "target": target, **numbers})
+    numbers = np.arange(1, table.num_rows + 1)
+    rows = pa.table({"source": pa.array(labels, pa.large_string()), **columns, "target": target, "row": numbers})
     return datasets.Dataset(rows.filter(keep).combine_chunks()), report
 
 
@@ -468,36 +469,38 @@ def encode_rows(
     parts: dict[str, list[Any]] = {}
     labels: list[Any] = []
     limits: dict[str, Any] = {"limit": max_source_length, "too_long": too_long}
+    places_in_file = number_rows(dataset)
     # Numbers are taken as arrays: as numbers of Python they would take ten times the memory.
     numbers = stack_targets(dataset).astype(np.float32) if output in NUMBER_KINDS else None
     read = dataset if numbers is None else dataset.remove_columns("target")
     for start in range(0, len(dataset), _ENCODING_CHUNK):
         chunk: dict[str, Any] = read[start : start + _ENCODING_CHUNK]
-        kept = keep[start : start + _ENCODING_CHUNK]
+        kept, in_file = (array[start : start + _ENCODING_CHUNK] for array in (keep, places_in_file))
         if "text" in kinds:
             texts = list(chunk["text"])
             rows = _read_tokens(processor, texts)
-            cut_long_rows(rows, texts, kept, report, side="source", start=start, **limits)
+            cut_long_rows(rows, texts, kept, report, side="source", numbers=in_file, **limits)
+            note_unknown_sources(rows, kept, report, processor=processor, numbers=in_file)
             parts.setdefault("input_ids", []).extend(rows)
         if "vector" in kinds:
             parts.setdefault("condition_vectors", []).append(
                 processor(condition_vectors=list(chunk["vector"]))["condition_vectors"]
             )
         if "label" in kinds:
-            parts.setdefault("condition_labels", []).append(
-                processor(condition_labels=list(chunk["label"]))["condition_labels"]
-            )
+            parts.setdefault("condition_labels", []).append(_read_labels(processor, list(chunk["label"]), in_file))
         if numbers is not None:
             continue
         targets = list(chunk["target"])
         if output == "text":
             rows = processor(text_target=targets)["labels"]
-            cut_long_rows(rows, targets, kept, report, side="target", limit=max_target_length, too_long=too_long, start=start)
-            find_unknown_targets(rows, targets, kept, report, processor=processor, rule=unknown_target, start=start)
+            cut_long_rows(
+                rows, targets, kept, report, side="target", limit=max_target_length, too_long=too_long, numbers=in_file
+            )
+            find_unknown_targets(rows, targets, kept, report, processor=processor, rule=unknown_target, numbers=in_file)
             labels.extend(rows)
         else:
             labels.extend(
-                _number_outputs(targets, output, list(output_names or []), kept, report, rule=unknown_target, start=start)
+                _number_outputs(targets, output, list(output_names or []), kept, report, rule=unknown_target, numbers=in_file)
             )
     report.kept = int(keep.sum())
     if report.kept == 0:
@@ -519,26 +522,39 @@ def _read_tokens(processor: GenextProcessor, texts: list[str | None]) -> list[li
     return [[] if text is None else next(tokens) for text in texts]
 
 
+def _read_labels(processor: GenextProcessor, labels: list[Any], numbers: np.ndarray) -> np.ndarray:
+    """The labels of rows as numbers, (rows, fields); of one that is not known the error names the row."""
+    try:
+        return processor(condition_labels=labels)["condition_labels"]
+    except ValueError:
+        for number, label in zip(numbers, labels, strict=True):
+            try:
+                processor(condition_labels=[label])
+            except ValueError as error:
+                raise ValueError(f"Row {number + 1}: {error}") from error
+        raise
+
+
 def _number_outputs(
-    targets: list[Any], output: str, names: list[str], keep: np.ndarray, report: DataReport, *, rule: str, start: int
+    targets: list[Any], output: str, names: list[str], keep: np.ndarray, report: DataReport, *, rule: str, numbers: np.ndarray
 ) -> list[Any]:
     """Single outputs as numbers: a class, -100 where it is missing, or 0 and 1 for each label."""
-    numbers = {name: number for number, name in enumerate(names)}
+    known = {name: number for number, name in enumerate(names)}
     missing = [
         row
         for row, target in enumerate(targets)
-        if target is not None and any(name not in numbers for name in ([target] if output == "class" else target))
+        if target is not None and any(name not in known for name in ([target] if output == "class" else target))
     ]
     if missing and rule == "error":
         raise ValueError(
-            f"Row {start + missing[0] + 1}: the target {targets[missing[0]]!r:.60} is not among the {len(names)} names of the "
+            f"Row {numbers[missing[0]] + 1}: the target {targets[missing[0]]!r:.60} is not among the {len(names)} names of the "
             'model\'s outputs. Correct the row, or set unknown_target to "drop".'
         )
-    report.note("unknown target", [start + row for row in missing], kept=rule == "keep")
+    report.note("unknown target", numbers[missing], kept=rule == "keep")
     if rule == "drop":
         keep[missing] = False
     if output == "class":
-        return [numbers.get(target, -100) for target in targets]
+        return [known.get(target, -100) for target in targets]
     return [[int(name in target) for name in names] for target in map(set, targets)]
 
 

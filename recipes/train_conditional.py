@@ -134,15 +134,18 @@ def _run(
     model, processor = load_model(model_settings, data.train)
 
     def encode(rows: datasets.Dataset, what: str) -> EncodedPairs | EncodedRows:
-        encoded, report = encode_dataset(
-            rows,
-            processor,
-            data_settings,
-            reader,
-            max_source_length=model_settings.max_source_length,
-            max_target_length=model_settings.max_target_length,
-            output_names=model.config.head.output_names if predicts else None,
-        )
+        try:
+            encoded, report = encode_dataset(
+                rows,
+                processor,
+                data_settings,
+                reader,
+                max_source_length=model_settings.max_source_length,
+                max_target_length=model_settings.max_target_length,
+                output_names=model.config.head.output_names if predicts else None,
+            )
+        except ValueError as error:
+            raise SettingsError(f"The {what} rows cannot be used. {error}") from error
         logger.info("%s rows: %s", what, report)
         return encoded
 

@@ -92,6 +92,30 @@ def test_rows_are_batches_of_what_the_processor_gives_for_the_same_conditions(tm
     assert [[token for token in row if token != -100] for row in batch["labels"].tolist()] == targets
 
 
+def test_what_is_refused_or_unknown_is_told_by_the_row_of_the_file(tmp_path):
+    rows = [
+        {"name": None, "pos": None, "size": None, "gloss": "x"},
+        {"name": "a b", "pos": "n", "size": "big", "gloss": None},
+        {"name": "a c", "pos": "n", "size": "big", "gloss": "x y"},
+        {"name": "a", "pos": "w", "size": "big", "gloss": "x z"},
+    ]
+    columns = parse_condition_columns({"text": "name", "label": ["pos", "size"]})
+    read, _ = read_rows(write_jsonl(tmp_path / "rows.jsonl", rows), columns, target_columns=["gloss"])
+    assert read["row"][:] == [3, 4]
+    limits = {"max_source_length": 9, "max_target_length": 9}
+    with pytest.raises(ValueError, match="Row 4: Field 'pos' has no label 'w'; known are 'n', 'v'"):
+        encode_rows(read, build_processor(), **limits)
+    processor = build_processor(label_names={"pos": ["n", "v", "w"], "size": ["big", "small"]})
+    with pytest.raises(ValueError, match="Row 4: the target vocabulary lacks 'z'"):
+        encode_rows(read, processor, **limits)
+    _, report = encode_rows(read, processor, **limits, unknown_target="keep")
+    assert "1 changed: unknown token in the source (rows 3)" in str(report)
+    assert "1 changed: unknown token in the target (rows 4)" in str(report)
+    read, _ = read_rows(tmp_path / "rows.jsonl", columns, target_columns=["pos"], output="class")
+    with pytest.raises(ValueError, match="Row 4: the target 'w' is not among the 1 names"):
+        encode_rows(read, processor, **limits, output="class", output_names=["n"])
+
+
 def test_words_are_looked_up_in_a_space_and_unknown_ones_counted(tmp_path):
     space = StaticEmbeddingModel.from_words(["cat", "dog"], np.array([[1.0, 2.0], [3.0, 4.0]], dtype=np.float32))
     rows = [{"word": word, "gloss": "x"} for word in ("dog", "cat", "unicorn")]
