@@ -14,6 +14,7 @@ from specimens import PREDICTION_LABELS, build_config, build_inputs, build_predi
 from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
 
 from hf_genext import GenextConfig, GenextForPrediction, GenextNullConditionerConfig, GenextVectorConditionerConfig
+from hf_genext.genext.latents_genext import move_inputs
 from hf_genext.pipeline_outputs import name_single
 from hf_genext.prediction_metrics import score_micro_f1
 
@@ -362,3 +363,10 @@ def test_a_class_without_any_condition_is_calibrated_too():
     labels = torch.tensor([0, 1, 1, 1])
     temperature = model.calibrate([{"labels": labels[:3]}, {"labels": labels[3:]}])
     assert temperature == model.config.head.temperature != 1.0
+
+
+def test_calibration_and_fits_move_states_by_the_names_of_conditions_to_the_device_too():
+    states = {"text": torch.zeros(2, 3, 4)}
+    moved = move_inputs({"condition_states": states, "labels": torch.zeros(2), "num_samples": 2}, torch.device("meta"))
+    assert moved["condition_states"]["text"].is_meta and moved["labels"].is_meta and moved["num_samples"] == 2
+    assert not states["text"].is_meta

@@ -23,7 +23,7 @@ from .field_conditioners_genext import GenextNullConditioner
 from .fitting_genext import ClosedFormFitting
 from .guidance_genext import check_guidance_scale, double_memory
 from .heads_genext import add_losses, build_prediction_head, divide_losses
-from .latents_genext import count_conditions, repeat_conditions
+from .latents_genext import count_conditions, move_inputs, repeat_conditions
 from .memory_genext import MemoryEncoding, average_slots
 from .missing_labels_genext import compute_generative_losses, find_vectors
 from .noise_genext import Noise
@@ -407,12 +407,12 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
 
     def _predict(self, batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         """What the head gives for all rows, (rows, parameters), and what it should have given."""
-        was_training, device = self.training, self.device
+        was_training = self.training
         self.eval()
         parameters, targets = [], []
         try:
             for batch in batches:
-                inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+                inputs = move_inputs(batch, self.device)
                 if inputs.get("labels") is None:
                     raise ValueError("Calibration needs the labels of every batch; give them as labels.")
                 targets.append(inputs.pop("labels"))
