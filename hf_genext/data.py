@@ -251,9 +251,10 @@ def encode_pairs(
     return EncodedPairs(encoded["source"], encoded["target"]), report
 
 
-def check_rules(too_long: str, unknown_target: str) -> None:
-    """Raise unless both say something that is known, as [`encode_pairs`] takes them."""
+def check_rules(too_long: str, unknown_target: str, unknown_label: str = "error") -> None:
+    """Raise unless all say something that is known, as [`hf_genext.encoding.encode_rows`] takes them."""
     for name, value, allowed in (
+        ("unknown_label", unknown_label, ("error", "missing")),
         ("too_long", too_long, ("error", "truncate", "drop")),
         ("unknown_target", unknown_target, ("error", "keep", "drop")),
     ):

@@ -18,13 +18,13 @@ from hf_genext.batching import EncodedPairs, EncodedRows
 from hf_genext.conditions import (
     NUMBER_KINDS,
     ConditionColumns,
-    encode_rows,
     group_conditions,
     list_kinds,
     parse_condition_columns,
     read_rows,
 )
 from hf_genext.data import DataReport, encode_pairs, group_references, read_pairs, split_by_source
+from hf_genext.encoding import encode_rows
 from hf_genext.media_columns import MEDIA_KINDS
 from hf_genext.metrics import METRICS, build_metrics
 from hf_genext.prediction_metrics import build_prediction_metrics, list_prediction_metrics
@@ -198,6 +198,7 @@ def encode_dataset(
     rules: dict[str, Any] = {"too_long": settings.too_long, "unknown_target": settings.unknown_target}
     if reader.is_plain:
         return encode_pairs(rows, processor, **limits, **rules)
+    rules["unknown_label"] = settings.unknown_label
     return encode_rows(rows, processor, **limits, **rules, output=reader.output, output_names=output_names)
 
 

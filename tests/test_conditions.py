@@ -25,12 +25,12 @@ from hf_genext import (
 from hf_genext.adapters import find_fresh_modules
 from hf_genext.batching import ConditionalCollator, EncodedRows
 from hf_genext.conditions import (
-    encode_rows,
     group_conditions,
     list_conditions,
     parse_condition_columns,
     read_rows,
 )
+from hf_genext.encoding import encode_rows
 from hf_genext.media import open_condition
 from recipes.arguments import SettingsError
 from recipes.evaluate import main as evaluate
@@ -105,6 +105,11 @@ def test_what_is_refused_or_unknown_is_told_by_the_row_of_the_file(tmp_path):
     limits = {"max_source_length": 9, "max_target_length": 9}
     with pytest.raises(ValueError, match="Row 4: Field 'pos' has no label 'w'; known are 'n', 'v'"):
         encode_rows(read, build_processor(), **limits)
+    encoded, report = encode_rows(read, build_processor(), **limits, unknown_label="missing", unknown_target="keep")
+    assert "1 changed: unknown label read as missing (rows 4)" in str(report)
+    assert [encoded[index]["condition_labels"].tolist() for index in (0, 1)] == [[0, 0], [-1, 0]]
+    with pytest.raises(ValueError, match="unknown_label must be one of 'error', 'missing', got 'drop'"):
+        encode_rows(read, build_processor(), **limits, unknown_label="drop")
     processor = build_processor(label_names={"pos": ["n", "v", "w"], "size": ["big", "small"]})
     with pytest.raises(ValueError, match="Row 4: the target vocabulary lacks 'z'"):
         encode_rows(read, processor, **limits)

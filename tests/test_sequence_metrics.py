@@ -19,7 +19,8 @@ from hf_genext import (
     pipeline,
     train_tokenizer,
 )
-from hf_genext.conditions import encode_rows, parse_condition_columns, read_rows
+from hf_genext.conditions import parse_condition_columns, read_rows
+from hf_genext.encoding import encode_rows
 from hf_genext.sample_metrics import Diversity, Novelty, Validity
 from hf_genext.sequence_metrics import (
     build_sequence_metrics,
