@@ -280,6 +280,10 @@ def test_an_encoder_is_tuned_from_a_layer_on():
     trained = {name for name, parameter in model.encoder.named_parameters() if parameter.requires_grad}
     assert "conditioner.model.norm.weight" in trained
     assert all(".layers.1." in name or name.endswith("model.norm.weight") for name in trained)
+    model = compose(encoder=DECODERS["bart"](), decoder=DECODERS["gpt2"](), tune_encoder_from_layer=0)
+    trained = {name for name, parameter in model.encoder.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all(".layers.0." in name for name in trained), "the norm of BART's embeddings stands before its layers"
 
 
 @pytest.mark.parametrize("decoder", ["gpt2", "llama", "qwen3", "opt", "bart", "t5", "native"])
