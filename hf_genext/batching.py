@@ -297,7 +297,7 @@ class ConditionalCollator:
             input_ids, mask = _pad([row["input_ids"] for row in rows], self.pad_token_id)
             batch["input_ids"] = torch.from_numpy(input_ids)
         targets = [row["labels"] for row in rows]
-        if np.ndim(targets[0]) == 0 or getattr(targets[0], "dtype", None) == np.float32:
+        if np.ndim(targets[0]) == 0 or np.asarray(targets[0]).dtype.kind == "f":
             batch["labels"] = torch.from_numpy(np.stack(targets))
         else:
             if self.reversed_start_token_id is not None:

@@ -1,4 +1,4 @@
-"""Rows with conditions of any kind: which columns hold them, reading, and encoding.
+"""Rows with conditions of any kind: which columns hold them, and reading.
 
 A condition is written as `pipeline("conditional-generation")` takes it: a dictionary with some of `text`, `vector`, `label`,
 `image` and `audio`.
@@ -11,23 +11,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hf_genext.batching import EncodedRows
-from hf_genext.data import (
-    DataReport,
-    check_rules,
-    cut_long_rows,
-    find_unknown_targets,
-    group_by_key,
-)
+from hf_genext.data import DataReport, group_by_key
 from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS
-from hf_genext.media_columns import MEDIA_KINDS, MediaReader, find_unreadable, list_media, read_media_column
+from hf_genext.media_columns import MEDIA_KINDS, find_unreadable, list_media, read_media_column
 from hf_genext.tables import is_nested, read_table, require_columns, to_strings
 
 if TYPE_CHECKING:
@@ -35,7 +28,6 @@ if TYPE_CHECKING:
     from accelerate import PartialState
     from datasets import Dataset
 
-    from hf_genext.genext.processing_genext import GenextProcessor
 
 CONDITION_KINDS = ("text", "vector", "label", "image", "audio")
 """What a row can be conditioned on, by the names that the pipeline gives them."""
@@ -46,7 +38,6 @@ OUTPUT_KINDS = ("text", "class", "labels", "regression", *DENSITY_KINDS, "image"
 NUMBER_KINDS = ("regression", *DENSITY_KINDS, "image")
 """Outputs that are numbers, of which several may stand in a column each."""
 
-_ENCODING_CHUNK = 10_000
 _SHOWN_NUMBERS = 16
 
 
@@ -152,9 +143,8 @@ def read_rows(
 
     Returns:
         A dataset with `source` (what tells conditions apart, for people and for splits), a column for each condition, `target`,
-        and with pictures or recordings `row` (its number in the file, from 1); and the report on what was left out: rows
-        without any condition, without a target, whose word the space lacks where it is the one condition, or whose picture or
-        recording cannot be opened.
+        and `row` (its number in the file, from 1); and the report on what was left out: rows without any condition, without a
+        target, whose word the space lacks where it is the one condition, or whose picture or recording cannot be opened.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -200,8 +190,8 @@ def read_rows(
     if report.kept == 0:
         raise ValueError(f"No row of {name} has both sides: {report}.")
     labels = [" | ".join(parts) for parts in zip(*shown, strict=True)] if shown else [""] * table.num_rows
-    numbers = {} if set(columns).isdisjoint(MEDIA_KINDS) else {"row": np.arange(1, table.num_rows + 1)}
-    rows = pa.table({"source": pa.array(labels, pa.large_string()), **columns, "target": target, **numbers})
+    numbers = np.arange(1, table.num_rows + 1)
+    rows = pa.table({"source": pa.array(labels, pa.large_string()), **columns, "target": target, "row": numbers})
     return datasets.Dataset(rows.filter(keep).combine_chunks()), report
 
 
@@ -428,126 +418,11 @@ def stack_targets(dataset: Dataset) -> np.ndarray:
     return column.flatten().to_numpy(zero_copy_only=False).reshape(len(dataset), -1).astype(np.float64)
 
 
-# Encoding
-
-
-def encode_rows(
-    dataset: Dataset,
-    processor: GenextProcessor,
-    *,
-    max_source_length: int,
-    max_target_length: int,
-    too_long: Literal["error", "truncate", "drop"] = "error",
-    unknown_target: Literal["error", "keep", "drop"] = "error",
-    output: str = "text",
-    output_names: Sequence[str] | None = None,
-) -> tuple[EncodedRows, DataReport]:
-    """Turn conditions and targets into what a model takes. Pictures and recordings stay files until a batch needs them.
-
-    Args:
-        dataset: Rows that [`read_rows`] gave.
-        processor: With the parts that the conditions need.
-        max_source_length: The longest text of a condition in tokens, the end token included.
-        max_target_length: The longest target in tokens, the end token included.
-        too_long: What to do with a longer row.
-        unknown_target: What to do with a target text that holds what the target vocabulary lacks, or a target class or label
-            that is not among the names.
-        output: One of [`OUTPUT_KINDS`].
-        output_names: The names of classes or labels.
-
-    Returns:
-        The rows, and the report on what was left out or cut.
-
-    Raises:
-        ValueError: for a row that the rules refuse, with its number; or if no row is left.
-    """
-    check_rules(too_long, unknown_target)
-    report = DataReport(read=len(dataset))
-    kinds = list_kinds(dataset)
-    keep = np.ones(len(dataset), dtype=bool)
-    parts: dict[str, list[Any]] = {}
-    labels: list[Any] = []
-    limits: dict[str, Any] = {"limit": max_source_length, "too_long": too_long}
-    # Numbers are taken as arrays: as numbers of Python they would take ten times the memory.
-    numbers = stack_targets(dataset).astype(np.float32) if output in NUMBER_KINDS else None
-    read = dataset if numbers is None else dataset.remove_columns("target")
-    for start in range(0, len(dataset), _ENCODING_CHUNK):
-        chunk: dict[str, Any] = read[start : start + _ENCODING_CHUNK]
-        kept = keep[start : start + _ENCODING_CHUNK]
-        if "text" in kinds:
-            texts = list(chunk["text"])
-            rows = _read_tokens(processor, texts)
-            cut_long_rows(rows, texts, kept, report, side="source", start=start, **limits)
-            parts.setdefault("input_ids", []).extend(rows)
-        if "vector" in kinds:
-            parts.setdefault("condition_vectors", []).append(
-                processor(condition_vectors=list(chunk["vector"]))["condition_vectors"]
-            )
-        if "label" in kinds:
-            parts.setdefault("condition_labels", []).append(
-                processor(condition_labels=list(chunk["label"]))["condition_labels"]
-            )
-        if numbers is not None:
-            continue
-        targets = list(chunk["target"])
-        if output == "text":
-            rows = processor(text_target=targets)["labels"]
-            cut_long_rows(rows, targets, kept, report, side="target", limit=max_target_length, too_long=too_long, start=start)
-            find_unknown_targets(rows, targets, kept, report, processor=processor, rule=unknown_target, start=start)
-            labels.extend(rows)
-        else:
-            labels.extend(
-                _number_outputs(targets, output, list(output_names or []), kept, report, rule=unknown_target, start=start)
-            )
-    report.kept = int(keep.sum())
-    if report.kept == 0:
-        raise ValueError(f"No row is left: {report}.")
-    places = np.flatnonzero(keep)
-    conditions: dict[str, Any] = {
-        name: [values[place] for place in places] if name == "input_ids" else np.concatenate(values)[places]
-        for name, values in parts.items()
-    }
-    wanted: Any = [labels[place] for place in places] if numbers is None else numbers[places]
-    media = None if set(kinds).isdisjoint(MEDIA_KINDS) else MediaReader(dataset.select(places), processor)
-    return EncodedRows(conditions, wanted if output == "text" else np.array(wanted), media), report
-
-
-def _read_tokens(processor: GenextProcessor, texts: list[str | None]) -> list[list[int]]:
-    """Token rows; that of a missing text is empty."""
-    there = [text for text in texts if text is not None]
-    tokens: Iterator[list[int]] = iter(processor(text=there)["input_ids"] if there else [])
-    return [[] if text is None else next(tokens) for text in texts]
-
-
-def _number_outputs(
-    targets: list[Any], output: str, names: list[str], keep: np.ndarray, report: DataReport, *, rule: str, start: int
-) -> list[Any]:
-    """Single outputs as numbers: a class, -100 where it is missing, or 0 and 1 for each label."""
-    numbers = {name: number for number, name in enumerate(names)}
-    missing = [
-        row
-        for row, target in enumerate(targets)
-        if target is not None and any(name not in numbers for name in ([target] if output == "class" else target))
-    ]
-    if missing and rule == "error":
-        raise ValueError(
-            f"Row {start + missing[0] + 1}: the target {targets[missing[0]]!r:.60} is not among the {len(names)} names of the "
-            'model\'s outputs. Correct the row, or set unknown_target to "drop".'
-        )
-    report.note("unknown target", [start + row for row in missing], kept=rule == "keep")
-    if rule == "drop":
-        keep[missing] = False
-    if output == "class":
-        return [numbers.get(target, -100) for target in targets]
-    return [[int(name in target) for name in names] for target in map(set, targets)]
-
-
 __all__ = [
     "CONDITION_KINDS",
     "NUMBER_KINDS",
     "OUTPUT_KINDS",
     "ConditionColumns",
-    "encode_rows",
     "find_label_names",
     "find_output_names",
     "group_conditions",

@@ -86,8 +86,8 @@ def read_pairs(
         config_name: Configuration of a `datasets` source.
 
     Returns:
-        A dataset with the string columns `source` and `target`, and the report on what was left out. Rows with an empty side
-        are left out.
+        A dataset with the string columns `source` and `target` and `row`, the number in the file from 1; and the report on what
+        was left out. Rows with an empty side are left out.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -127,7 +127,13 @@ def _drop_empty(table: pa.Table) -> tuple[Dataset, DataReport]:
     report.kept = int(keep.sum())
     if report.kept == 0:
         raise ValueError(f"No row has both sides: {report}.")
+    table = table.append_column("row", [np.arange(1, table.num_rows + 1)])
     return datasets.Dataset(table.filter(keep).combine_chunks()), report
+
+
+def number_rows(dataset: Dataset) -> np.ndarray:
+    """The number of each row in its file, from 0: as `row` has it, which counts from 1, or else its place, (rows,)."""
+    return np.asarray(dataset["row"][:]) - 1 if "row" in dataset.column_names else np.arange(len(dataset))
 
 
 def group_by_key(sources: Sequence[Any], key: Callable[[Any], str]) -> dict[str, list[int]]:
@@ -209,7 +215,7 @@ def encode_pairs(
     """Turn texts into token rows.
 
     Args:
-        dataset: Rows with `source` and `target`.
+        dataset: Rows with `source` and `target`, and their numbers as `row`, if they are not as they stand in their file.
         processor: Both tokenizers.
         max_source_length: The longest source in tokens, the end token included.
         max_target_length: The longest target in tokens, the end token included.
@@ -226,7 +232,7 @@ def encode_pairs(
     report = DataReport(read=len(dataset))
     encoded: dict[str, list[list[int]]] = {"source": [], "target": []}
     limits = {"source": max_source_length, "target": max_target_length}
-    for start, sources, targets in _chunks(dataset):
+    for numbers, sources, targets in _chunks(dataset):
         rows = {
             "source": processor(text=sources)["input_ids"],
             "target": processor(text_target=targets)["labels"],
@@ -234,8 +240,9 @@ def encode_pairs(
         keep = np.ones(len(sources), dtype=bool)
         for side, limit in limits.items():
             texts = sources if side == "source" else targets
-            cut_long_rows(rows[side], texts, keep, report, side=side, limit=limit, too_long=too_long, start=start)
-        find_unknown_targets(rows["target"], targets, keep, report, processor=processor, rule=unknown_target, start=start)
+            cut_long_rows(rows[side], texts, keep, report, side=side, limit=limit, too_long=too_long, numbers=numbers)
+        note_unknown_sources(rows["source"], keep, report, processor=processor, numbers=numbers)
+        find_unknown_targets(rows["target"], targets, keep, report, processor=processor, rule=unknown_target, numbers=numbers)
         for side in encoded:
             encoded[side].extend(tokens for tokens, wanted in zip(rows[side], keep, strict=True) if wanted)
     report.kept = len(encoded["source"])
@@ -244,9 +251,10 @@ def encode_pairs(
     return EncodedPairs(encoded["source"], encoded["target"]), report
 
 
-def check_rules(too_long: str, unknown_target: str) -> None:
-    """Raise unless both say something that is known, as [`encode_pairs`] takes them."""
+def check_rules(too_long: str, unknown_target: str, unknown_label: str = "error") -> None:
+    """Raise unless all say something that is known, as [`hf_genext.encoding.encode_rows`] takes them."""
     for name, value, allowed in (
+        ("unknown_label", unknown_label, ("error", "missing")),
         ("too_long", too_long, ("error", "truncate", "drop")),
         ("unknown_target", unknown_target, ("error", "keep", "drop")),
     ):
@@ -263,7 +271,7 @@ def cut_long_rows(
     side: str,
     limit: int,
     too_long: str,
-    start: int,
+    numbers: np.ndarray,
 ) -> None:
     """Cut, drop or refuse token rows that are longer than the model takes.
 
@@ -275,7 +283,7 @@ def cut_long_rows(
         side: `"source"` or `"target"`.
         limit: The most tokens.
         too_long: As [`encode_pairs`] takes it.
-        start: The number of the first row.
+        numbers: Those of the rows in their file, from 0, (rows,).
 
     Raises:
         ValueError: for a longer row, where the rule is `"error"`.
@@ -283,7 +291,7 @@ def cut_long_rows(
     long = [row for row, tokens in enumerate(rows) if len(tokens) > limit and keep[row]]
     if long and too_long == "error":
         raise ValueError(
-            f"Row {start + long[0] + 1} has a {side} of {len(rows[long[0]])} tokens ({(texts[long[0]] or '')[:60]!r}); the "
+            f"Row {numbers[long[0]] + 1} has a {side} of {len(rows[long[0]])} tokens ({(texts[long[0]] or '')[:60]!r}); the "
             f'model takes {limit}. Set too_long to "truncate" or "drop"; a new model takes what max_{side}_length says.'
         )
     if too_long == "drop":
@@ -291,7 +299,7 @@ def cut_long_rows(
     for row in long:
         closing = rows[row][-1:]  # The end token stays.
         rows[row] = rows[row][: limit - 1] + closing
-    report.note(f"{side} longer than {limit} tokens", [start + row for row in long], kept=too_long == "truncate")
+    report.note(f"{side} longer than {limit} tokens", numbers[long], kept=too_long == "truncate")
 
 
 def find_unknown_targets(
@@ -302,32 +310,49 @@ def find_unknown_targets(
     *,
     processor: GenextProcessor,
     rule: str,
-    start: int,
+    numbers: np.ndarray,
 ) -> None:
     """Keep, drop or refuse targets with a token that the vocabulary lacks; arguments as [`cut_long_rows`] takes them.
 
     Raises:
         ValueError: for such a row, where the rule is `"error"`.
     """
-    unknown_id = processor.target_tokenizer.unk_token_id
-    if unknown_id is None or unknown_id == processor.target_tokenizer.eos_token_id:
-        return  # Byte-level vocabularies know everything; GPT-2's kind names its end token here.
+    unknown_id = find_unknown_token(processor.target_tokenizer)
+    if unknown_id is None:
+        return
     unknown = [row for row, tokens in enumerate(rows) if unknown_id in tokens and keep[row]]
     if unknown and rule == "error":
         raise ValueError(
-            f"Row {start + unknown[0] + 1}: the target vocabulary lacks "
+            f"Row {numbers[unknown[0]] + 1}: the target vocabulary lacks "
             f"{_find_unknown(processor, texts[unknown[0]])!r} (in {texts[unknown[0]][:60]!r}). Correct the row, or set "
             'unknown_target to "drop" or "keep".'
         )
-    report.note("unknown token in the target", [start + row for row in unknown], kept=rule == "keep")
+    report.note("unknown token in the target", numbers[unknown], kept=rule == "keep")
     if rule == "drop":
         keep[unknown] = False
 
 
-def _chunks(dataset: Dataset) -> Iterator[tuple[int, list[str], list[str]]]:
+def note_unknown_sources(
+    rows: list[list[int]], keep: np.ndarray, report: DataReport, *, processor: GenextProcessor, numbers: np.ndarray
+) -> None:
+    """Count the sources with a token that the vocabulary lacks; arguments as [`cut_long_rows`] takes them."""
+    unknown_id = find_unknown_token(processor.tokenizer)
+    if unknown_id is not None:
+        unknown = [row for row, tokens in enumerate(rows) if unknown_id in tokens and keep[row]]
+        report.note("unknown token in the source", numbers[unknown], kept=True)
+
+
+def find_unknown_token(tokenizer: Any) -> int | None:
+    """The id of what a vocabulary lacks; `None` of a byte-level one, which knows all (GPT-2's kind names its end here)."""
+    unknown_id = tokenizer.unk_token_id
+    return None if unknown_id == tokenizer.eos_token_id else unknown_id
+
+
+def _chunks(dataset: Dataset) -> Iterator[tuple[np.ndarray, list[str], list[str]]]:
+    numbers = number_rows(dataset)
     for start in range(0, len(dataset), _ENCODING_CHUNK):
         chunk: dict[str, Any] = dataset[start : start + _ENCODING_CHUNK]
-        yield start, list(chunk["source"]), list(chunk["target"])
+        yield numbers[start : start + _ENCODING_CHUNK], list(chunk["source"]), list(chunk["target"])
 
 
 def _find_unknown(processor: GenextProcessor, text: str) -> str:
@@ -345,8 +370,11 @@ __all__ = [
     "cut_long_rows",
     "encode_pairs",
     "find_unknown_targets",
+    "find_unknown_token",
     "group_by_key",
     "group_references",
+    "note_unknown_sources",
+    "number_rows",
     "read_pairs",
     "split_by_source",
 ]

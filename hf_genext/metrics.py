@@ -10,7 +10,6 @@ import importlib
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any, ClassVar
 
 import datasets
@@ -23,18 +22,27 @@ References = Sequence[str] | Sequence[Sequence[str]]
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-def _require(module: str) -> ModuleType:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f'This metric needs {module.split(".")[0]}: pip install "hf_genext[metrics]"') from error
-
-
 class GenerationMetric(OfflineMetric):
     """Base of the metrics: checks what comes in, then compares each prediction with its references.
 
-    Subclasses set `description` and `citation` and implement `compare`.
+    Subclasses set `description` and `citation`, name the module of another package that they need in `needs`, and implement
+    `compare`.
     """
+
+    needs: ClassVar[str | None] = None
+
+    @classmethod
+    def open_package(cls) -> Any:
+        """The module that the metric needs, or `None`.
+
+        Raises:
+            ImportError: if it is not installed.
+        """
+        try:
+            return None if cls.needs is None else importlib.import_module(cls.needs)
+        except ImportError as error:
+            package = str(cls.needs).split(".")[0]
+            raise ImportError(f'This metric needs {package}: pip install "hf_genext[metrics]"') from error
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -127,6 +135,7 @@ class TokenErrorRate(GenerationMetric):
     """
 
     description = "Edit distance over tokens, divided by the number of reference tokens, in percent."
+    needs = "rapidfuzz.distance"
     name_of_result: ClassVar[str] = "token_error_rate"
 
     def split(self, text: str) -> Sequence[str]:
@@ -135,7 +144,7 @@ class TokenErrorRate(GenerationMetric):
 
     def compare(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         """See the class."""
-        distance = _require("rapidfuzz.distance").Levenshtein.distance
+        distance = self.open_package().Levenshtein.distance
         errors = length = 0
         for prediction, candidates in zip(predictions, references, strict=True):
             given = self.split(prediction)
@@ -181,10 +190,11 @@ class EditDistance(GenerationMetric):
     """
 
     description = "Mean Levenshtein distance in characters to the nearest reference."
+    needs = "rapidfuzz.distance"
 
     def compare(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         """See the class."""
-        distance = _require("rapidfuzz.distance").Levenshtein.distance
+        distance = self.open_package().Levenshtein.distance
         nearest = [
             min(distance(prediction, candidate) for candidate in candidates)
             for prediction, candidates in zip(predictions, references, strict=True)
@@ -202,34 +212,37 @@ class Bleu(GenerationMetric):
     """BLEU of the corpus (Papineni et al. 2002) as sacrebleu computes it, 0 to 100."""
 
     description = "BLEU of the corpus as sacrebleu computes it."
+    needs = "sacrebleu"
     citation = "Post 2018, A Call for Clarity in Reporting BLEU Scores"
 
     def compare(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         """See the class."""
-        return {"bleu": float(_require("sacrebleu").BLEU().corpus_score(predictions, _streams(references)).score)}
+        return {"bleu": float(self.open_package().BLEU().corpus_score(predictions, _streams(references)).score)}
 
 
 class ChrF(GenerationMetric):
     """chrF of the corpus (Popović 2015) as sacrebleu computes it, 0 to 100."""
 
     description = "chrF of the corpus as sacrebleu computes it."
+    needs = "sacrebleu"
     citation = "Popović 2015, chrF: character n-gram F-score for automatic MT evaluation"
 
     def compare(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         """See the class."""
-        return {"chrf": float(_require("sacrebleu").CHRF().corpus_score(predictions, _streams(references)).score)}
+        return {"chrf": float(self.open_package().CHRF().corpus_score(predictions, _streams(references)).score)}
 
 
 class Rouge(GenerationMetric):
     """ROUGE-1, -2 and -L F-measures (Lin 2004) as rouge-score computes them, means over the items, 0 to 100."""
 
     description = "ROUGE-1, ROUGE-2 and ROUGE-L F-measures as rouge-score computes them."
+    needs = "rouge_score.rouge_scorer"
     citation = "Lin 2004, ROUGE: A Package for Automatic Evaluation of Summaries"
 
     def compare(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
         """See the class."""
         names = ["rouge1", "rouge2", "rougeL"]
-        scorer = _require("rouge_score.rouge_scorer").RougeScorer(names)
+        scorer = self.open_package().RougeScorer(names)
         scores = [
             scorer.score_multi(candidates, prediction) for prediction, candidates in zip(predictions, references, strict=True)
         ]
@@ -294,11 +307,14 @@ def build_metrics(names: Sequence[str]) -> Callable[[list[str], list[list[str]]]
         A function of predictions and references that gives all results.
 
     Raises:
+        ImportError: for a metric whose package is not installed.
         ValueError: for a name that is not known.
     """
     unknown = [name for name in names if name not in METRICS]
     if unknown:
         raise ValueError(f"There is no metric {unknown[0]!r}; known are {', '.join(sorted(METRICS))}.")
+    for name in names:
+        METRICS[name].open_package()
     metrics = [METRICS[name]() for name in names]
 
     def compute(predictions: list[str], references: list[list[str]]) -> dict[str, float]:

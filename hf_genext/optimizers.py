@@ -242,14 +242,14 @@ def build_rate_groups(
         Parameter groups for an optimizer.
 
     Raises:
-        ValueError: if nothing that is trained is pretrained, so that the second rate would say nothing.
+        ValueError: if all that is trained is fresh, or nothing is, so that one of the rates would say nothing.
     """
     new, decays = {id(parameter) for module in fresh for parameter in module.parameters()}, set(decayed)
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if not new or all(id(parameter) in new for _, parameter in named):
+    if {id(parameter) in new for _, parameter in named} != {True, False}:
         raise ValueError(
-            "pretrained_learning_rate is given, but no pretrained part is trained: all of them are frozen, or there is none. "
-            "Leave it out."
+            "pretrained_learning_rate is given, but no pretrained part is trained beside a fresh one: the others are "
+            "frozen, or there are none. Leave it out, and give learning_rate alone."
         )
     groups = [
         {

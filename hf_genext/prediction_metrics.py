@@ -18,6 +18,7 @@ import numpy as np
 from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS
 
 NUM_BINS = 15
+_SCIKIT_LEARN, _SCIPY = "sklearn.metrics", "scipy.stats"
 
 
 def _require(module: str) -> Any:
@@ -49,7 +50,7 @@ def score_macro_f1(logits: np.ndarray, labels: np.ndarray) -> float:
     """
     known = labels != -100
     predicted = logits.argmax(axis=1)[known]
-    return 100.0 * float(_require("sklearn.metrics").f1_score(labels[known], predicted, average="macro", zero_division=0))
+    return 100.0 * float(_require(_SCIKIT_LEARN).f1_score(labels[known], predicted, average="macro", zero_division=0))
 
 
 def score_calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -85,7 +86,7 @@ def score_micro_f1(logits: np.ndarray, labels: np.ndarray, threshold: float = 0.
     """
     known = labels != -100
     predicted = logits[known] >= np.log(threshold / (1.0 - threshold))
-    return 100.0 * float(_require("sklearn.metrics").f1_score(labels[known], predicted, zero_division=0))
+    return 100.0 * float(_require(_SCIKIT_LEARN).f1_score(labels[known], predicted, zero_division=0))
 
 
 def score_spearman(means: np.ndarray, labels: np.ndarray) -> float:
@@ -95,7 +96,7 @@ def score_spearman(means: np.ndarray, labels: np.ndarray) -> float:
         means: (rows, outputs).
         labels: (rows, outputs), or (rows,) for one.
     """
-    spearmanr = _require("scipy.stats").spearmanr
+    spearmanr = _require(_SCIPY).spearmanr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of a constant, which has no ranks.
         values = [float(spearmanr(mean, label).statistic) for mean, label in _list_known(means, labels)]
@@ -104,7 +105,7 @@ def score_spearman(means: np.ndarray, labels: np.ndarray) -> float:
 
 def score_r2(means: np.ndarray, labels: np.ndarray) -> float:
     """The coefficient of determination R²: 1 is perfect, 0 as good as the mean. Arguments as for Spearman's correlation."""
-    r2_score = _require("sklearn.metrics").r2_score
+    r2_score = _require(_SCIKIT_LEARN).r2_score
     return float(np.mean([r2_score(label, mean) for mean, label in _list_known(means, labels)]))
 
 
@@ -162,6 +163,10 @@ PREDICTION_METRICS: dict[str, tuple[str, Callable[[np.ndarray, np.ndarray], floa
 """Metrics by the name that a recipe uses: the kind of head that they are for (all densities are one), and the function."""
 
 
+_NEEDS = {"macro_f1": _SCIKIT_LEARN, "micro_f1": _SCIKIT_LEARN, "r2": _SCIKIT_LEARN, "spearman": _SCIPY}
+"""What metrics need besides NumPy."""
+
+
 def list_prediction_metrics(kind: str) -> list[str]:
     """The metrics that are for a kind of head."""
     kind = "density" if kind in DENSITY_KINDS else kind
@@ -183,6 +188,7 @@ def build_prediction_metrics(
         labels.
 
     Raises:
+        ImportError: for a metric whose package is not installed.
         ValueError: for a name that is not known, or not for this kind.
 
     Example:
@@ -194,6 +200,9 @@ def build_prediction_metrics(
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"There is no metric {unknown[0]!r} of a head of kind {kind!r}; known are {', '.join(known)}.")
+    for name in names:
+        if name in _NEEDS:
+            _require(_NEEDS[name])
     functions = {name: PREDICTION_METRICS[name][1] for name in names}
     if "micro_f1" in functions:
         functions["micro_f1"] = partial(score_micro_f1, threshold=threshold)

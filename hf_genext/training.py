@@ -155,7 +155,12 @@ class GenextTrainer(Seq2SeqTrainer):
         """Token-budget batches in order of length where `max_tokens_per_batch` is set, and for single outputs."""
         predicts = self.prediction_metrics is not None
         if self.args.max_tokens_per_batch is None and not predicts:
-            return super().get_eval_dataloader(eval_dataset)
+            # Ranks may have unequal numbers of rows; made equal, some would count twice.
+            is_even, self.accelerator.even_batches = self.accelerator.even_batches, not self._evaluates_exactly
+            try:
+                return super().get_eval_dataloader(eval_dataset)
+            finally:
+                self.accelerator.even_batches = is_even
         if eval_dataset is None or isinstance(eval_dataset, str):
             eval_dataset = self.eval_dataset if eval_dataset is None else self.eval_dataset[eval_dataset]
         if eval_dataset is None:
@@ -275,9 +280,10 @@ class GenextTrainer(Seq2SeqTrainer):
         if self.optimizer is None and self.args.pretrained_learning_rate is not None:
             whole = self.model if model is None else model
             base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
+            fresh = set(find_fresh_modules(base))
             groups = build_rate_groups(
                 whole,
-                [module for name, module in base.named_modules() if name in set(find_fresh_modules(base))],
+                [module for name, module in base.named_modules() if name in fresh],
                 learning_rate=self.args.learning_rate,
                 pretrained_learning_rate=self.args.pretrained_learning_rate,
                 weight_decay=self.args.weight_decay,
@@ -413,6 +419,11 @@ class GenextTrainer(Seq2SeqTrainer):
 
     # Evaluation
 
+    @property
+    def _evaluates_exactly(self) -> bool:
+        """Whether the evaluation is not [`Seq2SeqTrainer`]'s own, which takes the rows that count twice away later."""
+        return self.compute_metrics is None and not self.args.predict_with_generate
+
     def evaluation_loop(
         self,
         dataloader: DataLoader,
@@ -425,7 +436,7 @@ class GenextTrainer(Seq2SeqTrainer):
 
         With `compute_metrics` or `predict_with_generate` it is [`Seq2SeqTrainer`]'s own loop.
         """
-        if self.compute_metrics is not None or self.args.predict_with_generate:
+        if not self._evaluates_exactly:
             return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         # Compiled layers would be compiled again for evaluation, and for every length of a cache.
         with torch.compiler.set_stance("force_eager" if self.args.should_compile_layers else "default"):

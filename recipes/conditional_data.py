@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from hf_genext.batching import EncodedPairs, EncodedRows
 from hf_genext.conditions import (
     NUMBER_KINDS,
     ConditionColumns,
-    encode_rows,
     group_conditions,
     list_kinds,
     parse_condition_columns,
     read_rows,
 )
 from hf_genext.data import DataReport, encode_pairs, group_references, read_pairs, split_by_source
+from hf_genext.encoding import encode_rows
 from hf_genext.media_columns import MEDIA_KINDS
 from hf_genext.metrics import METRICS, build_metrics
 from hf_genext.prediction_metrics import build_prediction_metrics, list_prediction_metrics
@@ -197,6 +198,7 @@ def encode_dataset(
     rules: dict[str, Any] = {"too_long": settings.too_long, "unknown_target": settings.unknown_target}
     if reader.is_plain:
         return encode_pairs(rows, processor, **limits, **rules)
+    rules["unknown_label"] = settings.unknown_label
     return encode_rows(rows, processor, **limits, **rules, output=reader.output, output_names=output_names)
 
 
@@ -312,6 +314,54 @@ def build_text_metrics(settings: DataSettings, config_path: Path | None) -> Call
     return compute
 
 
+def require_metrics(
+    settings: DataSettings, config_path: Path | None, output: str, best: str | None, deciding: dict[str, str]
+) -> None:
+    """Raise for a metric that chooses the best checkpoint, or that decides, and is mistyped: before the training, not after it.
+
+    What decides may also come of a script that scores the model later, and is not known yet.
+
+    Args:
+        settings: What names the metrics of an evaluation.
+        config_path: The settings file, beside which a script of metrics stands.
+        output: `"text"`, or the kind of a single output.
+        best: What chooses the best checkpoint, if something does.
+        deciding: What decides, and whether it is to be higher or lower.
+
+    Raises:
+        SettingsError: naming the metric that was meant, or all that there are.
+    """
+    for name, direction in deciding.items():
+        if direction not in ("higher", "lower"):
+            raise SettingsError(f"deciding_metrics: {name} must be higher or lower, got {direction!r}.")
+    chosen = "loss" if best is None else best.removeprefix("eval_")
+    known = _list_metrics(replace(settings, metrics_script=None), config_path, output)
+    if settings.metrics_script is not None and not {chosen, *deciding} <= {"loss", *known}:
+        known = _list_metrics(settings, config_path, output)  # A script tells by what it gives for a text.
+    if chosen not in ("loss", *known):
+        raise SettingsError(
+            f"metric_for_best_model is {best!r}, which no evaluation gives; known are {', '.join(['loss', *known])}. Set "
+            "metrics to have more."
+        )
+    folded = {name.casefold(): name for name in known or ["loss"]}
+    for name in deciding:
+        if name in folded.values():
+            continue
+        meant = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.85)
+        if meant:
+            raise SettingsError(f"deciding_metrics: there is no metric {name!r}. Did you mean {folded[meant[0]]!r}?")
+        logger.info(
+            "%s decides, too, but is none of the metrics of this training: what scores the model later has to add it.", name
+        )
+
+
+def _list_metrics(settings: DataSettings, config_path: Path | None, output: str) -> list[str]:
+    if output != "text":
+        return list(settings.metrics or list_prediction_metrics(output))
+    generated, given = build_text_metrics(settings, config_path), build_given_metrics(settings)
+    return [*(generated(["a"], [["a"]]) if generated else {}), *(given(-1.0, 1, 1) if given else {})]
+
+
 def build_given_metrics(settings: DataSettings) -> SequenceMetrics | None:
     """The metrics of how likely given texts are that the settings name; `None` for none."""
     names = [name for name in settings.metrics or [] if name in SEQUENCE_METRICS]
@@ -343,6 +393,7 @@ __all__ = [
     "find_data",
     "group_rows",
     "load_data",
+    "require_metrics",
     "spread_rows",
     "write_example",
 ]

@@ -73,6 +73,12 @@ def check_model_settings(settings: ModelSettings) -> None:
         raise SettingsError("choose_threshold is for a head of kind labels; leave it out.")
     if settings.calibrate and settings.head.get("kind") in DENSITY_KINDS:
         raise SettingsError(f"calibrate has nothing to fit in a head of kind {settings.head['kind']}; leave it out.")
+    if settings.lora is not None and settings.model is not None and (settings.calibrate or settings.choose_threshold):
+        name = "calibrate" if settings.calibrate else "choose_threshold"
+        raise SettingsError(
+            f"{name} finds a number that is kept in the configuration of the model, and an adapter of {settings.model!r} is "
+            f"saved without one. Leave {name} out, or tune the model without lora."
+        )
     if settings.generative is not None and (settings.head or {}).get("kind", "class") != "class":
         raise SettingsError("generative sums out missing classes, so it is for a head of kind class; leave it out.")
     if settings.generative is not None and settings.head is None:
@@ -256,6 +262,13 @@ def _open_model(settings: ModelSettings) -> tuple[PreTrainedModel, hf_genext.Gen
                 "switched on. Leave it out, or train a new model."
             )
         model.config.conditioner.condition_dropout = settings.condition_dropout
+    if settings.head is not None and settings.head.get("kind", "class") != model.config.head.kind:
+        raise SettingsError(
+            f"{settings.model!r} has a head of kind {model.config.head.kind}, got head: {{kind: "
+            f"{settings.head.get('kind', 'class')}}}. Name its own kind, or train a new model."
+        )
+    # What the settings changed is checked as a new configuration is.
+    hf_genext.GenextConfig.from_dict(model.config.to_dict())
     return model, hf_genext.GenextProcessor.from_pretrained(settings.model)
 
 

@@ -120,6 +120,10 @@ class DataSettings:
     unknown_target: str = field(
         default="error", metadata={"help": "Targets with a token that the vocabulary lacks: error, keep or drop."}
     )
+    unknown_label: str = field(
+        default="error",
+        metadata={"help": "Conditions with a label that no row to train on has: error, or missing, which reads it as none."},
+    )
     unreadable: str = field(
         default="error", metadata={"help": "Rows whose picture or recording cannot be opened: error or drop."}
     )

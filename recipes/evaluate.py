@@ -170,6 +170,9 @@ def _score_texts(
     """Score what a model generates from every distinct condition, and print."""
     if settings.predictions_file is not None:  # Before the work: what cannot be written must not cost it.
         Path(settings.predictions_file).parent.mkdir(parents=True, exist_ok=True)
+    if not data.metrics and data.metrics_script is None:
+        data = replace(data, metrics=["exact_match", "token_error_rate"])
+    metrics = build_text_metrics(data, config_path)
     grouped = group_rows(rows)
     grouped = {name: values[: settings.limit] for name, values in grouped.items()}
     conditions, names, references = grouped["source"], grouped["name"], grouped["references"]
@@ -188,9 +191,6 @@ def _score_texts(
         num_cut += answer[0].get("truncated", False)
     if num_cut:
         logger.warning("%d of %d conditions are longer than the model takes, and were cut.", num_cut, len(names))
-    if not data.metrics and data.metrics_script is None:
-        data = replace(data, metrics=["exact_match", "token_error_rate"])
-    metrics = build_text_metrics(data, config_path)
     scores = {} if metrics is None else metrics(predictions, references)
     low, high = bootstrap_interval(100.0 * score_exact(predictions, references))
     if settings.predictions_file is not None:

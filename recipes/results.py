@@ -64,6 +64,8 @@ def update_recipe_results(path: Path, new: dict[str, Any]) -> None:
 def add_baselines(path: Path | None, scores: dict[str, dict[str, float]]) -> None:
     """Print the metrics of baselines, and put them beside the model's own in a recipe's results, where there are to be any.
 
+    Those of other labels stay, and are named: they may be of other settings or another script, or of a label that is no more.
+
     Args:
         path: The results file, or `None`.
         scores: The metrics of each by its label.
@@ -72,6 +74,9 @@ def add_baselines(path: Path | None, scores: dict[str, dict[str, float]]) -> Non
         print(label, "  ".join(f"{name} {value:.4g}" for name, value in values.items()), sep=": ", flush=True)
     if path is not None:
         results = read_results(path)
+        others = [label for label in results["baselines"] if label not in scores]
+        if others:
+            print(f"stay as they were in {path}: {', '.join(others)}; take out what is no more", flush=True)
         write_results(path, {**results, "baselines": {**results["baselines"], **scores}})
 
 

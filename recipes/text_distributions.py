@@ -5,6 +5,7 @@ Legend: rows.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import numpy as np
 import torch
 
 from hf_genext.conditions import list_conditions
+from hf_genext.data import find_unknown_token
+from hf_genext.pipeline_outputs import TargetWriter
 from hf_genext.sample_metrics import Diversity, Novelty, SampleMetric
 from hf_genext.sequence_metrics import SEQUENCE_METRICS, build_sequence_metrics, count_characters
 from hf_genext.training import GenextTrainingArguments
@@ -22,6 +25,8 @@ from recipes.arguments import SettingsError, parse_settings
 from recipes.conditional_data import RowReader, find_data, load_data
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.running import count_threads, set_up_logging
+
+logger = logging.getLogger("recipes")
 
 
 @dataclass
@@ -135,8 +140,20 @@ def measure_given(
         how: As [`score_texts`] takes it.
     """
     total = float(score_texts(pipe, conditions, texts, **how).sum())
-    num_tokens = sum(map(len, pipe.target_tokenizer(list(texts), verbose=False)["input_ids"]))
-    return build_sequence_metrics(names)(total, num_tokens, count_characters(texts))
+    # As the pipeline writes them: the tokens that were scored, ends among them.
+    writer = TargetWriter(pipe.model, pipe.processor, pipe.target_tokenizer)
+    rows = [writer.write(text) for text in texts]
+    unknown = find_unknown_token(pipe.target_tokenizer)
+    num_unknown = 0 if unknown is None else sum(unknown in row for row in rows)
+    if num_unknown:
+        logger.warning(
+            "%s of %s targets hold what the target vocabulary lacks, which is scored as %s whatever it is: perplexity and bits "
+            "are too low.",
+            f"{num_unknown:,}",
+            f"{len(rows):,}",
+            pipe.target_tokenizer.unk_token,
+        )
+    return build_sequence_metrics(names)(total, sum(map(len, rows)), count_characters(texts))
 
 
 def draw_texts(pipe: Any, conditions: Sequence[Any], *, seed: int = 0, batch_size: int = 250, **arguments: Any) -> list[str]:

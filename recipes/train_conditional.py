@@ -39,7 +39,7 @@ from hf_genext.checkpoints import hold_folder
 from hf_genext.devices import describe_device
 from hf_genext.hub import render_model_card, write_results
 from hf_genext.prediction_metrics import list_prediction_metrics
-from hf_genext.sequence_metrics import SEQUENCE_METRICS, SequenceMetrics
+from hf_genext.sequence_metrics import SEQUENCE_METRICS
 from hf_genext.state_cache import CachedStates, cache_states, refuse_trained_encoders
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
@@ -53,6 +53,7 @@ from recipes.conditional_data import (
     find_data,
     group_rows,
     load_data,
+    require_metrics,
     spread_rows,
     write_example,
 )
@@ -122,7 +123,7 @@ def _run(
         raise SettingsError("label_smoothing_factor is for sequences of tokens; a head has none, so leave it out.")
     metrics = build_output_metrics(data_settings, output) if predicts else build_text_metrics(data_settings, config_path)
     given_metrics = None if predicts else build_given_metrics(data_settings)
-    _require_metric(args.metric_for_best_model, metrics, given_metrics, output)
+    require_metrics(data_settings, config_path, output, args.metric_for_best_model, run_settings.deciding_metrics or {})
     recipe_results = find_recipe_results(config_path, run_settings.results_file) if run_settings.update_results else None
     with args.main_process_first(desc="preparing the data"):
         require_needed_models(model_settings, data_settings.conditions)
@@ -133,15 +134,18 @@ def _run(
     model, processor = load_model(model_settings, data.train)
 
     def encode(rows: datasets.Dataset, what: str) -> EncodedPairs | EncodedRows:
-        encoded, report = encode_dataset(
-            rows,
-            processor,
-            data_settings,
-            reader,
-            max_source_length=model_settings.max_source_length,
-            max_target_length=model_settings.max_target_length,
-            output_names=model.config.head.output_names if predicts else None,
-        )
+        try:
+            encoded, report = encode_dataset(
+                rows,
+                processor,
+                data_settings,
+                reader,
+                max_source_length=model_settings.max_source_length,
+                max_target_length=model_settings.max_target_length,
+                output_names=model.config.head.output_names if predicts else None,
+            )
+        except ValueError as error:
+            raise SettingsError(f"The {what} rows cannot be used. {error}") from error
         logger.info("%s rows: %s", what, report)
         return encoded
 
@@ -191,9 +195,12 @@ def _run(
         scores = metrics(trainer.generate_texts(scored["source"]), scored["references"])
         trainer.generation_dataset = None  # Of the validation rows, which are not what is scored now.
     if is_evaluated:
-        final = trainer.evaluate(encoded_test)
+        # By another name than those of the validation rows, beside which they stand in the history.
+        side = "eval" if encoded_test is None else "test"
+        trainer.remove_callback(EarlyStoppingCallback)
+        final = trainer.evaluate(encoded_test, metric_key_prefix=side)
         known = list_prediction_metrics(output) if predicts else list(SEQUENCE_METRICS) if given_metrics else ["loss"]
-        scores |= {name: final[f"eval_{name}"] for name in known if f"eval_{name}" in final}
+        scores |= {name: final[f"{side}_{name}"] for name in known if f"{side}_{name}" in final}
     _save(trainer, model_settings, output_dir)
     if not args.should_save:
         return
@@ -267,22 +274,6 @@ def _save(trainer: GenextTrainer, settings: ModelSettings, output_dir: Path) -> 
         trainer.model.config.tie_word_embeddings = tied  # PEFT compares source and target embeddings, which never were one.
         trainer.model_wrapped = trainer.model
     trainer.save_model(str(output_dir))
-
-
-def _require_metric(name: str | None, metrics: Any, given_metrics: SequenceMetrics | None, output: str) -> None:
-    """The metric that chooses the best checkpoint, checked before the training and not at its first evaluation."""
-    if name is None or name.removeprefix("eval_") == "loss":
-        return
-    if output != "text":
-        known = ["loss", *list_prediction_metrics(output)]
-    else:
-        generated = metrics(["a"], [["a"]]) if metrics else {}
-        known = ["loss", *generated, *(given_metrics(-1.0, 1, 1) if given_metrics else {})]
-    if name.removeprefix("eval_") not in known:
-        raise SettingsError(
-            f"metric_for_best_model is {name!r}, which no evaluation gives; known are {', '.join(known)}. Set "
-            "metrics to have more."
-        )
 
 
 if __name__ == "__main__":

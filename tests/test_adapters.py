@@ -12,7 +12,7 @@ import torch
 from composition_specimens import DECODERS, TOKENS, Cell, build_bert, build_labels
 from transformers import GPT2LMHeadModel, pipeline
 
-from hf_genext import GenextForConditionalGeneration, build_lora_config
+from hf_genext import GenextForConditionalGeneration, GenextForPrediction, build_lora_config
 
 compose = GenextForConditionalGeneration.from_encoder_decoder_pretrained
 
@@ -98,6 +98,50 @@ def test_an_adapter_folder_opens_as_a_pipeline(tmp_path):
     adapted = pipeline("conditional-generation", model=str(tmp_path / "adapter"))
     assert adapted(WORDS) != plain(WORDS)
     assert len(adapted(WORDS)) == len(WORDS)
+
+
+PREDICTED = {
+    "class": ({"kind": "class", "num_outputs": 3}, torch.tensor([2, 0, 1])),
+    "labels": ({"kind": "labels", "num_outputs": 3}, torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]])),
+    "regression": ({"kind": "regression", "num_outputs": 2, "output_scales": [3.0, 0.5]}, torch.randn(3, 2)),
+    "mixture": ({"kind": "mixture", "num_outputs": 2, "num_components": 3}, torch.randn(3, 2)),
+    "image": ({"kind": "image", "output_shape": [2, 2], "num_levels": 3}, torch.tensor([[0, 1, 2, 0]] * 3)),
+}
+
+
+@pytest.mark.parametrize("kind", PREDICTED)
+def test_an_adapter_leaves_the_outputs_of_a_head_as_they_were(kind):
+    head, labels = PREDICTED[kind]
+    model = GenextForPrediction.from_encoder_pretrained(build_bert(), head)
+    with torch.no_grad():
+        expected = model(**TOKENS, labels=labels)
+        found = peft.get_peft_model(model, build_lora_config(model, task_type=None)).eval()(**TOKENS, labels=labels)
+    assert expected.keys() == found.keys() and "logits" in found
+    for name in ("loss", "logits", "scale", "log_probs"):
+        assert (expected.get(name) is None) == (found.get(name) is None), name
+        if found.get(name) is not None:
+            torch.testing.assert_close(found[name], expected[name])
+
+
+@pytest.mark.parametrize("kind", ["class", "labels", "regression"])
+def test_what_a_head_with_an_adapter_is_calibrated_to_is_saved_with_the_merged_model(kind, tmp_path):
+    head, labels = PREDICTED[kind]
+    model = GenextForPrediction.from_encoder_pretrained(build_bert(), head)
+    adapted = peft.get_peft_model(model, build_lora_config(model, task_type=None))
+    batches = [{**TOKENS, "labels": labels}]
+    temperature = adapted.calibrate(batches)
+    assert temperature not in (1.0, [1.0] * 3, [1.0] * 2)
+    threshold = adapted.choose_threshold(batches) if kind == "labels" else 0.5
+    assert (threshold != 0.5) == (kind == "labels")
+    with torch.no_grad():
+        expected = adapted(**TOKENS)
+    adapted.merge_and_unload().save_pretrained(tmp_path)
+    opened = GenextForPrediction.from_pretrained(tmp_path)
+    assert (opened.config.head.temperature, opened.config.head.threshold) == (temperature, threshold)
+    with torch.no_grad():
+        found = opened(**TOKENS)
+    what = "scale" if kind == "regression" else "logits"
+    torch.testing.assert_close(found[what], expected[what])
 
 
 @pytest.mark.parametrize("order", ["import peft, hf_genext", "import hf_genext, peft"])

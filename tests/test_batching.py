@@ -8,7 +8,7 @@ import torch
 from specimens import build_config, sharpen
 
 from hf_genext import GenextForConditionalGeneration
-from hf_genext.batching import ConditionalCollator, EncodedPairs, TokenBudgetBatchSampler
+from hf_genext.batching import ConditionalCollator, EncodedPairs, EncodedRows, TokenBudgetBatchSampler
 
 
 def draw_lengths(rows=997, seed=0):
@@ -100,6 +100,15 @@ def test_the_collator_pads_and_leaves_out_a_mask_that_says_nothing():
     assert shifted["decoder_input_ids"].tolist() == [[3, 3], [3, 3]]
     with pytest.raises(KeyError, match="encode_pairs"):
         ConditionalCollator(0)([{"text": "a"}])
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("shape", [(3,), (3, 2)])
+def test_numbers_stay_what_they_are_whatever_their_precision(kind, shape):
+    numbers = np.random.default_rng(0).normal(size=shape).astype(kind)
+    rows = EncodedRows({"condition_vectors": np.ones((3, 4), dtype=np.float32)}, numbers)
+    labels = ConditionalCollator(0)([rows[index] for index in range(3)])["labels"]
+    assert np.array_equal(labels.numpy(), numbers)
 
 
 def test_the_collator_gives_every_target_in_both_directions():

@@ -46,6 +46,7 @@ from hf_genext import (
     GenextDecoderConfig,
     GenextForConditionalGeneration,
     GenextModel,
+    GenextTextConditionerConfig,
     GenextVectorConditionerConfig,
     StaticEmbeddingModel,
 )
@@ -279,6 +280,10 @@ def test_an_encoder_is_tuned_from_a_layer_on():
     trained = {name for name, parameter in model.encoder.named_parameters() if parameter.requires_grad}
     assert "conditioner.model.norm.weight" in trained
     assert all(".layers.1." in name or name.endswith("model.norm.weight") for name in trained)
+    model = compose(encoder=DECODERS["bart"](), decoder=DECODERS["gpt2"](), tune_encoder_from_layer=0)
+    trained = {name for name, parameter in model.encoder.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert all(".layers.0." in name for name in trained), "the norm of BART's embeddings stands before its layers"
 
 
 @pytest.mark.parametrize("decoder", ["gpt2", "llama", "qwen3", "opt", "bart", "t5", "native"])
@@ -320,6 +325,33 @@ def test_the_kind_of_number_reaches_every_part(decoder, tmp_path):
     assert {parameter.dtype for parameter in wide.parameters()} == {torch.float32}
     mixed = compose(encoder=encoder, decoder=AutoModelForCausalLM.from_config(DECODERS["gpt2"]()).to(torch.bfloat16))
     assert {parameter.dtype for parameter in mixed.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("decoder", ["native", "llama", "a model"])
+def test_half_precision_of_a_composition_is_that_of_its_folder(decoder, tmp_path):
+    """What half precision would spoil stays in float32: angles of positions, and the running means of a codebook."""
+    encoder = GenextTextConditionerConfig(vocab_size=30, hidden_size=24, num_hidden_layers=1, num_attention_heads=2)
+    given = LlamaForCausalLM(DECODERS["llama"]()) if decoder == "a model" else DECODERS[decoder]()
+    quantized = {"kind": "quantized", "num_latents": 2, "latent_size": 4, "num_codes": 8}
+    model = compose(encoder=encoder, decoder=given, bottleneck=quantized, dtype=torch.bfloat16)
+    sharpen(model)
+    model.save_pretrained(tmp_path)
+    opened = GenextForConditionalGeneration.from_pretrained(tmp_path)
+    kinds = {name: buffer.dtype for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    assert {torch.float32} == set(kinds.values())
+    assert kinds.keys() >= {"encoder.conditioner.rotary_emb.inv_freq", "encoder.bottleneck.codebook.vectors"}
+    for name, buffer in opened.named_buffers():
+        torch.testing.assert_close(buffer.float(), model.get_buffer(name).float(), atol=0, rtol=0)
+    with torch.no_grad():
+        expected, found = (either(**TOKENS, labels=build_labels()).logits for either in (model, opened))
+    assert torch.equal(expected, found)
+    opened.train()
+    optimizer = torch.optim.SGD(opened.parameters(), lr=0.1)
+    for _ in range(2):
+        opened(**TOKENS, labels=build_labels()).loss.backward()
+        optimizer.step()
+    opened(**TOKENS, labels=build_labels())
+    assert opened.encoder.bottleneck.codebook.num_moves == 2
 
 
 def test_a_quantization_reaches_the_decoder(tmp_path):
@@ -525,3 +557,18 @@ def test_a_condition_is_given_by_name_or_as_the_first_argument_and_only_once():
         model.generate(**TOKENS)
     with pytest.raises(ValueError, match="pixel_vals"):
         model.generate(pixel_vals=images)
+
+
+@pytest.mark.parametrize("condition", ["bert", "text_and_labels"])
+@pytest.mark.parametrize("search", [{}, {"num_beams": 2, "num_return_sequences": 2}], ids=["greedy", "beams"])
+def test_states_of_a_condition_are_generated_from_as_the_condition_is(condition, search):
+    model = Cell(condition, "native", None).build()
+    conditioner = model.encoder.conditioner
+    with torch.no_grad():
+        states = getattr(conditioner, "conditioners", {"text": conditioner})["text"](**TOKENS)
+    given = {"condition_states": states.states, "condition_states_mask": states.mask}
+    if condition == "text_and_labels":
+        given = {name: {"text": value} for name, value in given.items()}
+    expected = model.generate(**TOKENS, **GENERATION, **search)
+    assert torch.equal(model.generate(**given, **GENERATION, **search), expected)
+    assert not torch.equal(expected[0], expected[-1]), "the condition changes nothing"

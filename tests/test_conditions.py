@@ -22,14 +22,15 @@ from hf_genext import (
     StaticEmbeddingModel,
     train_tokenizer,
 )
+from hf_genext.adapters import find_fresh_modules
 from hf_genext.batching import ConditionalCollator, EncodedRows
 from hf_genext.conditions import (
-    encode_rows,
     group_conditions,
     list_conditions,
     parse_condition_columns,
     read_rows,
 )
+from hf_genext.encoding import encode_rows
 from hf_genext.media import open_condition
 from recipes.arguments import SettingsError
 from recipes.evaluate import main as evaluate
@@ -89,6 +90,35 @@ def test_rows_are_batches_of_what_the_processor_gives_for_the_same_conditions(tm
     assert batch["condition_labels"].tolist() == [[0, 0], [-1, 1], [1, -1]]
     targets = processor(text_target=["x y", "y", "x x x"])["labels"]
     assert [[token for token in row if token != -100] for row in batch["labels"].tolist()] == targets
+
+
+def test_what_is_refused_or_unknown_is_told_by_the_row_of_the_file(tmp_path):
+    rows = [
+        {"name": None, "pos": None, "size": None, "gloss": "x"},
+        {"name": "a b", "pos": "n", "size": "big", "gloss": None},
+        {"name": "a c", "pos": "n", "size": "big", "gloss": "x y"},
+        {"name": "a", "pos": "w", "size": "big", "gloss": "x z"},
+    ]
+    columns = parse_condition_columns({"text": "name", "label": ["pos", "size"]})
+    read, _ = read_rows(write_jsonl(tmp_path / "rows.jsonl", rows), columns, target_columns=["gloss"])
+    assert read["row"][:] == [3, 4]
+    limits = {"max_source_length": 9, "max_target_length": 9}
+    with pytest.raises(ValueError, match="Row 4: Field 'pos' has no label 'w'; known are 'n', 'v'"):
+        encode_rows(read, build_processor(), **limits)
+    encoded, report = encode_rows(read, build_processor(), **limits, unknown_label="missing", unknown_target="keep")
+    assert "1 changed: unknown label read as missing (rows 4)" in str(report)
+    assert [encoded[index]["condition_labels"].tolist() for index in (0, 1)] == [[0, 0], [-1, 0]]
+    with pytest.raises(ValueError, match="unknown_label must be one of 'error', 'missing', got 'drop'"):
+        encode_rows(read, build_processor(), **limits, unknown_label="drop")
+    processor = build_processor(label_names={"pos": ["n", "v", "w"], "size": ["big", "small"]})
+    with pytest.raises(ValueError, match="Row 4: the target vocabulary lacks 'z'"):
+        encode_rows(read, processor, **limits)
+    _, report = encode_rows(read, processor, **limits, unknown_target="keep")
+    assert "1 changed: unknown token in the source (rows 3)" in str(report)
+    assert "1 changed: unknown token in the target (rows 4)" in str(report)
+    read, _ = read_rows(tmp_path / "rows.jsonl", columns, target_columns=["pos"], output="class")
+    with pytest.raises(ValueError, match="Row 4: the target 'w' is not among the 1 names"):
+        encode_rows(read, processor, **limits, output="class", output_names=["n"])
 
 
 def test_words_are_looked_up_in_a_space_and_unknown_ones_counted(tmp_path):
@@ -421,8 +451,16 @@ def test_two_rates_are_those_of_fresh_and_pretrained_parts(folder, tmp_path):
         args=arguments,
         data_collator=ConditionalCollator(0),
     )
-    with pytest.raises(ValueError, match="no pretrained part is trained"):
+    with pytest.raises(ValueError, match="no pretrained part is trained beside a fresh one"):
         native.create_optimizer()
+    # Of one width, with nothing in between.
+    sizes = {"vocab_size": 20, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    bare = GenextForConditionalGeneration.from_encoder_decoder_pretrained(
+        {"model_type": "bert", **sizes}, {"model_type": "llama", **sizes, "bos_token_id": 1, "eos_token_id": 2}
+    )
+    assert not find_fresh_modules(bare)
+    with pytest.raises(ValueError, match="no pretrained part is trained beside a fresh one"):
+        GenextTrainer(model=bare, args=arguments, data_collator=ConditionalCollator(0)).create_optimizer()
 
 
 def test_pictures_are_described_from_settings_alone(folder, tmp_path, capsys):

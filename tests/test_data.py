@@ -80,14 +80,14 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_text(tmp_pat
     path = tmp_path / "rows.tsv"
     path.write_bytes(b"\xef\xbb\xbfword\tphones\r\ncat\tK AE T\r\n")
     pairs, _ = read_pairs(path, **COLUMNS)
-    assert pairs[:] == {"source": ["cat"], "target": ["K AE T"]}
+    assert pairs[:] == {"source": ["cat"], "target": ["K AE T"], "row": [1]}
 
 
 def test_windows_line_ends_are_no_part_of_two_text_files(tmp_path):
     for name, content in (("word", b"cat\r\nat\r\n"), ("phones", b"K AE T\r\nAE T\r\n")):
         (tmp_path / name).write_bytes(content)
     pairs, _ = read_pairs([tmp_path / "word", tmp_path / "phones"], **COLUMNS)
-    assert pairs[:] == {"source": ["cat", "at"], "target": ["K AE T", "AE T"]}
+    assert pairs[:] == {"source": ["cat", "at"], "target": ["K AE T", "AE T"], "row": [1, 2]}
 
 
 def test_dates_in_json_stay_as_they_are_written(tmp_path):
@@ -268,6 +268,24 @@ def test_rows_longer_than_the_model_are_refused_cut_or_dropped_as_told():
     assert str(report) == "2 rows read, 1 kept; 1 dropped: source longer than 5 tokens (rows 2)"
     with pytest.raises(ValueError, match="No row is left"):
         encode(["violins"], ["AE"], max_source_length=5, too_long="drop")
+
+
+def test_rows_are_numbered_as_in_their_file_whatever_was_left_out_and_held_out(tmp_path):
+    path = tmp_path / "rows.tsv"
+    words = ["", "cat", "", *(f"{letters}" for letters in ("at", "ca", "ta", "ac", "c~t", "a"))]
+    path.write_text("word\tphones\n" + "".join(f"{word}\tK AE T\n" for word in words) + "violins\tK QQ\n", encoding="utf-8")
+    pairs, _ = read_pairs(path, **COLUMNS)
+    assert pairs["row"][:] == [2, 4, 5, 6, 7, 8, 9, 10]
+    train, held_out = split_by_source(pairs, 2, seed=1)
+    assert sorted(train["row"][:] + held_out["row"][:]) == pairs["row"][:]
+    processor, limits = build_processor(), {"max_source_length": 24, "max_target_length": 24}
+    with pytest.raises(ValueError, match="Row 10: the target vocabulary lacks 'QQ'"):
+        encode_pairs(pairs, processor, **limits)
+    with pytest.raises(ValueError, match="Row 10 has a source of 8 tokens"):
+        encode_pairs(pairs, processor, max_source_length=5, max_target_length=24)
+    _, report = encode_pairs(pairs, processor, **limits, unknown_target="drop")
+    assert "1 dropped: unknown token in the target (rows 10)" in str(report)
+    assert "1 changed: unknown token in the source (rows 8)" in str(report)
 
 
 def test_targets_that_the_vocabulary_lacks_are_refused_kept_or_dropped_as_told():

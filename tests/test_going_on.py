@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from huggingface_hub.errors import StrictDataclassError
 from specimens import PHONEMES, WORDS
 from transformers import BertConfig, BertModel
 
@@ -67,3 +70,18 @@ def test_conditions_are_taken_away_from_models_with_null_states_alone(folder, tm
     processor.save_pretrained(tmp_path / "plain")
     with pytest.raises(SettingsError, match="has no null states that could stand for its condition"):
         load_model(ModelSettings(model=str(tmp_path / "plain"), condition_dropout=0.5), None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"head": {"kind": "labels"}}, "has a head of kind class, got head: {kind: labels}"),
+        ({"condition_dropout": 1.5}, "condition_dropout must be at least 0 and below 1, got 1.5"),
+        ({"tune_encoder_from_layer": -1}, "tune_encoder_from_layer must be 0 or more, got -1"),
+        ({"lora": {"r": 2}, "calibrate": True}, "calibrate finds a number that is kept in the configuration"),
+    ],
+    ids=["head", "dropout", "layer", "calibrate"],
+)
+def test_settings_that_the_model_cannot_have_are_refused(folder, settings, message):
+    with pytest.raises((ValueError, StrictDataclassError), match=re.escape(message)):
+        load_model(ModelSettings(**{"model": folder, "head": {"kind": "class"}, **settings}), None)

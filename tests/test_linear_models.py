@@ -263,6 +263,10 @@ def test_what_cannot_be_fitted_is_refused():
         GenextForPrediction.from_encoder_pretrained(
             GenextVectorConditionerConfig(vector_size=6), {"kind": "class"}, bottleneck={"kind": "linear", "hidden_size": 7}
         )
+    with pytest.raises(ValueError, match="fitted to the states of rows, and there are none"):
+        GenextForPrediction.from_encoder_pretrained(
+            GenextVectorConditionerConfig(vector_size=6), {"kind": "class"}, bottleneck={"kind": "linear", "hidden_size": 2}
+        ).fit([])
     with pytest.raises(ValueError, match="All 5 rows are the same"):
         GenextForPrediction.from_encoder_pretrained(
             GenextVectorConditionerConfig(vector_size=6), {"kind": "class"}, bottleneck={"kind": "linear", "hidden_size": 2}

@@ -33,7 +33,8 @@ from transformers import (
 
 from hf_genext import GenextForConditionalGeneration, GenextProcessor, train_tokenizer
 from hf_genext.batching import ConditionalCollator
-from hf_genext.conditions import ConditionColumns, encode_rows, group_conditions, list_conditions, read_rows
+from hf_genext.conditions import ConditionColumns, group_conditions, list_conditions, read_rows
+from hf_genext.encoding import encode_rows
 from hf_genext.media import open_picture, open_recording
 from recipes.conditional_data import write_example
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 
 import evaluate
 import jiwer
@@ -155,3 +156,15 @@ def test_the_bootstrap_interval_is_that_of_a_proportion():
     assert bootstrap_interval([3.0]) == (3.0, 3.0)
     with pytest.raises(ValueError, match="at least one"):
         bootstrap_interval([])
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("bleu", "sacrebleu"), ("chrf", "sacrebleu"), ("rouge", "rouge_score"), ("phoneme_error_rate", "rapidfuzz")],
+)
+def test_a_package_that_is_missing_is_told_when_metrics_are_built_and_not_when_they_are_needed(name, module, monkeypatch):
+    for known in [known for known in sys.modules if known.partition(".")[0] == module] + [module]:
+        monkeypatch.setitem(sys.modules, known, None)
+    with pytest.raises(ImportError, match=rf'This metric needs {module}: pip install "hf_genext\[metrics\]"'):
+        build_metrics(["exact_match", name])
+    assert build_metrics(["exact_match"])(["a"], [["a"]]) == {"exact_match": 100.0}

@@ -50,6 +50,10 @@ def test_a_missing_condition_is_the_same_however_it_is_missing():
     torch.testing.assert_close(read(0, **empty), no_text)
     torch.testing.assert_close(read(0, condition_labels=LABELS, condition_vectors=numbers), no_text)
     torch.testing.assert_close(read(1, **empty), memory[1][mask[1].bool()])
+    no_numbers = read(0, **{**given, "condition_mask": torch.tensor([[1, 1, 0]] * 3)})
+    masked = {**given, "condition_vectors": numbers[:, None], "condition_vectors_mask": torch.tensor([[0], [1], [1]])}
+    torch.testing.assert_close(read(0, **masked), no_numbers)
+    torch.testing.assert_close(read(1, **masked), memory[1][mask[1].bool()])
     broken = numbers.clone()
     broken[2] = torch.nan
     without = {**given, "condition_vectors": broken, "condition_mask": torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0]])}

@@ -22,7 +22,8 @@ from hf_genext import (
     GenextTrainingArguments,
 )
 from hf_genext.batching import ConditionalCollator, EncodedRows
-from hf_genext.conditions import encode_rows, find_output_names, parse_condition_columns, read_rows
+from hf_genext.conditions import find_output_names, parse_condition_columns, read_rows
+from hf_genext.encoding import encode_rows
 from hf_genext.prediction_metrics import build_prediction_metrics
 from recipes import train_conditional
 from recipes.arguments import SettingsError

@@ -13,7 +13,8 @@ from sklearn.metrics import f1_score
 from specimens import PREDICTION_LABELS, build_config, build_inputs, build_prediction, sharpen
 from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
 
-from hf_genext import GenextConfig, GenextForPrediction, GenextVectorConditionerConfig
+from hf_genext import GenextConfig, GenextForPrediction, GenextNullConditionerConfig, GenextVectorConditionerConfig
+from hf_genext.genext.latents_genext import move_inputs
 from hf_genext.pipeline_outputs import name_single
 from hf_genext.prediction_metrics import score_micro_f1
 
@@ -353,3 +354,19 @@ def test_numbers_behind_latent_numbers_have_a_network_of_their_own(kind, bottlen
     assert GenextConfig.from_pretrained(tmp_path).head.num_hidden_layers == count
     chosen = {"kind": kind, "num_outputs": 2, "num_hidden_layers": 1}
     assert len(GenextForPrediction(GenextConfig(conditioner=conditioner, bottleneck=bottleneck, head=chosen)).head.layers) == 1
+
+
+def test_a_class_without_any_condition_is_calibrated_too():
+    model = GenextForPrediction.from_encoder_pretrained(
+        GenextNullConditionerConfig(hidden_size=8), {"kind": "class", "num_outputs": 2}
+    )
+    labels = torch.tensor([0, 1, 1, 1])
+    temperature = model.calibrate([{"labels": labels[:3]}, {"labels": labels[3:]}])
+    assert temperature == model.config.head.temperature != 1.0
+
+
+def test_calibration_and_fits_move_states_by_the_names_of_conditions_to_the_device_too():
+    states = {"text": torch.zeros(2, 3, 4)}
+    moved = move_inputs({"condition_states": states, "labels": torch.zeros(2), "num_samples": 2}, torch.device("meta"))
+    assert moved["condition_states"]["text"].is_meta and moved["labels"].is_meta and moved["num_samples"] == 2
+    assert not states["text"].is_meta

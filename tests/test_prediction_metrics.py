@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -78,3 +80,10 @@ def test_what_is_not_known_changes_no_metric(name):
     unknown = np.full((20, *labels.shape[1:]), MISSING[kind], dtype=labels.dtype)
     more = np.concatenate([outputs, DRAW.standard_normal((20, *outputs.shape[1:])).astype(outputs.dtype)])
     assert metric(more, np.concatenate([labels, unknown])) == pytest.approx(expected)
+
+
+def test_a_package_that_is_missing_is_told_when_metrics_are_built_and_not_when_they_are_needed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    with pytest.raises(ImportError, match=r"scikit-learn: pip install \"hf_genext\[metrics\]"):
+        build_prediction_metrics(["accuracy", "macro_f1"], "class")
+    assert build_prediction_metrics(["accuracy"], "class")(np.eye(2), np.arange(2)) == {"accuracy": 100.0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -220,6 +222,14 @@ def test_a_number_that_is_the_name_of_another_label_is_refused():
         processor(condition_labels=[2])
     digits = GenextProcessor(label_names={"digit": [str(digit) for digit in range(10)]})
     assert digits(condition_labels=[7])["condition_labels"].tolist() == [[7]]
+
+
+@pytest.mark.parametrize("label", [0.5, math.nan, math.inf])
+def test_a_number_that_is_no_whole_one_is_no_label(label):
+    processor = GenextProcessor(label_names={"field": ["a", "b"]})
+    with pytest.raises(ValueError, match=rf"whole numbers or names, got {label}. For none give None"):
+        processor(condition_labels=["a", label])
+    assert processor(condition_labels=[1.0, True, None])["condition_labels"].tolist() == [[1], [1], [-1]]
 
 
 def test_a_condition_without_its_part_is_refused():

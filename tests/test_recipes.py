@@ -291,6 +291,16 @@ def test_words_are_taken_as_they_are_written(tmp_path):
             ["--metric_for_best_model", "word_rate"],
             "'word_rate', which no evaluation gives; known are loss, word_error_rate, phoneme_error_rate",
         ),
+        (
+            b"cat\tK AE T\ndog\tD AO G\n",
+            ["--deciding_metrics", "{word_eror_rate: lower}"],
+            "no metric 'word_eror_rate'. Did you mean 'word_error_rate'",
+        ),
+        (
+            b"cat\tK AE T\ndog\tD AO G\n",
+            ["--deciding_metrics", "{word_error_rate: less}"],
+            "word_error_rate must be higher or lower, got 'less'",
+        ),
     ],
 )
 def test_data_and_models_that_cannot_be_used_are_refused(tmp_path, content, extra, message):

@@ -8,6 +8,7 @@ import statistics
 import pytest
 import torch
 from specimens import sharpen
+from tokenizers import processors
 
 from hf_genext import (
     GenextDecoderConfig,
@@ -18,7 +19,8 @@ from hf_genext import (
     pipeline,
     train_tokenizer,
 )
-from hf_genext.conditions import encode_rows, parse_condition_columns, read_rows
+from hf_genext.conditions import parse_condition_columns, read_rows
+from hf_genext.encoding import encode_rows
 from hf_genext.sample_metrics import Diversity, Novelty, Validity
 from hf_genext.sequence_metrics import (
     build_sequence_metrics,
@@ -27,15 +29,18 @@ from hf_genext.sequence_metrics import (
     score_perplexity,
 )
 from hf_genext.training import GenextTrainer
+from recipes.text_distributions import measure_given
 
 WORDS = ["cab", "a", "bead", "faced", "cab", "deed", "abba"]
 SIDES = ["left", "right", "left", "right", "right", "left", "left"]
 NAMES = ["bits_per_character", "log_likelihood_per_character", "perplexity"]
 
 
-def build_pipe(*, variational=False, unit="character"):
+def build_pipe(*, variational=False, unit="character", ends=True):
     torch.manual_seed(0)
     tokenizer = train_tokenizer(WORDS, unit=unit, vocab_size=300)
+    if not ends:  # As GPT-2's, whose end token the processor adds.
+        tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
     decoder = GenextDecoderConfig(
         vocab_size=len(tokenizer),
         hidden_size=16,
@@ -165,3 +170,21 @@ def test_a_perplexity_that_no_number_holds_is_infinite():
 def test_what_samples_cannot_be_compared_with_is_refused(build, error, told):
     with pytest.raises(error, match=told):
         build()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_saved_model_is_scored_as_in_its_training_whether_its_tokenizer_writes_ends_or_not(ends, tmp_path):
+    pipe = build_pipe(unit="subword", ends=ends)
+    assert (pipe.target_tokenizer("cab")["input_ids"][-1] == pipe.target_tokenizer.eos_token_id) == ends
+    trained = build_trainer(pipe, tmp_path).evaluate()
+    found = measure_given(pipe, [{"label": side} for side in SIDES], WORDS, NAMES)
+    assert found == pytest.approx({name: trained[f"eval_{name}"] for name in NAMES}, rel=1e-5)
+
+
+def test_targets_that_hold_what_the_vocabulary_lacks_are_counted(caplog):
+    pipe = build_pipe()
+    with caplog.at_level("WARNING", "recipes"):
+        measure_given(pipe, [{"label": "left"}] * 2, ["cab", "face"])
+        assert not caplog.records
+        measure_given(pipe, [{"label": "left"}] * 3, ["cab", "zoo", "fox"])
+    assert "2 of 3 targets hold what the target vocabulary lacks, which is scored as <unk>" in caplog.text

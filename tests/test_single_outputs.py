@@ -77,6 +77,10 @@ def test_the_smoke_run_leaves_a_model_that_estimates_frequencies(frequency_model
     assert set(results["metrics"]) == {"spearman", "r2"}
     assert results["better"] == {"spearman": "higher"}
     assert results["data"]["test_sources"] == len(sides["test"]) == 200
+    history = json.loads((frequency_model / "trainer_state.json").read_text())["log_history"]
+    validated = [entry["step"] for entry in history if "eval_spearman" in entry]
+    assert validated and len(validated) == len(set(validated)), "what the test rows gave stands among the validation"
+    assert [entry["test_spearman"] for entry in history if "test_spearman" in entry] == [results["metrics"]["spearman"]]
     head = json.loads((frequency_model / "config.json").read_text())["head"]
     trained_on = np.array([float(value) for value in sides["train"].values()])
     assert head["output_means"] == pytest.approx([trained_on.mean()], abs=1e-4)

@@ -20,7 +20,8 @@ from hf_genext import (
     train_tokenizer,
 )
 from hf_genext.batching import ConditionalCollator, EncodedPairs, EncodedRows
-from hf_genext.conditions import encode_rows, parse_condition_columns, read_rows
+from hf_genext.conditions import parse_condition_columns, read_rows
+from hf_genext.encoding import encode_rows
 from hf_genext.state_cache import cache_states, refuse_trained_encoders
 from recipes.train_conditional import main as train
 

@@ -75,7 +75,10 @@ def test_baselines_join_the_results_that_a_training_wrote(tmp_path, capsys):
     write_results(path, build_results({"bleu": 4.0}, baselines={"older": {"bleu": 1.0}}, **facts))
     add_baselines(find_results_to_join(config, wanted=True), scores)
     assert read_results(path)["baselines"] == {"older": {"bleu": 1.0}, "rival": {"bleu": 3.25}}
-    assert "rival: bleu 3.25" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "rival: bleu 3.25" in told and f"stay as they were in {path}: older; take out what is no more" in told
+    add_baselines(path, {**scores, "older": {"bleu": 1.5}})
+    assert "stay as they were" not in capsys.readouterr().out
 
 
 def test_texts_are_encoded_once(tmp_path, monkeypatch):

@@ -66,8 +66,10 @@ def greatest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.
 @pytest.mark.parametrize("trainer", ["genext", "plain"])
 @pytest.mark.parametrize(("smoothing", "directions"), [("0.0", "1"), ("0.1", "1"), ("0.1", "2")])
 def test_accumulated_steps_and_ranks_equal_one_batch(tmp_path, trainer, smoothing, directions):
-    common = ("--trainer", trainer, "--smoothing", smoothing, "--directions", directions)
-    whole, _ = train(tmp_path / "whole", *common)
+    # Seven rows in batches of four: one of two ranks has a row less.
+    evaluated = ("--evaluated_rows", "7") if trainer == "genext" else ()
+    common = ("--trainer", trainer, "--smoothing", smoothing, "--directions", directions, *evaluated)
+    whole, told = train(tmp_path / "whole", *common)
     untrained = sharpen(GenextForConditionalGeneration(build_config("pooled"))).state_dict()
     assert greatest_difference(whole, untrained) > 1e-2, "the step changed nothing"
     accumulated, _ = train(tmp_path / "accumulated", *common, "--batch_size", "2", "--accumulate", "4")
@@ -75,6 +77,9 @@ def test_accumulated_steps_and_ranks_equal_one_batch(tmp_path, trainer, smoothin
     ranks, printed = train(tmp_path / "ranks", *common, "--batch_size", "4", ranks=2)
     assert "world size 2" in printed
     assert greatest_difference(whole, ranks) < 2e-5
+    if evaluated:
+        expected, found = (float(text.partition("evaluation ")[2].split()[0]) for text in (told, printed))
+        assert found == pytest.approx(expected, abs=1e-4), "a row counts twice"
 
 
 def test_token_budget_batches_accumulated_over_an_epoch_equal_one_batch(tmp_path):

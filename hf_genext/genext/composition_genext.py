@@ -329,17 +329,25 @@ def _place(
         device = encoder_side.device
         if language_model is not None and name.startswith(("decoder", "head")):
             device = language_model.device
-        for tensors in (module._parameters, module._buffers):
-            for tensor in tensors.values():
-                if tensor is not None:
-                    tensor.data = tensor.data.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
+        is_exact = not set(name.split(".")).isdisjoint(composed._keep_in_fp32_modules_strict or ())
+        _convert(module, device, None if is_exact else dtype)
     for part in pretrained:
         if part.dtype != dtype and not (quantized and part is language_model):
-            part.to(dtype)
+            for below in part.modules():
+                _convert(below, None, dtype)
     for sub in composed.modules():
         if isinstance(sub, PreTrainedModel):
             sub.config.dtype = dtype
     composed.config.bottleneck.dtype = dtype
+
+
+def _convert(module: nn.Module, device: torch.device | None, dtype: torch.dtype | None) -> None:
+    """Bring a module's own tensors to a device and a kind of number; frequencies of positions stay as exact as they are."""
+    for tensors in (module._parameters, module._buffers):
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                stays = not tensor.is_floating_point() or name.endswith("inv_freq")
+                tensor.data = tensor.data.to(device=device, dtype=None if stays else dtype)
 
 
 @torch.no_grad()

@@ -34,8 +34,8 @@ class GenextFusionConditioner(GenextPreTrainedModel):
     learned null state stands in its place. It is missing
 
     * in all rows, where its input is not given;
-    * in a row, where `condition_mask` has a 0 for it, a text's `attention_mask` has no 1, all labels are -1, or an image,
-      a recording or a vector begins with what is not a number (NaN);
+    * in a row, where `condition_mask` has a 0 for it, its own mask (a text's `attention_mask`) has no 1, all labels are -1, or
+      an image, a recording or a vector begins with what is not a number (NaN);
     * in training, in a random share of the rows (`condition_dropout`). Which rows depends on the random state and on the
       number of rows alone, not on which conditions they have.
 
@@ -210,8 +210,9 @@ class GenextFusionConditioner(GenextPreTrainedModel):
     def _find_present(self, conditioner: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
         """Which rows say that they have a condition, (batch,)."""
         present = ~find_missing_rows(inputs[_get_main_input(conditioner, inputs)])  # type: ignore[index]
-        if "attention_mask" in conditioner.input_names and inputs.get("attention_mask") is not None:
-            present = present & inputs["attention_mask"].bool().any(dim=1)
+        for name in conditioner.input_names:
+            if name.endswith("_mask") and inputs.get(name) is not None:
+                present = present & inputs[name].bool().any(dim=1)
         return present
 
 

@@ -13,6 +13,7 @@ import torch
 from .configuration_genext import GenextConfig
 from .density_heads_genext import LinearHead
 from .field_conditioners_genext import GenextNullConditioner
+from .latents_genext import move_inputs
 from .linear_bottlenecks_genext import LinearBottleneck
 
 
@@ -88,11 +89,8 @@ class ClosedFormFitting:
     def _move(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], torch.Tensor | None]]:
         """The encoder's inputs of each batch, and its labels."""
         for batch in batches:
-            inputs = {
-                name: value.to(self.device) if torch.is_tensor(value) else value
-                for name, value in batch.items()
-                if not name.startswith("decoder_")
-            }
+            given = {name: value for name, value in batch.items() if not name.startswith("decoder_")}
+            inputs = move_inputs(given, self.device)
             yield inputs, inputs.pop("labels", None)
 
     def _read_states(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[torch.Tensor]:

@@ -178,6 +178,17 @@ def count_conditions(inputs: Mapping[str, Any]) -> int | None:
     return None
 
 
+def move_inputs(inputs: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A model's inputs on a device, those that are dictionaries by the names of conditions, too."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: move(part) for name, part in value.items()}
+        return value.to(device) if torch.is_tensor(value) else value
+
+    return {name: move(value) for name, value in inputs.items()}
+
+
 def repeat_conditions(inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
     """An encoder's inputs with each row so many times, beside each other."""
 
@@ -192,4 +203,4 @@ def repeat_conditions(inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
     return repeated
 
 
-__all__ = ["ENCODER_INPUTS", "LatentEncoding", "Score", "count_conditions", "repeat_conditions"]
+__all__ = ["ENCODER_INPUTS", "LatentEncoding", "Score", "count_conditions", "move_inputs", "repeat_conditions"]

@@ -72,6 +72,8 @@ class LinearBottleneck(nn.Module):
         moments = Moments()
         for rows in read():
             moments.update(rows)
+        if not moments.count:
+            raise ValueError("A linear bottleneck is fitted to the states of rows, and there are none. Give rows.")
         directions, variances, _ = find_components(moments.covariance, len(self.projection), moments.count)
         projection = directions / variances.sqrt()[:, None]
         if self.config.linear_kind == "ica":

@@ -27,6 +27,7 @@ from .decoders_genext import build_decoder
 from .encoders_genext import CONDITION_INPUTS, GenextEncoder
 from .fitting_genext import ClosedFormFitting
 from .heads_genext import TokenHead, add_losses, compute_token_loss
+from .latents_genext import count_conditions
 from .memory_genext import MemoryDecoding, MemoryEncoding
 from .outputs_genext import GenextEncoderOutput, GenextSeq2SeqLMOutput
 from .pretrained_genext import GenextPreTrainedModel
@@ -422,6 +423,13 @@ class GenextForConditionalGeneration(
             return inputs, name, model_kwargs
         if given:
             return model_kwargs.pop(given[0]), given[0], model_kwargs
+        states = model_kwargs.get("condition_states")
+        if torch.is_tensor(states):
+            return model_kwargs.pop("condition_states"), "condition_states", model_kwargs
+        if (rows := count_conditions({"condition_states": states})) is not None:
+            # Those that have states are given, and no other ones.
+            given_all = torch.ones(rows, self.encoder.num_conditions, dtype=torch.long, device=self.device)
+            return given_all, "condition_mask", model_kwargs
         if not self.encoder.can_be_unconditional:
             raise ValueError(f"Give a condition: {', '.join(self.encoder.conditioner.input_names)}.")
         shape = (1 if num_samples is None else num_samples, self.encoder.num_conditions)

@@ -17,14 +17,13 @@ from transformers.utils.generic import can_return_tuple
 from .composition_genext import Part, compose_prediction
 from .conditioners_genext import GenextFusionConditioner
 from .configuration_genext import GenextConfig
-from .density_heads_genext import DensityHead
+from .configuration_heads_genext import DENSITY_KINDS
 from .encoders_genext import GenextEncoder
 from .field_conditioners_genext import GenextNullConditioner
 from .fitting_genext import ClosedFormFitting
 from .guidance_genext import check_guidance_scale, double_memory
-from .heads_genext import RegressionHead, add_losses, build_prediction_head, divide_losses
-from .image_heads_genext import ImageHead
-from .latents_genext import count_conditions, repeat_conditions
+from .heads_genext import add_losses, build_prediction_head, divide_losses
+from .latents_genext import count_conditions, move_inputs, repeat_conditions
 from .memory_genext import MemoryEncoding, average_slots
 from .missing_labels_genext import compute_generative_losses, find_vectors
 from .noise_genext import Noise
@@ -181,7 +180,7 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             loss=loss,
             logits=logits.to(memory.dtype) if logits is not None and logits.is_floating_point() else logits,
             scale=scale,
-            log_probs=self._bound(log_probs, outputs) if isinstance(self.head, (DensityHead, ImageHead)) else None,
+            log_probs=self._bound(log_probs, outputs) if self._gives_whole_vectors else None,
             last_hidden_state=outputs.last_hidden_state,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -208,6 +207,11 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             "supervised": -config.supervised_weight * self.head.score(logits, labels),
             **compute_generative_losses(self.generative, config, logits, labels, vectors, present.to(labels.device), noise),
         }
+
+    @property
+    def _gives_whole_vectors(self) -> bool:
+        """Whether the output is a vector or an image with one probability. The head itself may be wrapped in an adapter."""
+        return self.config.head.kind in (*DENSITY_KINDS, "image")
 
     @staticmethod
     def _bound(log_probs: torch.Tensor | None, outputs: GenextEncoderOutput) -> torch.Tensor | None:
@@ -242,16 +246,16 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
     def _average(self, memory: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """The mean of a memory's real slots, of one row for all where nothing is a condition of a density."""
         vectors = average_slots(memory, mask)
-        is_one = isinstance(self.head, (DensityHead, ImageHead)) and isinstance(self.encoder.conditioner, GenextNullConditioner)
+        is_one = self._gives_whole_vectors and isinstance(self.encoder.conditioner, GenextNullConditioner)
         return vectors[:1] if is_one else vectors
 
     def _describe(
         self, parameters: torch.Tensor, batch_size: int, is_scored: bool
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Logits, or numbers and their standard deviations; nothing of an image to score that is drawn pixel by pixel."""
-        if isinstance(self.head, RegressionHead):
+        if self.config.head.kind == "regression":
             return self.head.split(parameters)
-        if isinstance(self.head, (DensityHead, ImageHead)):
+        if self._gives_whole_vectors:
             is_slow = is_scored and getattr(self.head, "context", None) is not None
             return None if self.training or is_slow else _expand(self.head.locate(parameters), batch_size), None
         return parameters, None
@@ -376,6 +380,8 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             True
         """
         self.head.calibrate(*self._predict(batches))
+        # An adapter trains a copy of the head, which has a configuration of its own.
+        self.config.head.temperature = self.head.config.temperature
         return self.config.head.temperature
 
     @torch.no_grad()
@@ -396,20 +402,21 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             ValueError: for a head that predicts no labels, if there are no rows, or none that has a label.
         """
         self.head.choose_threshold(*self._predict(batches))
+        self.config.head.threshold = self.head.config.threshold
         return self.config.head.threshold
 
     def _predict(self, batches: Iterable[Mapping[str, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         """What the head gives for all rows, (rows, parameters), and what it should have given."""
-        was_training, device = self.training, self.device
+        was_training = self.training
         self.eval()
         parameters, targets = [], []
         try:
             for batch in batches:
-                inputs = {name: value.to(device) if torch.is_tensor(value) else value for name, value in batch.items()}
+                inputs = move_inputs(batch, self.device)
                 if inputs.get("labels") is None:
                     raise ValueError("Calibration needs the labels of every batch; give them as labels.")
                 targets.append(inputs.pop("labels"))
-                parameters.append(self.head(self.embed(**inputs)))
+                parameters.append(self.head(self.read_memory(targets[-1], inputs)))
         finally:
             self.train(was_training)
         if not targets:

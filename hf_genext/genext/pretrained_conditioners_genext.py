@@ -113,11 +113,13 @@ class GenextPretrainedConditioner(GenextPreTrainedModel):
                 f"tune_encoder_from_layer is {from_layer}, but {type(self.model).__name__} has the layers 0 to "
                 f"{len(layers) - 1}. For none of them set freeze_encoder=True."
             )
-        first_tuned = next(layers[from_layer].parameters())
-        for parameter in self.model.parameters():
-            if parameter is first_tuned:
-                break
-            parameter.requires_grad_(False)
+        first_tuned, is_before = next(layers[from_layer].parameters()), True
+        inside = {id(parameter) for parameter in layers.parameters()}
+        for name, parameter in self.model.named_parameters():
+            is_before = is_before and parameter is not first_tuned
+            # BART's kind names the norm of its embeddings behind the layers.
+            if is_before or ("embed" in name and id(parameter) not in inside):
+                parameter.requires_grad_(False)
 
     def train(self, mode: bool = True) -> GenextPretrainedConditioner:
         """Training mode for all but a frozen model, whose states shall not change from step to step."""

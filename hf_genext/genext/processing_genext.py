@@ -378,7 +378,9 @@ class GenextProcessor(ProcessorMixin):
         if label is None:
             return -1
         if not isinstance(label, str):
-            number = int(label)
+            number = int(label) if np.isfinite(label) else None
+            if number is None or number != label:
+                raise ValueError(f"Field {field!r} has labels with whole numbers or names, got {label!r}. For none give None.")
             if not -1 <= number < len(names):
                 raise ValueError(f"Field {field!r} has the labels 0 to {len(names) - 1}, and -1 for none; got {number}.")
             if str(number) in names and names[number] != str(number):

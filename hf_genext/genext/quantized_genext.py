@@ -136,7 +136,8 @@ class Codebook(GenextPreTrainedModel):
         shares = torch.where(is_dead, 0.0, counts).cumsum(dim=0)
         shares = shares / shares[-1].clamp(min=1e-12)
         donors = torch.searchsorted(shares, places).clamp(max=len(counts) - 1)
-        keys = torch.arange(len(counts), device=counts.device) + len(counts) * self.num_moves
+        # Opened in half precision, the codebook's whole numbers are in float32 too.
+        keys = torch.arange(len(counts), device=counts.device) + len(counts) * self.num_moves.long()
         spread = (self.met_error / (self.met_counts.sum() * self.config.latent_size).clamp(min=1.0)).sqrt()
         anew = vectors[donors] + spread * draw_normal(keys, self.config.latent_size).to(vectors.dtype)
         vectors = torch.where(is_dead[:, None], anew, vectors)

@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--smoothing", type=float, default=0.0)
     parser.add_argument("--directions", type=int, default=1)
     parser.add_argument("--trainer", default="genext")
+    parser.add_argument("--evaluated_rows", type=int, default=0)
     parser.add_argument("--resume", default=None)
     parser.add_argument("--sleep", type=float, default=0.0)
     options = parser.parse_args()
@@ -70,6 +71,7 @@ def main() -> None:
     args = GenextTrainingArguments(
         output_dir=options.out,
         per_device_train_batch_size=options.batch_size,
+        per_device_eval_batch_size=options.batch_size,
         gradient_accumulation_steps=options.accumulate,
         max_tokens_per_batch=options.max_tokens,
         max_steps=options.steps,
@@ -96,10 +98,15 @@ def main() -> None:
         "model": model,
         "args": args,
         "train_dataset": build_rows(options.rows),
+        "eval_dataset": build_rows(options.evaluated_rows) if options.evaluated_rows else None,
         "data_collator": ConditionalCollator(0, prepare, model.config.reversed_start_token_id),
         "callbacks": [Slow(options.sleep)],
     }
     trainer = GenextTrainer(**arguments) if options.trainer == "genext" else Seq2SeqTrainer(**arguments)
+    if options.evaluated_rows:
+        loss = trainer.evaluate()["eval_loss"]
+        if trainer.args.process_index == 0:
+            print(f"evaluation {loss!r}", flush=True)
     trainer.train(resume_from_checkpoint=options.resume)
     if trainer.args.process_index == 0:
         weights = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
