@@ -147,17 +147,17 @@ def test_slots_of_several_conditions_have_names():
 def test_what_goes_together():
     processor = build_processor()
     pipe = pipeline(TASK, model=build_native_model(processor, tie_word_embeddings=True), processor=processor)
-    whole = pipe("violin", return_alignments=True, max_new_tokens=7)[0]
-    assert whole["alignment"] == pipe("violin", return_alignments=True, alignment_layer=0, max_new_tokens=7)[0]["alignment"]
-    assert whole["alignment"] != pipe("violin", return_alignments=True, alignment_layer=1, max_new_tokens=7)[0]["alignment"]
+    whole = pipe("zebra", return_alignments=True, max_new_tokens=7)[0]
+    assert whole["alignment"] == pipe("zebra", return_alignments=True, alignment_layer=0, max_new_tokens=7)[0]["alignment"]
+    assert whole["alignment"] != pipe("zebra", return_alignments=True, alignment_layer=1, max_new_tokens=7)[0]["alignment"]
     # Behind a prefix it is that of what follows; of outputs that a list allows, of those.
     first = whole["alignment"]["target_tokens"][0]
-    rest = pipe("violin", return_alignments=True, target_prefix=first, max_new_tokens=6)[0]["alignment"]
+    rest = pipe("zebra", return_alignments=True, target_prefix=first, max_new_tokens=6)[0]["alignment"]
     assert rest["target_tokens"] == whole["alignment"]["target_tokens"][1:]
     np.testing.assert_allclose(rest["weights"], whole["alignment"]["weights"][1:], atol=2e-5)
     for answer in pipe("cat", allowed_outputs=["K AE T", "AE T"], num_beams=4, num_return_sequences=4, return_alignments=True):
         assert answer["alignment"]["target_tokens"] == [*answer["generated_text"].split(), "</s>"]
-    streamed = list(pipe.stream("violin", return_alignments=True, max_new_tokens=7))
+    streamed = list(pipe.stream("zebra", return_alignments=True, max_new_tokens=7))
     assert streamed[-1]["alignment"] == whole["alignment"]
 
 
