@@ -4,8 +4,8 @@
     python benchmarks/batch_jobs.py --model out/g2p-smoke --sizes 1000 10000 100000 1000000
 
 Each job is a process of its own, from reading a parquet file of words to the joined file of answers; what a job of one row
-costs (imports, opening the model; the median of three) is taken away. A tiny model, so that it does not hide what the job itself costs. Results are
-stored after each job, and sizes that are stored already are kept.
+costs (imports, opening the model; the median of three) is taken away. A tiny model, so that it does not hide what the job
+itself costs. Results are stored after each job, and sizes that are stored already are kept.
 """
 
 from __future__ import annotations
