@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hf_genext.batching import EncodedPairs
+from hf_genext.genext.tokenization_genext import find_unknown_token
 from hf_genext.tables import read_table, require_columns, to_strings
 
 if TYPE_CHECKING:
@@ -342,12 +343,6 @@ def note_unknown_sources(
         report.note("unknown token in the source", numbers[unknown], kept=True)
 
 
-def find_unknown_token(tokenizer: Any) -> int | None:
-    """The id of what a vocabulary lacks; `None` of a byte-level one, which knows all (GPT-2's kind names its end here)."""
-    unknown_id = tokenizer.unk_token_id
-    return None if unknown_id == tokenizer.eos_token_id else unknown_id
-
-
 def _chunks(dataset: Dataset) -> Iterator[tuple[np.ndarray, list[str], list[str]]]:
     numbers = number_rows(dataset)
     for start in range(0, len(dataset), _ENCODING_CHUNK):
@@ -370,7 +365,6 @@ __all__ = [
     "cut_long_rows",
     "encode_pairs",
     "find_unknown_targets",
-    "find_unknown_token",
     "group_by_key",
     "group_references",
     "note_unknown_sources",

@@ -127,12 +127,13 @@ def _read_labels(
     processor: GenextProcessor, rows: list[Any], report: DataReport, *, rule: str, numbers: np.ndarray
 ) -> np.ndarray:
     """The labels of a condition as numbers, (rows, fields), -1 where one is missing, or not known and to be read so."""
-    known = {field: {*names, None} for field, names in (processor.label_names or {}).items()}
-    unknown = [
-        place
-        for place, row in enumerate(rows)
-        if any(label not in known.get(field, [label]) for field, label in (row or {}).items())
-    ]
+    known = {field: set(names) for field, names in (processor.label_names or {}).items()}
+
+    def is_unknown(field: str, label: Any) -> bool:
+        # Numbers, and fields that there are not, are the processor's to judge.
+        return isinstance(label, str) and field in known and label not in known[field]
+
+    unknown = [place for place, row in enumerate(rows) if any(is_unknown(*label) for label in (row or {}).items())]
     if unknown and rule == "error":
         try:
             processor(condition_labels=[rows[unknown[0]]])
@@ -142,7 +143,7 @@ def _read_labels(
             ) from error
     report.note("unknown label read as missing", numbers[unknown], kept=True)
     for place in unknown:
-        rows[place] = {field: label if label in known.get(field, [label]) else None for field, label in rows[place].items()}
+        rows[place] = {field: None if is_unknown(field, label) else label for field, label in rows[place].items()}
     return processor(condition_labels=rows)["condition_labels"]
 
 

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .constraints import OutputTrie
+from .genext.tokenization_genext import find_unknown_token
 from .languages import speaking
 
 
@@ -86,7 +87,7 @@ class TargetWriter:
             TypeError: for anything but a text.
             ValueError: for a text that the tokenizer cannot write.
         """
-        ids, unknown = self.write(text, tgt_lang), getattr(self._tokenizer, "unk_token_id", None)
+        ids, unknown = self.write(text, tgt_lang), find_unknown_token(self._tokenizer)
         if unknown is not None and unknown in ids:
             raise ValueError(f"The tokenizer cannot write {what} {text!r}: it gives the unknown token. Take it out.")
         return ids

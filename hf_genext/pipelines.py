@@ -293,11 +293,11 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         streams = [OutputStream() for _ in inputs]
         for row, stream in zip(seeded, streams, strict=True):
             row.channel = OutputChannel(stream, key)
-        size = len(inputs) if batch_size is None else self._choose_batch_size(batch_size=batch_size)
+        size = (len(inputs) if batch_size is None else self._choose_batch_size(batch_size=batch_size)) or 1
 
         def run() -> None:
-            for start in range(0, len(seeded), size or 1):
-                self._fill_channels(seeded[start : start + (size or 1)], kwargs)
+            for start in range(0, len(seeded), size):
+                self._fill_channels(seeded[start : start + size], kwargs)
 
         if streams:
             threading.Thread(target=run, daemon=True).start()

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from hf_genext.conditions import list_conditions
-from hf_genext.data import find_unknown_token
+from hf_genext.genext.tokenization_genext import find_unknown_token
 from hf_genext.pipeline_outputs import TargetWriter
 from hf_genext.sample_metrics import Diversity, Novelty, SampleMetric
 from hf_genext.sequence_metrics import SEQUENCE_METRICS, build_sequence_metrics, count_characters

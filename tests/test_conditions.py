@@ -110,6 +110,16 @@ def test_what_is_refused_or_unknown_is_told_by_the_row_of_the_file(tmp_path):
     assert [encoded[index]["condition_labels"].tolist() for index in (0, 1)] == [[0, 0], [-1, 0]]
     with pytest.raises(ValueError, match="unknown_label must be one of 'error', 'missing', got 'drop'"):
         encode_rows(read, build_processor(), **limits, unknown_label="drop")
+    # A number is no unknown name: it stays, or is refused, whatever the rule.
+    for rule in ("error", "missing"):
+        numbered = datasets.Dataset.from_dict({"label": [{"pos": 1, "size": 0}], "target": ["x"]})
+        assert encode_rows(numbered, build_processor(), **limits, unknown_label=rule)[0][0]["condition_labels"].tolist() == [
+            1,
+            0,
+        ]
+        numbered = datasets.Dataset.from_dict({"label": [{"pos": 2, "size": 0}], "target": ["x"]})
+        with pytest.raises(ValueError, match="Field 'pos' has the labels 0 to 1, and -1 for none; got 2"):
+            encode_rows(numbered, build_processor(), **limits, unknown_label=rule)
     processor = build_processor(label_names={"pos": ["n", "v", "w"], "size": ["big", "small"]})
     with pytest.raises(ValueError, match="Row 4: the target vocabulary lacks 'z'"):
         encode_rows(read, processor, **limits)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from composition_specimens import DECODERS, build_bert
 from scipy import stats
-from specimens import PHONEMES, WORDS, build_native_model, build_processor, sharpen
+from specimens import PHONEMES, WORDS, build_native_model, build_pipeline, build_processor, sharpen
 from transformers import GenerationConfig, LogitsProcessorList, pipeline
 
 from hf_genext import (
@@ -369,6 +369,15 @@ def test_banned_words_and_prefixes(pipe):
     # It may lead into a tree.
     allowed = ["AH L K", "AH T", "L K"]
     assert {row[0]["generated_text"] for row in pipe(WORDS, target_prefix="AH", allowed_outputs=allowed)} <= set(allowed[:2])
+
+
+def test_constraints_are_written_where_the_end_is_called_unknown_too():
+    # GPT-2's tokenizers know every text, and name their end as what they do not know.
+    pipe = build_pipeline()
+    pipe.target_tokenizer.unk_token = pipe.target_tokenizer.eos_token
+    answer = pipe("cat", target_prefix="AH L", max_new_tokens=5)[0]
+    assert answer["generated_text"].split()[:2] == ["AH", "L"]
+    assert pipe("cat", allowed_outputs=["AH L K"])[0]["generated_text"] == "AH L K"
 
 
 # Guidance

@@ -1,4 +1,4 @@
-"""Tokenizers learned from a data set: characters, words or subwords, as fast tokenizers that Transformers saves and opens."""
+"""Tokenizers: those learned from a data set, of characters, words or subwords, and what any one lacks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PAD, START, END, UNKNOWN = "<pad>", "<s>", "</s>", "<unk>"
 REVERSED = "<reversed>"
@@ -92,4 +92,10 @@ def train_tokenizer(
     )
 
 
-__all__ = ["REVERSED", "train_tokenizer"]
+def find_unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id of what a vocabulary lacks; `None` of a byte-level one, which knows all (GPT-2's kind names its end here)."""
+    unknown_id = tokenizer.unk_token_id
+    return None if unknown_id == tokenizer.eos_token_id else unknown_id
+
+
+__all__ = ["REVERSED", "find_unknown_token", "train_tokenizer"]
