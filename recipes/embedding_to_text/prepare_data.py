@@ -9,9 +9,9 @@ What is taken, 3 to 24 words long and mostly words:
   dict-gcide.
 
 Of texts that have the same words (case and marks apart) the first is taken, so none of them stands on two sides, and a gloss
-that the dictionary has from WordNet is there once. The glosses of the words that the recipe definition holds out are left out, so
-that its decoder may begin as the one that is trained here. The vectors are computed once and kept in the folder that HF_GENEXT_CACHE
-names (else ~/.cache/hf_genext). Called by `recipes/train_conditional.py` through the setting `data_script`.
+that the dictionary has from WordNet is there once. The glosses of the words that the recipe definition holds out are left out,
+so that its decoder may begin as the one that is trained here. The vectors are computed once and kept in the folder that
+HF_GENEXT_CACHE names (else ~/.cache/hf_genext). Called by `recipes/train_conditional.py` through the setting `data_script`.
 """
 
 from __future__ import annotations
