@@ -15,6 +15,7 @@ from transformers import (
     FEATURE_EXTRACTOR_MAPPING,
     IMAGE_PROCESSOR_MAPPING,
     MODEL_MAPPING,
+    AutoConfig,
     AutoFeatureExtractor,
     AutoImageProcessor,
     AutoTokenizer,
@@ -76,7 +77,11 @@ def build_tokenizer(part: Any, texts: Iterable[str], settings: ModelSettings, si
             model_max_length=limit,
             **kwargs,
         )
-    tokenizer = open_part(AutoTokenizer, part, "encoder" if side == "source" else "decoder")
+    setting = "encoder" if side == "source" else "decoder"
+    if isinstance(open_part(AutoConfig, part, setting), hf_genext.GenextConfig):
+        tokenizer = getattr(open_part(hf_genext.GenextProcessor, part, setting), "target_" * (side == "target") + "tokenizer")
+    else:
+        tokenizer = open_part(AutoTokenizer, part, setting)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.model_max_length = min(tokenizer.model_max_length, limit)

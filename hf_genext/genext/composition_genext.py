@@ -34,6 +34,7 @@ from .configuration_conditioners_genext import (
 from .configuration_genext import GenextConfig, GenextDecoderConfig
 from .language_models_genext import choose_opener, close_cross_attention, require_language_model
 from .pretrained_conditioners_genext import get_loading_arguments, take_encoder
+from .reused_decoders_genext import copy_decoder, is_conditional, take_decoder_config, take_fields
 
 Part: TypeAlias = str | os.PathLike[str] | PreTrainedModel | PreTrainedConfig
 """A Hub id, a folder, a model, or a configuration."""
@@ -49,6 +50,8 @@ class _LoadedPart:
 
     config: PreTrainedConfig
     model: PreTrainedModel | None = None
+    source: PreTrainedModel | None = None
+    """The conditional model whose native decoder the new one begins as."""
 
 
 def compose(
@@ -83,7 +86,11 @@ def compose(
     """
     _refuse_unknown_fields(model_class.from_encoder_decoder_pretrained, config)
     loading = {name: value for name, value in loading.items() if value is not None}
-    decoder_part = _load_decoder(decoder, cross_attention, loading, quantization_config)
+    decoder_part = _load_decoder(model_class, decoder, cross_attention, loading, quantization_config)
+    source = decoder_part.source
+    if source is not None:
+        config = take_fields(source, config)
+        loading = {"dtype": source.dtype, **loading}
     conditioner, encoder_models = _load_encoders(encoder, condition_dropout, decoder_part, loading)
     pretrained = [part for part in (*_list_models(encoder_models), decoder_part.model) if part is not None]
     attn_implementation = config.pop("attn_implementation", None)
@@ -102,12 +109,14 @@ def compose(
             "every output starts from: decoder_start_token_id=."
         )
     composed = model_class(whole, encoder_models, decoder_part.model)
-    _place(composed, pretrained, decoder_part.model, loading.get("dtype"))
+    if source is not None:
+        copy_decoder(source, composed)
+    _place(composed, pretrained or [part for part in (source,) if part is not None], decoder_part.model, loading.get("dtype"))
     if decoder_part.model is not None:
         _enter_at_the_scale_of_embeddings(composed)
     if pretrained and attn_implementation is not None:
         composed.set_attn_implementation(attn_implementation)
-    composed.generation_config = _build_generation_config(composed, decoder_part.model)
+    composed.generation_config = _build_generation_config(composed, decoder_part.model or source)
     return composed.eval()
 
 
@@ -225,12 +234,24 @@ def _load_encoder(place: str, given: Any, language_model: PreTrainedModel | None
     return _LoadedPart(model.config, model)
 
 
-def _load_decoder(given: Any, cross_attention: bool | None, loading: dict[str, Any], quantization_config: Any) -> _LoadedPart:
+def _load_decoder(
+    model_class: type[PreTrainedModel],
+    given: Any,
+    cross_attention: bool | None,
+    loading: dict[str, Any],
+    quantization_config: Any,
+) -> _LoadedPart:
     if isinstance(given, Mapping):
         given = build_part_config("decoder", dict(given))
+    if isinstance(given, (str, os.PathLike)) and is_conditional(AutoConfig.from_pretrained(given)):
+        given = model_class.from_pretrained(given, **loading)
+    if isinstance(given, PreTrainedModel) and is_conditional(given.config) and given.can_generate():
+        if given.config.has_native_decoder:
+            _refuse_quantization(quantization_config)
+            return _LoadedPart(take_decoder_config(given), source=given)
+        given = given.decoder.language_model
     if isinstance(given, GenextDecoderConfig):
-        if quantization_config is not None:
-            raise ValueError("quantization_config is for a pretrained decoder; a native decoder starts from nothing.")
+        _refuse_quantization(quantization_config)
         return _LoadedPart(copy.deepcopy(given))
     if isinstance(given, PreTrainedConfig):
         require_language_model(given)
@@ -259,6 +280,11 @@ def _load_decoder(given: Any, cross_attention: bool | None, loading: dict[str, A
     )
     close_cross_attention(model, only=set(info["missing_keys"]))
     return _LoadedPart(model.config, model)
+
+
+def _refuse_quantization(quantization_config: Any) -> None:
+    if quantization_config is not None:
+        raise ValueError("quantization_config is for a decoder that is a language model, and this one is native. Leave it out.")
 
 
 def _set_cross_attention(config: PreTrainedConfig, wanted: bool | None) -> None:

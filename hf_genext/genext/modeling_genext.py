@@ -481,7 +481,7 @@ class GenextForConditionalGeneration(
                 states, or of a native conditioner. A dictionary of such fuses several conditions. Left out, the model is given
                 nothing. Of a sequence-to-sequence model the encoder is taken.
             decoder: A Hub id, a folder, a model or a configuration of a causal language model, or of a sequence-to-sequence
-                model, whose decoder is taken; or a [`GenextDecoderConfig`].
+                model, whose decoder is taken, one of this package's too, with its head; or a [`GenextDecoderConfig`].
             bottleneck: `"none"`, `"pooled"`, or a [`GenextBottleneckConfig`] or its fields; left out, `"pooled"` where
                 `num_latents` is given, else `"none"`.
             num_latents: Slots of a pooled memory.
