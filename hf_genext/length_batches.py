@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedModel
 
@@ -252,13 +251,19 @@ class RowPadding:
                 batch[name] = [part for value in values for part in value]
                 continue
             if name in _PADDED and len({value.shape for value in values}) > 1:
-                flat = [value[0] for value in values]
-                padding = self._pad_id if name == "input_ids" else 0
-                stacked = nn.utils.rnn.pad_sequence(flat, batch_first=True, padding_value=padding)
+                stacked = _pad_rows(values, self._pad_id if name == "input_ids" else 0)
             else:
                 stacked = torch.cat(values)
             batch[name] = stacked.to(self._device)
         return batch
+
+
+def _pad_rows(rows: list[torch.Tensor], padding: int) -> torch.Tensor:
+    """Rows (1, length) as one tensor (rows, longest), padded on the right: in a few steps, however many rows there are."""
+    lengths = torch.tensor([row.shape[1] for row in rows], device=rows[0].device)
+    is_real = torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
+    flat = torch.cat(rows, dim=1)
+    return flat.new_full(is_real.shape, padding).masked_scatter_(is_real, flat)
 
 
 def _describe(row: Mapping[str, Any]) -> tuple[Any, ...]:
