@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+import torch
+from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from specimens import PHONEMES, WORDS
 from transformers import BertConfig, BertModel
@@ -53,6 +55,39 @@ def test_what_is_tuned_is_as_it_was_unless_the_settings_say_else(folder, setting
     model, _ = load_model(ModelSettings(model=folder, head={"kind": "class"}, **settings), None)
     assert count_tuned_layers(model) == tuned
     assert model.config.freeze_encoder == (not tuned)
+
+
+@pytest.mark.parametrize("side", ["decoder", "encoder"])
+def test_half_of_another_model_comes_with_its_vocabulary(side, tmp_path):
+    processor = GenextProcessor(
+        tokenizer=train_tokenizer(WORDS, unit="character"), target_tokenizer=train_tokenizer(PHONEMES, unit="word")
+    )
+    model = GenextForConditionalGeneration(
+        GenextConfig(
+            conditioner={"vocab_size": len(processor.tokenizer), **SMALL},
+            decoder={"vocab_size": len(processor.target_tokenizer), **SMALL},
+            tie_word_embeddings=True,
+        )
+    )
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    if side == "decoder":
+        rows = Dataset.from_dict({"source": [""], "vector": [[0.0, 1.0, 2.0]], "target": PHONEMES[:1]})
+        settings = ModelSettings(encoder={"hidden_size": 16}, decoder=str(tmp_path), max_target_length=20)
+    else:
+        rows = Dataset.from_dict({"source": WORDS, "target": PHONEMES})
+        settings = ModelSettings(encoder=str(tmp_path), decoder=dict(SMALL), max_target_length=20)
+    built, found = load_model(settings, rows)
+    assert found.target_tokenizer.get_vocab() == processor.target_tokenizer.get_vocab()
+    assert built.generation_config.max_new_tokens == 20
+    if side == "decoder":
+        assert torch.equal(built.decoder.embed_tokens.weight, model.decoder.embed_tokens.weight)
+        ids = built.generate(**found(vectors=[[0.0, 1.0, 2.0]], return_tensors="pt"))
+    else:
+        assert found.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+        assert torch.equal(built.encoder.get_input_embeddings().weight, model.encoder.get_input_embeddings().weight)
+        ids = built.generate(**found(text=WORDS[:1], return_tensors="pt"))
+    assert ids.shape[0] == 1
 
 
 def test_conditions_are_taken_away_from_models_with_null_states_alone(folder, tmp_path):
