@@ -82,7 +82,7 @@ def test_half_of_another_model_comes_with_its_vocabulary(side, tmp_path):
     assert built.generation_config.max_new_tokens == 20
     if side == "decoder":
         assert torch.equal(built.decoder.embed_tokens.weight, model.decoder.embed_tokens.weight)
-        ids = built.generate(**found(vectors=[[0.0, 1.0, 2.0]], return_tensors="pt"))
+        ids = built.generate(**found(condition_vectors=[[0.0, 1.0, 2.0]], return_tensors="pt"))
     else:
         assert found.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
         assert torch.equal(built.encoder.get_input_embeddings().weight, model.encoder.get_input_embeddings().weight)
