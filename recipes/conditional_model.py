@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import difflib
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -20,6 +22,7 @@ from hf_genext.genext.configuration_generative_genext import GENERATED_KINDS
 from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS, LINEAR_KINDS
 from hf_genext.genext.tokenization_genext import REVERSED
 from hf_genext.media_columns import MEDIA_KINDS
+from hf_genext.pipeline_inputs import check_count
 from recipes.arguments import SettingsError
 from recipes.conditional_parts import build_media_config, build_media_reader, build_text_config, build_tokenizer
 from recipes.conditional_settings import ModelSettings, list_strings
@@ -99,6 +102,8 @@ def check_model_settings(settings: ModelSettings) -> None:
         raise SettingsError("cache_states keeps what frozen encoders give, so set freeze_encoder: true too.")
     if settings.lora is not None and settings.both_directions:
         raise SettingsError("lora adapts pretrained parts, both_directions is for a native decoder; leave one of them out.")
+    if settings.generation is not None and settings.head is not None:
+        raise SettingsError("generation is for outputs of several tokens, and a head gives a single one; leave it out.")
     if settings.both_directions and _is_pretrained_decoder(settings.decoder):
         raise SettingsError("both_directions is for a native decoder, whose vocabulary has a start of its own for each.")
 
@@ -369,6 +374,31 @@ def _build_generative_fields(generative: dict[str, Any], train: datasets.Dataset
     return {**generative, "head": _build_head_fields(head, vectors, "generative: head")}
 
 
+def build_generation_config(model: PreTrainedModel, fields: dict[str, Any] | None) -> GenerationConfig:
+    """The defaults of generation of a finished model.
+
+    Args:
+        model: The model, with its own.
+        fields: What they differ in.
+
+    Raises:
+        SettingsError: for a name that is none of theirs, or a value that they cannot have.
+    """
+    config = copy.deepcopy(model.generation_config)
+    unknown = list(config.update(**(fields or {})))
+    if unknown:
+        meant = difflib.get_close_matches(unknown[0], GenerationConfig().to_dict(), n=1)
+        hint = f" Did you mean {meant[0]!r}?" if meant else " It takes what generate takes, such as num_beams."
+        raise SettingsError(f"generation has no {unknown[0]!r}.{hint}")
+    try:
+        for name in ("num_beams", "num_return_sequences"):
+            check_count(name, getattr(config, name))
+        config.validate(strict=True)
+    except ValueError as error:
+        raise SettingsError(f"generation: {error}") from error
+    return config
+
+
 def fit_linear_parts(model: PreTrainedModel, rows: Any, collator: Any, batch_size: int) -> bool:
     """Fit a linear bottleneck that has no components yet, and a linear head, to the training rows.
 
@@ -424,6 +454,7 @@ def adapt(model: PreTrainedModel, fields: dict[str, Any]) -> Any:
 
 __all__ = [
     "adapt",
+    "build_generation_config",
     "build_processor",
     "check_model_settings",
     "fit_linear_parts",

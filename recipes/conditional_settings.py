@@ -78,6 +78,13 @@ class ModelSettings:
         metadata={"help": "A new model learns every target also from its end to its start, for reranking."},
     )
     tie_word_embeddings: bool = field(default=True, metadata={"help": "Share decoder embedding and token head."})
+    generation: dict | None = field(
+        default=None,
+        metadata={
+            "help": "Defaults of generation, such as num_beams, that the finished model is scored and saved with; evaluations "
+            "during training do without."
+        },
+    )
     attn_implementation: str = field(default="sdpa", metadata={"help": "eager, sdpa, flex_attention, ..."})
     needs: dict | None = field(
         default=None, metadata={"help": "Folders of other recipes' models, and the command that makes each."}

@@ -27,6 +27,7 @@ from hf_genext.hub import read_results
 from hf_genext.metrics import build_metrics
 from hf_genext.training import GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
+from recipes.conditional_model import build_generation_config, load_model
 from recipes.evaluate import main as evaluate
 from recipes.g2p.prepare_data import prepare_data
 from recipes.results import build_results, update_recipe_results
@@ -181,6 +182,36 @@ def test_training_stops_early_when_nothing_gets_better(tmp_path):
     assert "missing keys" not in said.out  # Of the best checkpoint, which has tied weights once.
     state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
     assert state["global_step"] == 12  # Three evaluations, four steps apart: the first, and two that are no better.
+
+
+def test_defaults_of_generation_are_what_the_model_is_scored_and_saved_with(smoke, tmp_path):
+    words = ["cat", "dog", "violin", "read"]
+    beams = {"num_beams": 3, "max_new_tokens": 6}
+    pipe = pipeline("conditional-generation", model=str(smoke[0]))
+    answers = [answer[0]["generated_text"] for answer in pipe(words, **beams)]
+    assert answers != [answer[0]["generated_text"] for answer in pipe(words)]
+    rows = write_tsv(tmp_path / "rows.tsv", list(zip(words, answers, strict=True)))
+    command = [SMOKE, *PIECES[:-2], "--max_steps", "1", "--learning_rate", "0", "--model", str(smoke[0]), "--train_file", rows]
+    command += ["--validation_file", rows, "--test_file", rows, "--output_dir", str(tmp_path / "out")]
+    train([*command, "--generation.num_beams", "3", "--generation.max_new_tokens", "6"])
+    assert read_results(tmp_path / "out" / "results.json")["metrics"]["word_error_rate"] == 0
+    pipe = pipeline("conditional-generation", model=str(tmp_path / "out"))
+    assert [answer[0]["generated_text"] for answer in pipe(words)] == answers
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_beans": 3}, "generation has no 'num_beans'. Did you mean 'num_beams'"),
+        ({"num_beams": 0}, "num_beams must be a whole number of 1 or more, got 0"),
+        ({"top_p": 0.9}, "generation: .*top_p.*do_sample"),
+    ],
+)
+def test_defaults_of_generation_that_cannot_be_are_refused_before_the_training(smoke, fields, message):
+    model, _ = load_model(ModelSettings(model=str(smoke[0])), None)
+    with pytest.raises(SettingsError, match=f"(?s){message}"):
+        build_generation_config(model, fields)
+    assert model.generation_config.num_beams in (None, 1)
 
 
 def test_any_model_is_scored_on_any_file(smoke, tmp_path, capsys, caplog):
