@@ -160,6 +160,9 @@ class ConditionReader:
         lengths = [len(ids) for ids in rows]
         if max(lengths) >= self._tokenizer.model_max_length:
             return None
+        if len(rows) == 1:
+            tokens = torch.tensor(rows)
+            return [{"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}]
         # All at once, and then apart: a tensor for each would take longer.
         tokens = torch.tensor([[*itertools.chain.from_iterable(rows)]])
         masks = torch.ones_like(tokens).split_with_sizes(lengths, dim=1)
