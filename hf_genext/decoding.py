@@ -16,9 +16,8 @@ from .agreement import generate_by_agreement
 from .alignments import align_tokens, find_real_slots
 from .constraints import AllowedOutputs, OutputTrie
 from .fast_decoding import generate_fast_if_possible
-from .genext.guidance_genext import check_guidance_scale, double_memory
+from .genext.guidance_genext import GuidedScores, check_guidance_scale, double_memory
 from .genext.seeding_genext import KeyedSampling, make_keys
-from .guidance import GuidedScores
 from .scoring import encode, label_generated, score_tokens
 
 
@@ -157,7 +156,10 @@ def generate_with_control(
         )
     config = _resolve(model, arguments)
     num_beams, num_returned = config.num_beams or 1, config.num_return_sequences or 1
-    is_guided = control.guidance_scale is not None and check_guidance_scale(control.guidance_scale) != 1.0
+    scale = getattr(config, "guidance_scale", None) if control.guidance_scale is None else control.guidance_scale
+    is_guided = scale is not None and check_guidance_scale(scale) != 1.0
+    if getattr(config, "guidance_scale", None) is not None:
+        arguments = {**arguments, "guidance_scale": 1.0}  # It is done here, in one pass.
     encoded: dict[str, Any] = {"encoder_outputs": double_memory(model, inputs)} if is_guided else dict(inputs)
     if control.target_prefix:
         if hasattr(model, "_retrieve_init_tokens"):
@@ -176,7 +178,7 @@ def generate_with_control(
     looks_back = control.return_scores or control.return_alignments
     processors: list[LogitsProcessor] = [watcher] if looks_back or control.allowed is not None else []
     if is_guided:
-        processors.append(GuidedScores(float(control.guidance_scale or 0.0)))
+        processors.append(GuidedScores(float(scale or 0.0)))
     if control.allowed is not None:
         processors.append(AllowedOutputs(control.allowed, len(control.target_prefix)))
     if config.do_sample and (control.seeds is not None or is_guided):

@@ -125,7 +125,7 @@ def find_obstacle(model: PreTrainedModel, **generate_kwargs: Any) -> str | None:
     num_beams = get_setting(model, generate_kwargs, "num_beams") or 1
     if num_beams > 1 and get_setting(model, generate_kwargs, "do_sample"):
         return "beams are to be sampled"
-    if (get_setting(model, generate_kwargs, "guidance_scale") or 1.0) != 1.0:
+    if get_setting(model, generate_kwargs, "guidance_scale") not in (None, 1.0):
         return "guidance_scale is set"
     return None
 

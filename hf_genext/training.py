@@ -31,6 +31,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from hf_genext.adapters import find_fresh_modules
 from hf_genext.batching import ConditionalCollator, TokenBudgetBatchSampler
 from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete, require_complete
+from hf_genext.decoding import Control, generate_with_control
 from hf_genext.devices import has_fast_bfloat16
 from hf_genext.genext.conditioners_genext import GenextFusionConditioner
 from hf_genext.latent_metrics import LatentMonitor
@@ -511,7 +512,11 @@ class GenextTrainer(Seq2SeqTrainer):
         for start in range(0, len(mine), self.args.per_device_eval_batch_size):
             indices = mine[start : start + self.args.per_device_eval_batch_size]
             inputs = self._read_conditions([sources[index] for index in indices])
-            generated = model.generate(**inputs, **{**self._generation_arguments(), **generate_kwargs})
+            arguments = {**self._generation_arguments(), **generate_kwargs}
+            if "num_samples" in inputs:
+                generated = model.generate(**inputs, **arguments)
+            else:
+                generated = generate_with_control(model, inputs, arguments, Control()).sequences[:, 0]
             texts = self.processing_class.batch_decode(generated, skip_special_tokens=True)
             answers.extend(zip(indices, texts, strict=True))
         if self.args.world_size > 1:

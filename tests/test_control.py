@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 
@@ -439,6 +440,38 @@ def test_guidance_goes_with_beams_samples_and_seeds(guided):
         guided(WORDS[0], guidance_scale=-3.0)
     allowed = PHONEMES[:4]
     assert {row[0]["generated_text"] for row in guided(WORDS, guidance_scale=3.0, allowed_outputs=allowed)} <= set(allowed)
+
+
+@pytest.mark.parametrize("search", [{}, {"num_beams": 3, "num_return_sequences": 2}, {"do_sample": True}], ids=str)
+def test_generate_itself_is_guided_as_the_pipeline_is(guided, search):
+    model, inputs = guided.model, guided.processor(text=WORDS[:3], padding=True, return_tensors="pt")
+    write = functools.partial(guided.processor.batch_decode, skip_special_tokens=True)
+    settings = {**search, "max_new_tokens": 8}
+    torch.manual_seed(0)
+    found = write(model.generate(**inputs, guidance_scale=4.0, **settings))
+    assert found != write(model.generate(**inputs, guidance_scale=1.0, **settings))
+    torch.manual_seed(0)
+    memory, mask = model.encode(return_mask=True, **inputs)
+    assert write(model.decode(memory, mask, guidance_scale=4.0, **settings)) == found
+    if not search.get("do_sample"):
+        answers = guided(WORDS[:3], batch_size=3, guidance_scale=4.0, **settings)
+        assert [answer["generated_text"] for row in answers for answer in row] == found
+    with pytest.raises(ValueError, match="there are ids alone"):
+        model.generate(**inputs, guidance_scale=4.0, return_dict_in_generate=True, **settings)
+
+
+def test_guidance_that_a_model_is_saved_with_is_what_every_door_does(guided, tmp_path):
+    guided.save_pretrained(tmp_path)
+    config = GenerationConfig.from_pretrained(tmp_path)
+    config.guidance_scale = 4.0
+    config.save_pretrained(tmp_path)
+    opened = pipeline("conditional-generation", model=str(tmp_path))
+    expected = [answer["generated_text"] for row in guided(WORDS, guidance_scale=4.0) for answer in row]
+    assert [answer["generated_text"] for row in opened(WORDS) for answer in row] == expected
+    assert opened(WORDS, guidance_scale=1.0) == guided(WORDS) != opened(WORDS)
+    inputs = opened.processor(text=WORDS, padding=True, return_tensors="pt")
+    texts = opened.processor.target_tokenizer.batch_decode(opened.model.generate(**inputs), skip_special_tokens=True)
+    assert texts == expected
 
 
 def test_guidance_needs_a_model_that_was_trained_for_it(pipe):

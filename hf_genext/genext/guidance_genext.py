@@ -1,6 +1,8 @@
-"""Guidance: memories of conditions, and below them as many of none, so that one pass says what both would write.
+"""Guidance: away from what a model writes without its condition, in one pass over a batch twice as large.
 
-Legend: batch, slots (memory positions), hidden.
+Memories of conditions have as many of none below them, so that one pass says what both would write.
+
+Legend: batch, slots (memory positions), hidden; rows (of the doubled batch and its beams), vocab.
 """
 
 from __future__ import annotations
@@ -10,7 +12,90 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+
+from .latents_genext import ENCODER_INPUTS
+from .seeding_genext import KeyedSampling, make_keys
+
+
+class GuidedScores(LogitsProcessor):
+    """Mixes the log-probabilities of a row with its condition and of its twin without.
+
+    Each row gets null + scale * (conditional - null) (Ho and Salimans 2022, "Classifier-free diffusion guidance"; Sanchez et
+    al. 2023 for text), and so does its twin, so that both write the same.
+
+    Args:
+        scale: 1 leaves the conditional model as it is, 0 is the one without condition; above 1 the condition counts for more.
+    """
+
+    def __init__(self, scale: float) -> None:
+        self._scale = scale
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Scores (rows, vocab), the rows with their condition in the first half, their twins in the second."""
+        conditional, null = nn.functional.log_softmax(scores.float(), dim=-1).chunk(2)
+        mixed = null + self._scale * (conditional - null)
+        mixed = mixed.masked_fill((conditional == -torch.inf) | (null == -torch.inf), -torch.inf)
+        return torch.cat([mixed, mixed])
+
+
+class GuidedGeneration:
+    """`generate` of a model that can be led away from what it writes without its condition."""
+
+    generation_config: Any
+    _prepare_generation_config: Any
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: list[Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Generate, as Transformers' `generate` does; with `guidance_scale` by a batch twice as large.
+
+        Args:
+            inputs: The main condition.
+            generation_config: Settings; the model's own where it is left out.
+            logits_processor: What changes scores, after the guidance.
+            kwargs: Conditions, and what `generate` takes besides.
+
+        Returns:
+            Ids (batch * returned, target) from the start token on, or what `generate` is asked for.
+
+        Raises:
+            ValueError: with guidance, if the model never met rows without their condition in training, or for what does not go
+                with it.
+        """
+        model: Any = self
+        parent: Any = super()
+        scale = kwargs.get("guidance_scale")
+        for config in (generation_config, self.generation_config):
+            scale = getattr(config, "guidance_scale", None) if scale is None else scale
+        if scale is None or check_guidance_scale(scale) == 1.0:
+            return parent.generate(inputs, generation_config, logits_processor, **kwargs)
+        config, _ = self._prepare_generation_config(generation_config, **kwargs)
+        if config.return_dict_in_generate:
+            raise ValueError("With guidance_scale there are ids alone; leave return_dict_in_generate out, or guidance_scale.")
+        conditions = {name: kwargs.pop(name) for name in (*ENCODER_INPUTS, "encoder_outputs") if name in kwargs}
+        if inputs is not None:
+            conditions[model.main_input_name] = inputs
+        encoder_outputs = double_memory(model, conditions)
+        batch_size = len(encoder_outputs.last_hidden_state) // 2
+        for name in ("decoder_input_ids", "decoder_attention_mask"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = torch.cat([kwargs[name]] * 2)
+        num_returned = config.num_return_sequences or 1
+        processors = LogitsProcessorList([GuidedScores(float(scale)), *(logits_processor or [])])
+        if config.do_sample:
+            if (config.num_beams or 1) > 1:
+                raise ValueError("guidance_scale goes with sampling or with beams, not with beams that are sampled.")
+            # Twins draw the same.
+            keys = make_keys([(int(seed), 0) for seed in torch.randint(2**62, (batch_size,))], num_returned)
+            processors.append(KeyedSampling(torch.cat([keys, keys]), config))
+        kwargs |= {"encoder_outputs": encoder_outputs, "guidance_scale": 1.0}
+        return parent.generate(None, generation_config, processors, **kwargs)[: batch_size * num_returned]
 
 
 def double_memory(model: PreTrainedModel, conditions: dict[str, torch.Tensor]) -> Any:
@@ -18,7 +103,7 @@ def double_memory(model: PreTrainedModel, conditions: dict[str, torch.Tensor]) -
 
     Args:
         model: A conditional model that was trained with condition dropout.
-        conditions: The encoder's inputs.
+        conditions: The encoder's inputs; or `encoder_outputs`, of a model without latent numbers.
 
     Returns:
         The encoder's output with a memory (2 * batch, slots, hidden) and its mask.
@@ -35,12 +120,19 @@ def double_memory(model: PreTrainedModel, conditions: dict[str, torch.Tensor]) -
             f"guidance_scale= needs a model that was trained with some of its conditions taken away; this "
             f"{type(model).__name__} was not. Train it with condition_dropout= (0.1, for example), or leave guidance_scale out."
         )
-    outputs = encoder(**conditions)
+    own = {"sample_latents": False} if getattr(encoder, "has_latents", False) else {}
+    outputs = conditions.get("encoder_outputs")
+    if outputs is None:
+        outputs = encoder(**conditions)
+    elif own:
+        raise ValueError(
+            "guidance_scale= needs the conditions of a model with latent numbers, not its memory: what it would write from the "
+            "same latent numbers without the conditions is not in that."
+        )
     memory = outputs.last_hidden_state
     mask = torch.ones(memory.shape[:2], dtype=torch.long, device=memory.device)
     mask = mask if outputs.memory_mask is None else outputs.memory_mask
     nothing = torch.zeros(len(memory), encoder.num_conditions, dtype=torch.long, device=memory.device)
-    own = {"sample_latents": False} if getattr(encoder, "has_latents", False) else {}
     null = encoder(condition_mask=nothing, **own)
     if own:
         # Both write from the same latent numbers, and differ in their conditions alone.
@@ -65,4 +157,4 @@ def check_guidance_scale(scale: object) -> float:
     return float(scale)
 
 
-__all__ = ["check_guidance_scale", "double_memory"]
+__all__ = ["GuidedGeneration", "GuidedScores", "check_guidance_scale", "double_memory"]

@@ -26,6 +26,7 @@ from .configuration_genext import GenextConfig
 from .decoders_genext import build_decoder
 from .encoders_genext import CONDITION_INPUTS, GenextEncoder
 from .fitting_genext import ClosedFormFitting
+from .guidance_genext import GuidedGeneration
 from .heads_genext import TokenHead, add_losses, compute_token_loss
 from .latents_genext import count_conditions
 from .memory_genext import MemoryDecoding, MemoryEncoding
@@ -104,7 +105,13 @@ class GenextModel(MemoryEncoding, ClosedFormFitting, GenextPreTrainedModel):
 
 
 class GenextForConditionalGeneration(
-    MemoryEncoding, MemoryDecoding, SequenceSampling, ClosedFormFitting, GenextPreTrainedModel, GenerationMixin
+    MemoryEncoding,
+    MemoryDecoding,
+    SequenceSampling,
+    GuidedGeneration,
+    ClosedFormFitting,
+    GenextPreTrainedModel,
+    GenerationMixin,
 ):
     """A conditional model with a sequence output: encoder, decoder and token head.
 
