@@ -9,8 +9,8 @@ r"""What steps, exports and batches of like length are worth: CPU seconds beside
 Trained models, for random weights end where it happens to be: with those the lengths of outputs, and so all times, say nothing.
 Without the norm of queries and keys CTranslate2 runs them, too; where a model has it, the rows of CTranslate2 are left out.
 
-In each round every way of doing the same takes its turn on the same words, in one process; the order turns, too, and the first
-round warms up. The peers are Transformers' own, `model.generate` and a pipeline with its defaults, which is what its
+In each round every way of doing the same takes its turn on the same words, in one process, a tenth of them at a time; the order
+turns, too, and the first round warms up. The peers are Transformers' own, `model.generate` and a pipeline with its defaults, which is what its
 text2text-generation pipeline was until version 4: one input after the other through `generate`. In a round the plain pipeline
 answers a part of the list, for its cost does not depend on how many inputs there are. For its exports CTranslate2 is another,
 its `Translator`, called directly on the same export with what the tokenizer gives; for the list with its own batching, sorted
@@ -56,6 +56,8 @@ RESULTS = ROOT / "benchmarks" / "results" / "generation.json"
 SEARCHES: dict[str, dict[str, Any]] = {"greedy": {}, "beams 5": {"num_beams": 5}}
 BATCH_SIZES = (1, 32)
 MAX_NEW_TOKENS = 48
+NUM_SLICES = 10
+"""Parts of a round; each holds whole batches."""
 BATCHES_OF_TOKENS = (1024, 2048, 4096)
 """Of which the best is CTranslate2's own way with a list."""
 BARE = "bare "
@@ -194,22 +196,29 @@ def list_pipelines(pipe: Any, exports: dict[str, Exported], words: list[str]) ->
     return ways
 
 
-def measure(ways: dict[str, Way], words: dict[str, list[str]], num_rounds: int) -> dict[str, Any]:
+def measure(ways: dict[str, Way], words: dict[str, list[str]], num_rounds: int, num_slices: int = 1) -> dict[str, Any]:
     """Milliseconds of CPU time for an input in each way, in turns; the peer's over each, and the share of equal tokens.
 
     Args:
         ways: The peer first.
         words: What each way answers; those of the peer are the first of the others'.
         num_rounds: Rounds that count.
+        num_slices: Parts of a round, in each of which every way takes its turn: what else the machine does meets all alike.
     """
     peer, *others = ways
     spent: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, list[str]] = {}
     for number in range(num_rounds + 1):
-        for name in ways if number % 2 else reversed(ways):
-            started = time.process_time()
-            answers[name] = ways[name](words[name])
-            spent[name].append(1e3 * (time.process_time() - started) / len(words[name]))
+        seconds, answers = dict.fromkeys(ways, 0.0), {name: [] for name in ways}
+        for part in range(num_slices):
+            for name in ways if (number + part) % 2 else reversed(ways):
+                given = words[name][part * len(words[name]) // num_slices : (part + 1) * len(words[name]) // num_slices]
+                started = time.process_time()
+                found = ways[name](given)
+                seconds[name] += time.process_time() - started
+                answers[name] += found
+        for name in ways:
+            spent[name].append(1e3 * seconds[name] / len(words[name]))
     medians = {name: statistics.median(rounds[1:]) for name, rounds in spent.items()}
     bare = {name: f"{BARE}{name}" for name in others if f"{BARE}{name}" in ways}
     return {
@@ -249,7 +258,7 @@ def measure_model(folder: str, words: list[str], options: argparse.Namespace) ->
             # What takes less time is measured on more.
             parts = {name: many if batch_size > 1 or "ctranslate2" in name else few for name in ways}
             row = {"search": label, "batch_size": batch_size}
-            row |= measure(ways, parts, options.num_rounds)
+            row |= measure(ways, parts, options.num_rounds, NUM_SLICES)
             print(folder, label, batch_size, *(row[name] for name in SHOWN), flush=True)
             rows.append(row)
     given = words[: options.num_inputs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import resource
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def test_a_vector_that_is_changed_leaves_the_space_alone(tmp_path):
         vector = opened[given]
         vector *= 0
         assert np.array_equal(opened[["a", "b"]], np.eye(2))
+
+
+def test_a_space_that_was_saved_opens_without_a_warning(tmp_path):
+    """model2vec's own field of the configuration is none that nothing reads."""
+    StaticEmbeddingModel.from_words(["a", "b"], np.eye(2, dtype=np.float32)).save_pretrained(tmp_path)
+    assert "max_length" in json.loads((tmp_path / "config.json").read_text())
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
+    logger = logging.getLogger("hf_genext.static_embedding")
+    logger.addHandler(handler)
+    try:
+        AutoModel.from_pretrained(tmp_path)
+    finally:
+        logger.removeHandler(handler)
+    assert not told
 
 
 def test_neighbours_follow_the_vectors():

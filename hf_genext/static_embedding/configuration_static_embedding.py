@@ -89,7 +89,8 @@ class StaticEmbeddingConfig(PreTrainedConfig):
                 raise ValueError(f"{type(self).__name__} has no field {name!r}. Did you mean {meant[0]!r}?")
             if (
                 not name.startswith("_")
-                and name not in ("auto_map", "custom_pipelines", "use_cache")  # Trainer writes the last.
+                # model2vec reads max_length; Trainer writes use_cache.
+                and name not in ("auto_map", "custom_pipelines", "max_length", "use_cache")
                 and not hasattr(PreTrainedConfig, name)
             ):
                 inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
