@@ -9,12 +9,13 @@ r"""What steps, exports and batches of like length are worth: CPU seconds beside
 Trained models, for random weights end where it happens to be: with those the lengths of outputs, and so all times, say nothing.
 Without the norm of queries and keys CTranslate2 runs them, too; where a model has it, the rows of CTranslate2 are left out.
 
-In each round every way of doing the same takes its turn on the same words, in one process, a tenth of them at a time; the order
-turns, too, and the first round warms up. The peers are Transformers' own, `model.generate` and a pipeline with its defaults, which is what its
-text2text-generation pipeline was until version 4: one input after the other through `generate`. In a round the plain pipeline
-answers a part of the list, for its cost does not depend on how many inputs there are. For its exports CTranslate2 is another,
-its `Translator`, called directly on the same export with what the tokenizer gives; for the list with its own batching, sorted
-by length, of the best of some numbers of tokens. Exports that are not in a model's folder are written there.
+In each round every way of doing the same takes its turn on the same words, in one process, a tenth of them at a time; the
+order turns, too, and the first round warms up. The peers are Transformers' own, `model.generate` and a pipeline with its
+defaults, which is what its text2text-generation pipeline was until version 4: one input after the other through `generate`.
+In a round the plain pipeline answers a part of the list, for its cost does not depend on how many inputs there are. For its
+exports CTranslate2 is another, its `Translator`, called directly on the same export with what the tokenizer gives; for the
+list with its own batching, sorted by length, of the best of some numbers of tokens. Exports that are not in a model's folder
+are written there.
 """
 
 from __future__ import annotations

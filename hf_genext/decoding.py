@@ -150,6 +150,8 @@ def generate_with_control(
     batch_size = next(iter(inputs.values())).shape[0]
     if control.rerank:
         _refuse_beside_rerank(control)
+        if model.generation_config.guidance_scale is not None:
+            arguments = {**arguments, "guidance_scale": 1.0}  # Agreement takes the place of what a model is saved with.
         sequences = generate_by_agreement(model, **inputs, **arguments)
         return _look_back(
             model, inputs, sequences.view(batch_size, -1, sequences.shape[-1]), 1, control, model.generation_config

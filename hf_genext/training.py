@@ -512,7 +512,7 @@ class GenextTrainer(Seq2SeqTrainer):
         for start in range(0, len(mine), self.args.per_device_eval_batch_size):
             indices = mine[start : start + self.args.per_device_eval_batch_size]
             inputs = self._read_conditions([sources[index] for index in indices])
-            arguments = {**self._generation_arguments(), **generate_kwargs}
+            arguments = {**self._generation_arguments(), "num_return_sequences": 1, **generate_kwargs}
             if "num_samples" in inputs:
                 generated = model.generate(**inputs, **arguments)
             else:

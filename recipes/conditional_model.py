@@ -20,6 +20,7 @@ import hf_genext
 from hf_genext.conditions import NUMBER_KINDS, find_label_names, find_output_names, list_kinds, stack_targets
 from hf_genext.genext.configuration_generative_genext import GENERATED_KINDS
 from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS, LINEAR_KINDS
+from hf_genext.genext.guidance_genext import check_guidance_scale, require_guidance
 from hf_genext.genext.tokenization_genext import REVERSED
 from hf_genext.media_columns import MEDIA_KINDS
 from hf_genext.pipeline_inputs import check_count
@@ -104,6 +105,11 @@ def check_model_settings(settings: ModelSettings) -> None:
         raise SettingsError("lora adapts pretrained parts, both_directions is for a native decoder; leave one of them out.")
     if settings.generation is not None and settings.head is not None:
         raise SettingsError("generation is for outputs of several tokens, and a head gives a single one; leave it out.")
+    if settings.generation is not None and settings.lora is not None and settings.model is not None:
+        raise SettingsError(
+            f"generation is saved with a whole model, and an adapter of {settings.model!r} is saved without one. Leave "
+            "generation out, or tune the model without lora."
+        )
     if settings.both_directions and _is_pretrained_decoder(settings.decoder):
         raise SettingsError("both_directions is for a native decoder, whose vocabulary has a start of its own for each.")
 
@@ -282,6 +288,8 @@ def _compose(
 ) -> PreTrainedModel:
     tokenizer = processor.target_tokenizer
     decoder: Any = settings.decoder
+    # A decoder that was trained before says itself whether it shares its embedding.
+    tie = True if settings.tie_word_embeddings is None and not isinstance(decoder, str) else settings.tie_word_embeddings
     is_native = not _is_pretrained_decoder(decoder)
     if not isinstance(decoder, str):
         decoder = build_text_config(decoder, _NATIVE_DECODER, tokenizer, settings.max_target_length)
@@ -291,7 +299,7 @@ def _compose(
         **arguments,
         **({} if is_native else {"cross_attention": settings.cross_attention}),
         reversed_start_token_id=tokenizer.convert_tokens_to_ids(REVERSED) if settings.both_directions else None,
-        tie_word_embeddings=settings.tie_word_embeddings,
+        **({} if tie is None else {"tie_word_embeddings": tie}),
         # "sdpa" is what parts choose by themselves, where they can; ResNet's kind cannot.
         attn_implementation=None if settings.attn_implementation == "sdpa" else settings.attn_implementation,
     )
@@ -374,29 +382,33 @@ def _build_generative_fields(generative: dict[str, Any], train: datasets.Dataset
     return {**generative, "head": _build_head_fields(head, vectors, "generative: head")}
 
 
-def build_generation_config(model: PreTrainedModel, fields: dict[str, Any] | None) -> GenerationConfig:
-    """The defaults of generation of a finished model.
+def check_generation(model: PreTrainedModel, fields: dict[str, Any]) -> None:
+    """Raise for defaults of generation that a model cannot have.
 
     Args:
         model: The model, with its own.
-        fields: What they differ in.
+        fields: What they are to differ in.
 
     Raises:
         SettingsError: for a name that is none of theirs, or a value that they cannot have.
     """
     config = copy.deepcopy(model.generation_config)
-    unknown = list(config.update(**(fields or {})))
+    unknown = list(config.update(**fields))
     if unknown:
         meant = difflib.get_close_matches(unknown[0], GenerationConfig().to_dict(), n=1)
         hint = f" Did you mean {meant[0]!r}?" if meant else " It takes what generate takes, such as num_beams."
         raise SettingsError(f"generation has no {unknown[0]!r}.{hint}")
+    for name, value in fields.items():
+        if value and (name.startswith("output_") or name == "return_dict_in_generate"):
+            raise SettingsError(f"generation: {name} changes what is given, not how it is found; leave it out.")
     try:
-        for name in ("num_beams", "num_return_sequences"):
+        for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
             check_count(name, getattr(config, name))
         config.validate(strict=True)
-    except ValueError as error:
+        if config.guidance_scale is not None and check_guidance_scale(config.guidance_scale) != 1.0:
+            require_guidance(model)
+    except (TypeError, ValueError) as error:
         raise SettingsError(f"generation: {error}") from error
-    return config
 
 
 def fit_linear_parts(model: PreTrainedModel, rows: Any, collator: Any, batch_size: int) -> bool:
@@ -454,8 +466,8 @@ def adapt(model: PreTrainedModel, fields: dict[str, Any]) -> Any:
 
 __all__ = [
     "adapt",
-    "build_generation_config",
     "build_processor",
+    "check_generation",
     "check_model_settings",
     "fit_linear_parts",
     "learns_without_labels",

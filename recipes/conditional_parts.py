@@ -80,6 +80,8 @@ def build_tokenizer(part: Any, texts: Iterable[str], settings: ModelSettings, si
     setting = "encoder" if side == "source" else "decoder"
     if isinstance(open_part(AutoConfig, part, setting), hf_genext.GenextConfig):
         tokenizer = getattr(open_part(hf_genext.GenextProcessor, part, setting), "target_" * (side == "target") + "tokenizer")
+        if tokenizer is None:
+            raise SettingsError(f"{setting}: the model {part!r} {'reads' if side == 'source' else 'writes'} no text.")
     else:
         tokenizer = open_part(AutoTokenizer, part, setting)
     if tokenizer.pad_token_id is None:

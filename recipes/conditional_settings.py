@@ -77,7 +77,10 @@ class ModelSettings:
         default=False,
         metadata={"help": "A new model learns every target also from its end to its start, for reranking."},
     )
-    tie_word_embeddings: bool = field(default=True, metadata={"help": "Share decoder embedding and token head."})
+    tie_word_embeddings: bool | None = field(
+        default=None,
+        metadata={"help": "Share decoder embedding and token head; left out, as a trained decoder has it, else yes."},
+    )
     generation: dict | None = field(
         default=None,
         metadata={

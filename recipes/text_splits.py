@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,48 @@ def split_texts(
     return {side: [chosen[place] for place in places[side]] for side in SIDES}
 
 
+def find_like(texts: Sequence[str], held_out: Iterable[str], *, least_overlap: float = 0.8, fewest_words: int = 4) -> set[int]:
+    """Which texts give away one that is held out: they hold its words in a row, or nearly the same words and no others.
+
+    Args:
+        texts: The texts.
+        held_out: Those that they must not give away; shorter ones than `fewest_words` are looked for as whole texts alone.
+        least_overlap: From which share of all words of both that are in both on two texts are nearly the same.
+        fewest_words: How many words in a row are more than chance.
+
+    Returns:
+        Their places.
+
+    Example:
+        >>> texts = ["Brasslike: resembling the sound of brass.", "a sound of bells", "Resembling the sound of a brass."]
+        >>> sorted(find_like(texts, ["resembling the sound of brass"]))
+        [0, 2]
+    """
+    folded = [fold_words(text).split() for text in texts]
+    counts = Counter(word for words in folded for word in set(words))
+    rarest: dict[str, list[list[str]]] = defaultdict(list)
+    whole = set()
+    for text in held_out:
+        words = fold_words(text).split()
+        whole.add(tuple(words))
+        # Nearly the same words lack some, so that each of the rarest leads to the text.
+        distinct = sorted(set(words), key=lambda word: (counts[word], word))
+        if len(words) >= fewest_words:
+            for word in distinct[: 1 + int((1 - least_overlap) * len(distinct))]:
+                rarest[word].append(words)
+    found = set()
+    for place, words in enumerate(folded):
+        own, line = set(words), f" {' '.join(words)} "
+        for others in (others for word in own for others in rarest.get(word, ())):
+            shared = len(own.intersection(others))
+            if f" {' '.join(others)} " in line or shared >= least_overlap * (len(own) + len(set(others)) - shared):
+                found.add(place)
+                break
+        if tuple(words) in whole:
+            found.add(place)
+    return found
+
+
 def write_table(path: Path, columns: Mapping[str, Sequence[Any]]) -> str:
     """Write columns into a .tsv or .parquet file, which is there whole or not at all; its path.
 
@@ -98,4 +141,4 @@ def read_column(path: Path, name: str) -> list[str]:
     return [line[place] for line in lines]
 
 
-__all__ = ["SIDES", "fold_words", "read_column", "split_texts", "write_table"]
+__all__ = ["SIDES", "find_like", "fold_words", "read_column", "split_texts", "write_table"]

@@ -59,7 +59,7 @@ from recipes.conditional_data import (
 )
 from recipes.conditional_model import (
     adapt,
-    build_generation_config,
+    check_generation,
     check_model_settings,
     fit_linear_parts,
     learns_without_labels,
@@ -133,7 +133,11 @@ def _run(
     reader = RowReader(data_settings, output, PartialState(), keep_unlabelled=learns_without_labels(model_settings))
     data = load_data(data_settings, reader, files)
     model, processor = load_model(model_settings, data.train)
-    generation_config = None if predicts else build_generation_config(model, model_settings.generation)
+    if model_settings.generation is not None:
+        check_generation(model, model_settings.generation)
+        for name in ("generation_num_beams", "generation_max_length"):
+            if getattr(args, name) is not None:
+                raise SettingsError(f"{name} would count in scoring and not be saved; say it under generation instead.")
 
     def encode(rows: datasets.Dataset, what: str) -> EncodedPairs | EncodedRows:
         try:
@@ -183,8 +187,8 @@ def _run(
         trainer.evaluate()
     else:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    if generation_config is not None:
-        model.generation_config = generation_config
+    if model_settings.generation is not None:
+        model.generation_config.update(**model_settings.generation)
     finished = trainer.accelerator.unwrap_model(trainer.model)
     loader = DataLoader(encoded_validation, args.per_device_eval_batch_size, collate_fn=trainer.data_collator)  # type: ignore[arg-type]
     if model_settings.calibrate:

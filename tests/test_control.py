@@ -13,6 +13,7 @@ from composition_specimens import DECODERS, build_bert
 from scipy import stats
 from specimens import PHONEMES, WORDS, build_native_model, build_pipeline, build_processor, sharpen
 from transformers import GenerationConfig, LogitsProcessorList, pipeline
+from transformers.modeling_outputs import BaseModelOutput
 
 from hf_genext import (
     GenextForConditionalGeneration,
@@ -458,6 +459,41 @@ def test_generate_itself_is_guided_as_the_pipeline_is(guided, search):
         assert [answer["generated_text"] for row in answers for answer in row] == found
     with pytest.raises(ValueError, match="there are ids alone"):
         model.generate(**inputs, guidance_scale=4.0, return_dict_in_generate=True, **settings)
+    with pytest.raises(ValueError, match="a streamer would show"):
+        model.generate(**inputs, guidance_scale=4.0, streamer=object(), **settings)
+
+
+def test_guided_generation_takes_what_generate_takes(guided):
+    model, inputs = guided.model, guided.processor(text=WORDS[:3], padding=True, return_tensors="pt")
+    settings = {"max_new_tokens": 6, "guidance_scale": 4.0}
+    plain = model.generate(**inputs, **settings)
+    memory, mask = model.encode(return_mask=True, **inputs)
+    outputs = BaseModelOutput(last_hidden_state=memory)
+    assert torch.equal(model.generate(encoder_outputs=outputs, attention_mask=mask, **settings), plain)
+    seen = set()
+
+    def allow(row, ids):
+        seen.add(row)
+        return list(range(model.config.vocab_size))
+
+    assert torch.equal(model.generate(**inputs, prefix_allowed_tokens_fn=allow, **settings), plain)
+    assert seen == {0, 1, 2}
+    prompts = plain[:, :3]
+    assert torch.equal(model.generate(**inputs, decoder_input_ids=prompts, **{**settings, "max_new_tokens": 4}), plain)
+
+
+def test_draws_of_the_model_itself_are_guided_where_that_is_asked_for_alone(guided):
+    model, inputs = guided.model, guided.processor(text=WORDS[:2], padding=True, return_tensors="pt")
+    drawn = model.sample(3, seed=5, max_new_tokens=5, guidance_scale=4.0, **inputs)
+    assert drawn.shape[0] == 6
+    assert torch.equal(drawn, model.sample(3, seed=5, max_new_tokens=5, guidance_scale=4.0, **inputs))
+    own = model.sample(3, seed=5, max_new_tokens=5, **inputs)
+    assert own.shape != drawn.shape or not torch.equal(own, drawn)
+    try:
+        model.generation_config.guidance_scale = 4.0
+        assert torch.equal(model.sample(3, seed=5, max_new_tokens=5, **inputs), own)
+    finally:
+        model.generation_config.guidance_scale = None
 
 
 def test_guidance_that_a_model_is_saved_with_is_what_every_door_does(guided, tmp_path):

@@ -27,7 +27,7 @@ from hf_genext.hub import read_results
 from hf_genext.metrics import build_metrics
 from hf_genext.training import GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
-from recipes.conditional_model import build_generation_config, load_model
+from recipes.conditional_model import check_generation, load_model
 from recipes.evaluate import main as evaluate
 from recipes.g2p.prepare_data import prepare_data
 from recipes.results import build_results, update_recipe_results
@@ -205,12 +205,16 @@ def test_defaults_of_generation_are_what_the_model_is_scored_and_saved_with(smok
         ({"num_beans": 3}, "generation has no 'num_beans'. Did you mean 'num_beams'"),
         ({"num_beams": 0}, "num_beams must be a whole number of 1 or more, got 0"),
         ({"top_p": 0.9}, "generation: .*top_p.*do_sample"),
+        ({"guidance_scale": -1.0}, "guidance_scale must be a finite number of 0 or more, got -1"),
+        ({"guidance_scale": 2.0}, "generation: .*trained with some of its conditions taken away"),
+        ({"max_new_tokens": "many"}, "max_new_tokens must be a whole number of 1 or more, got 'many'"),
+        ({"output_scores": True}, "output_scores changes what is given"),
     ],
 )
 def test_defaults_of_generation_that_cannot_be_are_refused_before_the_training(smoke, fields, message):
     model, _ = load_model(ModelSettings(model=str(smoke[0])), None)
     with pytest.raises(SettingsError, match=f"(?s){message}"):
-        build_generation_config(model, fields)
+        check_generation(model, fields)
     assert model.generation_config.num_beams in (None, 1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from composition_specimens import Cell, build_bert, build_labels, build_numbers
+from peft import LoraConfig
 
 from hf_genext import GenextForConditionalGeneration, GenextVectorConditionerConfig
 
@@ -62,6 +63,7 @@ def test_the_kind_of_number_is_that_of_the_decoder_unless_another_is_asked_for(t
     assert compose(encoder, tmp_path, dtype="auto").dtype == torch.bfloat16
     assert compose(encoder, tmp_path, dtype=torch.float32).dtype == torch.float32
     assert compose(encoder, source).dtype == torch.bfloat16
+    assert compose(encoder, source, dtype=torch.float32).dtype == torch.float32
     assert source.dtype == torch.bfloat16
 
 
@@ -83,6 +85,28 @@ def test_an_embedding_that_was_not_shared_with_the_head_stays_so():
     assert torch.equal(model.head.projection.weight, source.head.projection.weight)
     with pytest.raises(ValueError, match="trained with tie_word_embeddings=False, got True"):
         compose(encoder, source, tie_word_embeddings=True)
+
+
+def test_what_a_model_is_saved_with_belongs_to_its_own_task():
+    source = build_source(decoder_start_token_id=2, condition_dropout=0.1)
+    source.generation_config.update(guidance_scale=4.0, num_beams=3, max_new_tokens=7)
+    model = compose(GenextVectorConditionerConfig(vector_size=5, hidden_size=source.config.hidden_size), source)
+    assert model.generation_config.num_beams in (None, 1) and model.generation_config.guidance_scale is None
+    assert model.generation_config.max_new_tokens == 7
+    assert model.config.decoder_start_token_id == model.generation_config.decoder_start_token_id == 2
+    assert model.generate(condition_vectors=build_numbers(3, 5)).shape[0] == 3
+
+
+def test_a_decoder_with_an_adapter_is_refused():
+    source = build_source()
+    source.add_adapter(LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match="has an adapter"):
+        compose(GenextVectorConditionerConfig(vector_size=5), source)
+
+
+def test_a_native_decoder_has_no_choice_of_how_it_reads():
+    with pytest.raises(ValueError, match="leave cross_attention out"):
+        compose(build_bert(), build_source(), cross_attention=False)
 
 
 def test_a_quantization_is_for_language_models():

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import difflib
+import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +35,13 @@ from .configuration_conditioners_genext import (
 from .configuration_genext import GenextConfig, GenextDecoderConfig
 from .language_models_genext import choose_opener, close_cross_attention, require_language_model
 from .pretrained_conditioners_genext import get_loading_arguments, take_encoder
-from .reused_decoders_genext import copy_decoder, is_conditional, take_decoder_config, take_fields
+from .reused_decoders_genext import (
+    copy_decoder,
+    is_conditional,
+    take_decoder_config,
+    take_fields,
+    take_generation_config,
+)
 
 Part: TypeAlias = str | os.PathLike[str] | PreTrainedModel | PreTrainedConfig
 """A Hub id, a folder, a model, or a configuration."""
@@ -90,7 +97,6 @@ def compose(
     source = decoder_part.source
     if source is not None:
         config = take_fields(source, config)
-        loading = {"dtype": source.dtype, **loading}
     conditioner, encoder_models = _load_encoders(encoder, condition_dropout, decoder_part, loading)
     pretrained = [part for part in (*_list_models(encoder_models), decoder_part.model) if part is not None]
     attn_implementation = config.pop("attn_implementation", None)
@@ -109,14 +115,20 @@ def compose(
             "every output starts from: decoder_start_token_id=."
         )
     composed = model_class(whole, encoder_models, decoder_part.model)
+    dtype = loading.get("dtype")
     if source is not None:
         copy_decoder(source, composed)
-    _place(composed, pretrained or [part for part in (source,) if part is not None], decoder_part.model, loading.get("dtype"))
+        if dtype in (None, "auto"):
+            dtype = functools.reduce(torch.promote_types, [part.dtype for part in pretrained], source.dtype)
+    _place(composed, pretrained, decoder_part.model, dtype)
+    if source is not None and not pretrained:
+        composed.to(source.device)
     if decoder_part.model is not None:
         _enter_at_the_scale_of_embeddings(composed)
     if pretrained and attn_implementation is not None:
         composed.set_attn_implementation(attn_implementation)
-    composed.generation_config = _build_generation_config(composed, decoder_part.model or source)
+    own = getattr(decoder_part.model, "generation_config", None) if source is None else take_generation_config(source)
+    composed.generation_config = _build_generation_config(composed, own)
     return composed.eval()
 
 
@@ -248,6 +260,8 @@ def _load_decoder(
     if isinstance(given, PreTrainedModel) and is_conditional(given.config) and given.can_generate():
         if given.config.has_native_decoder:
             _refuse_quantization(quantization_config)
+            if cross_attention is not None:
+                raise ValueError("A native decoder reads the memory by cross-attention always; leave cross_attention out.")
             return _LoadedPart(take_decoder_config(given), source=given)
         given = given.decoder.language_model
     if isinstance(given, GenextDecoderConfig):
@@ -389,9 +403,8 @@ def _enter_at_the_scale_of_embeddings(composed: Any) -> None:
         composed.encoder.bottleneck.norm.weight.fill_(float(size))
 
 
-def _build_generation_config(composed: PreTrainedModel, language_model: PreTrainedModel | None) -> GenerationConfig:
-    """The language model's own settings, with the ids of the whole."""
-    own = getattr(language_model, "generation_config", None)
+def _build_generation_config(composed: PreTrainedModel, own: GenerationConfig | None) -> GenerationConfig:
+    """The decoder's own settings, with the ids of the whole."""
     generation_config = GenerationConfig() if own is None else copy.deepcopy(own)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
         if getattr(generation_config, name, None) is None:

@@ -17,6 +17,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from .latents_genext import ENCODER_INPUTS
 from .seeding_genext import KeyedSampling, make_keys
 
+_CONDITIONS = (*ENCODER_INPUTS, "latent_noise", "sample_latents")
+
 
 class GuidedScores(LogitsProcessor):
     """Mixes the log-probabilities of a row with its condition and of its twin without.
@@ -58,7 +60,7 @@ class GuidedGeneration:
         Args:
             inputs: The main condition.
             generation_config: Settings; the model's own where it is left out.
-            logits_processor: What changes scores, after the guidance.
+            logits_processor: What changes the scores of both passes, before they are mixed.
             kwargs: Conditions, and what `generate` takes besides.
 
         Returns:
@@ -78,22 +80,31 @@ class GuidedGeneration:
         config, _ = self._prepare_generation_config(generation_config, **kwargs)
         if config.return_dict_in_generate:
             raise ValueError("With guidance_scale there are ids alone; leave return_dict_in_generate out, or guidance_scale.")
-        conditions = {name: kwargs.pop(name) for name in (*ENCODER_INPUTS, "encoder_outputs") if name in kwargs}
+        if kwargs.get("streamer") is not None:
+            raise ValueError("With guidance_scale each row has a twin, which a streamer would show; leave one of them out.")
+        conditions = {name: kwargs.pop(name) for name in _CONDITIONS if name in kwargs}
         if inputs is not None:
             conditions[model.main_input_name] = inputs
+        if kwargs.get("encoder_outputs") is not None:
+            given = model._take_encoder_outputs(kwargs["encoder_outputs"], conditions.get("attention_mask"))
+            conditions = {"encoder_outputs": given}
         encoder_outputs = double_memory(model, conditions)
         batch_size = len(encoder_outputs.last_hidden_state) // 2
         for name in ("decoder_input_ids", "decoder_attention_mask"):
             if kwargs.get(name) is not None:
                 kwargs[name] = torch.cat([kwargs[name]] * 2)
+        if (allow := kwargs.get("prefix_allowed_tokens_fn")) is not None:
+            kwargs["prefix_allowed_tokens_fn"] = lambda row, ids: allow(row % batch_size, ids)
         num_returned = config.num_return_sequences or 1
-        processors = LogitsProcessorList([GuidedScores(float(scale)), *(logits_processor or [])])
-        if config.do_sample:
+        keyed = [processor.double() for processor in logits_processor or [] if isinstance(processor, KeyedSampling)]
+        others = [processor for processor in logits_processor or [] if not isinstance(processor, KeyedSampling)]
+        if config.do_sample and not keyed:
             if (config.num_beams or 1) > 1:
                 raise ValueError("guidance_scale goes with sampling or with beams, not with beams that are sampled.")
             # Twins draw the same.
             keys = make_keys([(int(seed), 0) for seed in torch.randint(2**62, (batch_size,))], num_returned)
-            processors.append(KeyedSampling(torch.cat([keys, keys]), config))
+            keyed = [KeyedSampling(keys, config).double()]
+        processors = LogitsProcessorList([*others, GuidedScores(float(scale)), *keyed])
         kwargs |= {"encoder_outputs": encoder_outputs, "guidance_scale": 1.0}
         return parent.generate(None, generation_config, processors, **kwargs)[: batch_size * num_returned]
 
@@ -111,15 +122,8 @@ def double_memory(model: PreTrainedModel, conditions: dict[str, torch.Tensor]) -
     Raises:
         ValueError: if the model never met rows without their condition in training.
     """
-    encoder: Any = getattr(model, "encoder", None)
-    dropout = getattr(getattr(model.config, "conditioner", None), "condition_dropout", 0.0)
-    if not dropout or not getattr(encoder, "can_be_unconditional", False):
-        if not getattr(encoder, "num_contexts", 1):
-            raise ValueError("guidance_scale= strengthens a condition, and this model has none; leave it out.")
-        raise ValueError(
-            f"guidance_scale= needs a model that was trained with some of its conditions taken away; this "
-            f"{type(model).__name__} was not. Train it with condition_dropout= (0.1, for example), or leave guidance_scale out."
-        )
+    require_guidance(model)
+    encoder: Any = model.encoder
     own = {"sample_latents": False} if getattr(encoder, "has_latents", False) else {}
     outputs = conditions.get("encoder_outputs")
     if outputs is None:
@@ -146,6 +150,23 @@ def double_memory(model: PreTrainedModel, conditions: dict[str, torch.Tensor]) -
     )
 
 
+def require_guidance(model: PreTrainedModel) -> None:
+    """Raise for a model that cannot be guided.
+
+    Raises:
+        ValueError: if the model never met rows without their condition in training.
+    """
+    encoder: Any = getattr(model, "encoder", None)
+    dropout = getattr(getattr(model.config, "conditioner", None), "condition_dropout", 0.0)
+    if not dropout or not getattr(encoder, "can_be_unconditional", False):
+        if not getattr(encoder, "num_contexts", 1):
+            raise ValueError("guidance_scale= strengthens a condition, and this model has none; leave it out.")
+        raise ValueError(
+            f"guidance_scale= needs a model that was trained with some of its conditions taken away; this "
+            f"{type(model).__name__} was not. Train it with condition_dropout= (0.1, for example), or leave guidance_scale out."
+        )
+
+
 def check_guidance_scale(scale: object) -> float:
     """A scale of guidance as a number.
 
@@ -157,4 +178,4 @@ def check_guidance_scale(scale: object) -> float:
     return float(scale)
 
 
-__all__ = ["GuidedGeneration", "GuidedScores", "check_guidance_scale", "double_memory"]
+__all__ = ["GuidedGeneration", "GuidedScores", "check_guidance_scale", "double_memory", "require_guidance"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from .configuration_genext import GenextConfig, GenextDecoderConfig
+
+logger = logging.getLogger(__name__)
 
 
 def take_decoder_config(source: PreTrainedModel) -> GenextDecoderConfig:
@@ -22,26 +25,33 @@ def take_fields(source: PreTrainedModel, given: dict[str, Any]) -> dict[str, Any
     """Fields of a whole configuration that belong to its decoder, with those that are given.
 
     Raises:
-        ValueError: if the embedding would be shared with the head where it was not, or the other way round.
+        ValueError: for a model with an adapter; if the embedding would be shared with the head where it was not, or the other
+            way round.
     """
+    if getattr(source, "_hf_peft_config_loaded", False):
+        raise ValueError("The model whose decoder is to be taken has an adapter. Merge it into the model, and save that first.")
     is_tied = source.config.tie_word_embeddings
     if given.get("tie_word_embeddings", is_tied) != is_tied:
         raise ValueError(
             f"The decoder was trained with tie_word_embeddings={is_tied}, got {not is_tied}. Leave it out, or say the same."
         )
-    return {**given, "tie_word_embeddings": is_tied}
+    ids = {"decoder_start_token_id": source.config.decoder_start_token_id}
+    return {**ids, **given, "tie_word_embeddings": is_tied}
+
+
+def take_generation_config(source: PreTrainedModel) -> GenerationConfig:
+    """How long outputs may be; what else the source is saved with belongs to its own task."""
+    own = source.generation_config
+    return GenerationConfig(max_length=own.max_length, max_new_tokens=own.max_new_tokens)
 
 
 @torch.no_grad()
-def copy_decoder(source: PreTrainedModel, composed: PreTrainedModel) -> list[str]:
+def copy_decoder(source: PreTrainedModel, composed: PreTrainedModel) -> None:
     """Copy decoder and token head; what reads a memory of another width stays as it is.
 
     Args:
         source: The trained model.
         composed: The new one, whose decoder [`take_decoder_config`] describes.
-
-    Returns:
-        The names of parameters that were not copied.
     """
     trained = source.state_dict()
     kept = []
@@ -52,7 +62,11 @@ def copy_decoder(source: PreTrainedModel, composed: PreTrainedModel) -> list[str
             parameter.copy_(trained[name])
         else:
             kept.append(name)
-    return kept
+    if kept:
+        logger.warning(
+            "The memory has another width than the one that the decoder has read, so what reads it starts anew: %s.",
+            ", ".join(kept),
+        )
 
 
 def is_conditional(config: Any) -> bool:
@@ -60,4 +74,4 @@ def is_conditional(config: Any) -> bool:
     return isinstance(config, GenextConfig) and config.head is None
 
 
-__all__ = ["copy_decoder", "is_conditional", "take_decoder_config", "take_fields"]
+__all__ = ["copy_decoder", "is_conditional", "take_decoder_config", "take_fields", "take_generation_config"]

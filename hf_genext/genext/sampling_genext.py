@@ -71,6 +71,8 @@ class SequenceSampling:
         if self.encoder.has_latents:
             inputs["latent_noise"] = self.draw_latent_noise(rows, pairs, temperature=temperature, num_samples=each)
             inputs["sample_latents"] = temperature > 0.0
+        # The distribution that log_prob gives is the model's own, whatever it is saved with.
+        arguments = {"guidance_scale": 1.0, **arguments}
         if temperature == 0.0:
             return self.generate(**inputs, **{"do_sample": False, "num_beams": 1, **arguments})
         arguments = {"do_sample": True, "num_beams": 1, "top_k": 0, "top_p": 1.0, "temperature": temperature, **arguments}

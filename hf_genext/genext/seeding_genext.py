@@ -5,6 +5,7 @@ Legend: rows (of a batch, several samples of one condition beside each other), v
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -69,6 +70,12 @@ class KeyedSampling(LogitsProcessor):
         self._step += 1
         winners = (scores + draw_gumbel(keys, scores.shape[-1])).argmax(dim=-1, keepdim=True)
         return torch.full_like(scores, -torch.inf).scatter_(-1, winners, 0.0)
+
+    def double(self) -> KeyedSampling:
+        """The same for a batch whose rows have twins below them that draw what they draw."""
+        doubled = copy.copy(self)
+        doubled._keys = torch.cat([self._keys, self._keys])
+        return doubled
 
     def select_rows(self, rows: torch.LongTensor) -> None:
         """Go on with some of the rows alone, as a loop does that drops those that are finished."""

