@@ -87,10 +87,10 @@ def find_like(texts: Sequence[str], held_out: Iterable[str], *, least_overlap: f
     for text in held_out:
         words = fold_words(text).split()
         whole.add(tuple(words))
-        # Nearly the same words lack some, so that each of the rarest leads to the text.
+        # Nearly the same words can lack some: one more of the rarest than those leads to the text.
         distinct = sorted(set(words), key=lambda word: (counts[word], word))
         if len(words) >= fewest_words:
-            for word in distinct[: 1 + int((1 - least_overlap) * len(distinct))]:
+            for word in distinct[: 1 + int(1e-9 + (1 - least_overlap) / least_overlap * len(distinct))]:
                 rarest[word].append(words)
     found = set()
     for place, words in enumerate(folded):

@@ -13,7 +13,7 @@ from hf_genext.hub import read_results, write_results
 from recipes.results import add_baselines, build_results
 from recipes.running import find_results_to_join
 from recipes.sentence_vectors import encode_texts, encode_texts_once
-from recipes.text_splits import read_column, split_texts, write_table
+from recipes.text_splits import find_like, fold_words, read_column, split_texts, write_table
 
 
 def test_no_text_stands_on_two_sides_whatever_its_case_and_marks():
@@ -28,6 +28,27 @@ def test_no_text_stands_on_two_sides_whatever_its_case_and_marks():
     assert sum(map(len, split_texts(texts, 40, most=100).values())) == 100
     with pytest.raises(ValueError, match="80 texts are to be held out, but there are 80, of which some must be left"):
         split_texts(texts, 40, most=80)
+
+
+def test_texts_that_give_away_others_are_found_as_by_brute_force():
+    draw = np.random.default_rng(0)
+    words = [f"w{number}" for number in range(12)]
+    # Few words, so that many texts are like others, some in parts and some by chance.
+    texts, held_out = ([" ".join(draw.choice(words, size=draw.integers(1, 9))) for _ in range(300)] for _ in range(2))
+    held_out = held_out[:60]
+
+    def gives_away(text, other):
+        own, others = fold_words(text).split(), fold_words(other).split()
+        if own == others:
+            return True
+        if len(others) < 4:
+            return False
+        in_a_row = any(own[start : start + len(others)] == others for start in range(len(own)))
+        return in_a_row or len({*own} & {*others}) >= 0.8 * len({*own} | {*others})
+
+    expected = {place for place, text in enumerate(texts) if any(gives_away(text, other) for other in held_out)}
+    assert 20 < len(expected) < 280
+    assert find_like(texts, held_out) == expected
 
 
 def test_tables_are_read_as_they_were_written(tmp_path):
