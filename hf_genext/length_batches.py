@@ -250,7 +250,9 @@ class RowPadding:
             if not torch.is_tensor(values[0]):
                 batch[name] = [part for value in values for part in value]
                 continue
-            if name in _PADDED and len({value.shape for value in values}) > 1:
+            if len(rows) == 1:
+                stacked = values[0]
+            elif name in _PADDED and len({value.shape for value in values}) > 1:
                 stacked = _pad_rows(values, self._pad_id if name == "input_ids" else 0)
             else:
                 stacked = torch.cat(values)

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .languages import find_language, list_languages, speaking
 from .media import open_condition
@@ -102,6 +102,26 @@ def check_count(name: str, count: object) -> None:
         raise ValueError(f"{name} must be a whole number of 1 or more, got {count!r}.")
 
 
+def _write_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """What a tokenizer's call gives for texts without padding and truncation.
+
+    By what is below it where its class changes nothing: for a short text the call itself takes longer than its work.
+    """
+    kind, usual = type(tokenizer), PreTrainedTokenizerFast
+    if not issubclass(kind, usual) or (kind.__call__, kind._encode_plus) != (usual.__call__, usual._encode_plus):
+        return tokenizer(texts, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
+    backend = tokenizer.backend_tokenizer
+    if backend.padding is not None:
+        backend.no_padding()
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.encode_special_tokens != tokenizer.split_special_tokens:
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+    if len(texts) == 1:
+        return [backend.encode(texts[0]).ids]
+    return [encoding.ids for encoding in backend.encode_batch(texts)]
+
+
 class ConditionReader:
     """Reads conditions for a model by its processor, or by the parts that it has instead of one.
 
@@ -153,10 +173,7 @@ class ConditionReader:
         """
         if not self._reads_text_alone or not all(isinstance(text, str) and text.strip() for text in texts) or not texts:
             return None
-        encoded = self._processor.tokenizer(list(texts), return_attention_mask=False, return_token_type_ids=False)
-        if encoded.keys() != {"input_ids"}:
-            return None
-        rows = encoded["input_ids"]
+        rows = _write_ids(self._processor.tokenizer, list(texts))
         lengths = [len(ids) for ids in rows]
         if max(lengths) >= self._tokenizer.model_max_length:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 from typing import Any
 
 import torch
@@ -32,6 +33,9 @@ def require_package(name: str) -> Any:
             f"This needs {name}, which cannot be imported here ({error}). Install it: "
             f'pip install "hf_genext[{_EXTRAS[name.split(".")[0]]}]".'
         ) from error
+
+
+_get_version = operator.attrgetter("_version")
 
 
 class EngineModel:
@@ -72,7 +76,7 @@ class EngineModel:
 
     def _count_changes(self) -> tuple[int, bool]:
         """How often weights were written to, and whether there is an adapter."""
-        return sum(weight._version for weight in self._weights), getattr(self.torch_model, "_hf_peft_config_loaded", False)
+        return sum(map(_get_version, self._weights)), getattr(self.torch_model, "_hf_peft_config_loaded", False)
 
     def find_change(self) -> str | None:
         """That the export is no longer of the model's weights, the end of a sentence with "because"."""
