@@ -392,23 +392,23 @@ def check_generation(model: PreTrainedModel, fields: dict[str, Any]) -> None:
     Raises:
         SettingsError: for a name that is none of theirs, or a value that they cannot have.
     """
-    config = copy.deepcopy(model.generation_config)
-    unknown = list(config.update(**fields))
-    if unknown:
-        meant = difflib.get_close_matches(unknown[0], GenerationConfig().to_dict(), n=1)
-        hint = f" Did you mean {meant[0]!r}?" if meant else " It takes what generate takes, such as num_beams."
-        raise SettingsError(f"generation has no {unknown[0]!r}.{hint}")
     for name, value in fields.items():
         if value and (name.startswith("output_") or name == "return_dict_in_generate"):
             raise SettingsError(f"generation: {name} changes what is given, not how it is found; leave it out.")
+    config = copy.deepcopy(model.generation_config)
     try:
         for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
-            check_count(name, getattr(config, name))
+            check_count(name, fields.get(name))
+        unknown = list(config.update(**fields))
         config.validate(strict=True)
         if config.guidance_scale is not None and check_guidance_scale(config.guidance_scale) != 1.0:
             require_guidance(model)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"generation: {error}") from error
+    if unknown:
+        meant = difflib.get_close_matches(unknown[0], GenerationConfig().to_dict(), n=1)
+        hint = f" Did you mean {meant[0]!r}?" if meant else " It takes what generate takes, such as num_beams."
+        raise SettingsError(f"generation has no {unknown[0]!r}.{hint}")
 
 
 def fit_linear_parts(model: PreTrainedModel, rows: Any, collator: Any, batch_size: int) -> bool:
