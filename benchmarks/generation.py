@@ -97,12 +97,10 @@ class Exported:
     Attributes:
         engine: Which engine runs it.
         pipe: The pipeline that does.
-        folder: Where it stands.
     """
 
     engine: str
     pipe: Any
-    folder: Path
 
 
 def open_exports(folder: str) -> dict[str, Exported]:
@@ -117,7 +115,7 @@ def open_exports(folder: str) -> dict[str, Exported]:
             print(folder, "has no export for", engine, error, flush=True)
             continue
         pipe = pipeline("conditional-generation", model=folder, engine=engine, quantization=quantization)
-        exports[" ".join(filter(None, (engine, quantization)))] = Exported(engine, pipe, target)
+        exports[" ".join(filter(None, (engine, quantization)))] = Exported(engine, pipe)
     return exports
 
 

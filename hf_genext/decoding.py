@@ -158,9 +158,10 @@ def generate_with_control(
         )
     config = _resolve(model, arguments)
     num_beams, num_returned = config.num_beams or 1, config.num_return_sequences or 1
-    scale = getattr(config, "guidance_scale", None) if control.guidance_scale is None else control.guidance_scale
-    is_guided = scale is not None and check_guidance_scale(scale) != 1.0
-    if getattr(config, "guidance_scale", None) is not None:
+    scale = config.guidance_scale if control.guidance_scale is None else control.guidance_scale
+    scale = 1.0 if scale is None else check_guidance_scale(scale)
+    is_guided = scale != 1.0
+    if config.guidance_scale is not None:
         arguments = {**arguments, "guidance_scale": 1.0}  # It is done here, in one pass.
     encoded: dict[str, Any] = {"encoder_outputs": double_memory(model, inputs)} if is_guided else dict(inputs)
     if control.target_prefix:
@@ -180,7 +181,7 @@ def generate_with_control(
     looks_back = control.return_scores or control.return_alignments
     processors: list[LogitsProcessor] = [watcher] if looks_back or control.allowed is not None else []
     if is_guided:
-        processors.append(GuidedScores(float(scale or 0.0)))
+        processors.append(GuidedScores(scale))
     if control.allowed is not None:
         processors.append(AllowedOutputs(control.allowed, len(control.target_prefix)))
     if config.do_sample and (control.seeds is not None or is_guided):

@@ -15,6 +15,7 @@ from hf_genext import (
     GenextLabelConditionerConfig,
 )
 from hf_genext.agreement import generate_by_agreement, score_targets
+from hf_genext.decoding import Control, generate_with_control
 
 START, END, REVERSED = 1, 2, 3
 BEAMS = 4
@@ -114,6 +115,16 @@ def test_outputs_are_judged_by_all_conditions():
         assert scores == sorted(scores, reverse=True)
         are_judged_alike.append(without == sorted(without, reverse=True))
     assert not all(are_judged_alike), "the labels make no difference; the specimen shows nothing"
+
+
+def test_a_guidance_that_the_model_is_saved_with_does_not_reach_the_agreement(model):
+    inputs, rerank = build_inputs(with_labels=False), Control(rerank=True)
+    expected = generate_with_control(model, inputs, {}, rerank).sequences
+    try:
+        model.generation_config.guidance_scale = 4.0
+        assert torch.equal(generate_with_control(model, inputs, {}, rerank).sequences, expected)
+    finally:
+        model.generation_config.guidance_scale = None
 
 
 def test_what_cannot_be_reranked_is_refused(model):

@@ -114,8 +114,10 @@ def test_conditions_are_taken_away_from_models_with_null_states_alone(folder, tm
         ({"condition_dropout": 1.5}, "condition_dropout must be at least 0 and below 1, got 1.5"),
         ({"tune_encoder_from_layer": -1}, "tune_encoder_from_layer must be 0 or more, got -1"),
         ({"lora": {"r": 2}, "calibrate": True}, "calibrate finds a number that is kept in the configuration"),
+        ({"generation": {"num_beams": 2}}, "generation is for outputs of several tokens"),
+        ({"generation": {"num_beams": 2}, "head": None, "lora": {"r": 2}}, "generation is saved with a whole model"),
     ],
-    ids=["head", "dropout", "layer", "calibrate"],
+    ids=["head", "dropout", "layer", "calibrate", "generation", "generation of an adapter"],
 )
 def test_settings_that_the_model_cannot_have_are_refused(folder, settings, message):
     with pytest.raises((ValueError, StrictDataclassError), match=re.escape(message)):

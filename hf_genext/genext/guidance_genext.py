@@ -75,7 +75,8 @@ class GuidedGeneration:
         scale = kwargs.get("guidance_scale")
         for config in (generation_config, self.generation_config):
             scale = getattr(config, "guidance_scale", None) if scale is None else scale
-        if scale is None or check_guidance_scale(scale) == 1.0:
+        scale = 1.0 if scale is None else check_guidance_scale(scale)
+        if scale == 1.0:
             return parent.generate(inputs, generation_config, logits_processor, **kwargs)
         config, _ = self._prepare_generation_config(generation_config, **kwargs)
         if config.return_dict_in_generate:
@@ -104,7 +105,7 @@ class GuidedGeneration:
             # Twins draw the same.
             keys = make_keys([(int(seed), 0) for seed in torch.randint(2**62, (batch_size,))], num_returned)
             keyed = [KeyedSampling(keys, config).double()]
-        processors = LogitsProcessorList([*others, GuidedScores(float(scale)), *keyed])
+        processors = LogitsProcessorList([*others, GuidedScores(scale), *keyed])
         kwargs |= {"encoder_outputs": encoder_outputs, "guidance_scale": 1.0}
         return parent.generate(None, generation_config, processors, **kwargs)[: batch_size * num_returned]
 
