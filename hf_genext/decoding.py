@@ -14,6 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 
 from .agreement import generate_by_agreement
 from .alignments import align_tokens, find_real_slots
+from .call_settings import resolve_generation
 from .constraints import AllowedOutputs, OutputTrie
 from .fast_decoding import generate_fast_if_possible
 from .genext.guidance_genext import GuidedScores, check_guidance_scale, double_memory
@@ -156,7 +157,7 @@ def generate_with_control(
         return _look_back(
             model, inputs, sequences.view(batch_size, -1, sequences.shape[-1]), 1, control, model.generation_config
         )
-    config = _resolve(model, arguments)
+    config, _ = resolve_generation(model, arguments)
     num_beams, num_returned = config.num_beams or 1, config.num_return_sequences or 1
     scale = config.guidance_scale if control.guidance_scale is None else control.guidance_scale
     scale = 1.0 if scale is None else check_guidance_scale(scale)
@@ -248,15 +249,6 @@ def _refuse_beside_rerank(control: Control) -> None:
     given = [name for name, value in others.items() if value is not None]
     if given:
         raise ValueError(f"rerank= searches from both ends, which {given[0]} does not go with; leave one of them out.")
-
-
-def _resolve(model: PreTrainedModel, arguments: dict[str, Any]) -> GenerationConfig:
-    """The configuration that `generate` will use."""
-    config, _ = model._prepare_generation_config(
-        arguments.get("generation_config"),
-        **{name: value for name, value in arguments.items() if name not in ("generation_config", "logits_processor")},
-    )
-    return config
 
 
 def _first(ids: int | list[int]) -> int:

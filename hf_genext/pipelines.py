@@ -337,7 +337,9 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         if row.targets is not None and has_latents(self.model):
             read = functools.partial(read_single, getattr(self.model.config, "head", None))
             condition = add_target(self.model, self._reader.name(condition), row.targets[0], read)
-        inputs, was_cut = self._reader.read(condition, options)
+        is_plain = row.targets is None and not prefix and src_lang is None and tgt_lang is None
+        read_together = self._reader.read_texts([condition]) if is_plain else None
+        inputs, was_cut = self._reader.read(condition, options) if read_together is None else (read_together[0], False)
         row = Row(None, row.seed, row.targets, row.channel, was_cut)
         return {**inputs, "rows": [row]}
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from transformers import Pipeline
 
+from .call_settings import LastAnswer
 from .fast_decoding import find_obstacle, get_setting
 from .length_batches import (
     MAX_ROWS_PER_BATCH,
@@ -105,6 +106,16 @@ class LengthSortedPipeline(Pipeline):
         if find_obstacle(self.model, **arguments) is not None:
             return None
         return AUTOMATIC if is_seeded or not get_setting(self.model, arguments, "do_sample") else None
+
+    @functools.cached_property
+    def _last_arguments(self) -> LastAnswer[dict[str, Any]]:
+        return LastAnswer()
+
+    def _prepare_generate_kwargs(self, generate_kwargs: dict[str, Any], **overrides: Any) -> dict[str, Any]:
+        """As Transformers', once for calls that ask alike."""
+        find = functools.partial(super()._prepare_generate_kwargs, generate_kwargs, **overrides)
+        others = {"overrides": overrides, "own": self._generate_kwargs, "defaults": self._generation_defaults}
+        return {**self._last_arguments.get({**generate_kwargs, **others}, (self.model.generation_config,), find)}
 
     def _list_arguments(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Of what is asked of the model, what `generate` takes."""

@@ -8,7 +8,6 @@ Legend: batch (conditions), length (input positions), returned (outputs of each 
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Mapping, Set
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from ..call_settings import LastAnswer
 from .models_engines import EngineModel, require_package
 
 _KNOWN = {
@@ -77,7 +77,7 @@ class CTranslate2Model(EngineModel):
     def __init__(self, model: PreTrainedModel, folder: Path) -> None:
         super().__init__(model)
         self._engine = self._open(require_package("ctranslate2"), str(folder))
-        self._settled: tuple[Any, GenerationConfig, dict[str, Any], str | None] | None = None
+        self._settled: LastAnswer[tuple[GenerationConfig, dict[str, Any], str | None]] = LastAnswer()
 
     def _open(self, ctranslate2: Any, folder: str) -> Any:
         return ctranslate2.Translator(folder, device="cpu", inter_threads=1, intra_threads=torch.get_num_threads())
@@ -101,15 +101,15 @@ class CTranslate2Model(EngineModel):
 
     def _settle(self, settings: dict[str, Any]) -> tuple[GenerationConfig, dict[str, Any], str | None]:
         """The configuration of a call, what is none, and which setting is an obstacle; once for calls like the one before."""
-        key = (repr(settings), vars(self.torch_model.generation_config))
-        settled = self._settled
-        if settled is None or settled[0] != key:
+
+        def settle() -> tuple[GenerationConfig, dict[str, Any], str | None]:
             others = {name: value for name, value in settings.items() if name != "generation_config"}
             config, unknown = self.torch_model._prepare_generation_config(settings.get("generation_config"), **others)
             for name in self._own_settings & unknown.keys():
                 setattr(config, name, unknown.pop(name))
-            settled = self._settled = (copy.deepcopy(key), config, unknown, _find_setting(config, self._known_settings))
-        return settled[1:]
+            return config, unknown, _find_setting(config, self._known_settings)
+
+        return self._settled.get(settings, (self.torch_model.generation_config,), settle)
 
     def _find_obstacle(
         self, inputs: Mapping[str, torch.Tensor], config: GenerationConfig, unknown: Mapping[str, Any], processors: list[Any]
