@@ -147,7 +147,9 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
 
     Args:
         lengths: Source and target tokens of each row, (rows, 2).
-        max_tokens: The most padded target tokens of a batch: rows times longest target. A longer row has a batch of its own.
+        max_tokens: The most padded target tokens of a batch: rows times longest target. A longer row has a batch of its own,
+            unless there would be too few batches for the replicas: then those with the shortest rows share one.
+        max_source_tokens: The same of the sources; their number does not matter if left out.
         seed: Seed of the order.
         shuffle: Whether to shuffle; otherwise batches come in order of length.
         num_replicas: Number of ranks. Each gets the same number of batches; those of one step are of similar size.
@@ -162,14 +164,16 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         lengths: np.ndarray | Sequence[tuple[int, int]],
         max_tokens: int,
         *,
+        max_source_tokens: int | None = None,
         seed: int = 0,
         shuffle: bool = True,
         num_replicas: int = 1,
         rank: int = 0,
     ) -> None:
         lengths = np.asarray(lengths, dtype=np.int64).reshape(-1, 2)
-        if max_tokens < 1:
-            raise ValueError(f"max_tokens must be 1 or more, got {max_tokens}.")
+        for name, budget in (("max_tokens", max_tokens), ("max_source_tokens", max_source_tokens)):
+            if budget is not None and budget < 1:
+                raise ValueError(f"{name} must be 1 or more, got {budget}.")
         if not 0 <= rank < num_replicas:
             raise ValueError(f"rank must be 0 to num_replicas - 1, got rank={rank} and num_replicas={num_replicas}.")
         if len(lengths) < num_replicas:
@@ -177,7 +181,7 @@ class TokenBudgetBatchSampler(Sampler[list[int]]):
         self._seed, self._shuffle, self._num_replicas, self._rank, self._epoch = seed, shuffle, num_replicas, rank, 0
         classes, self._class_of_row, counts = np.unique(_round_up(lengths), axis=0, return_inverse=True, return_counts=True)
         self._class_of_row = self._class_of_row.reshape(-1)
-        ends = _plan_batches(classes, counts, max_tokens)
+        ends = _plan_batches(classes, counts, max_tokens, max_source_tokens)
         starts = np.concatenate([[0], ends[:-1]])
         self._starts, self._ends = _split_to_multiple(starts, ends, num_replicas)
         by_class = np.repeat(np.arange(len(classes)), counts)
@@ -212,7 +216,7 @@ def _round_up(lengths: np.ndarray) -> np.ndarray:
     return -(-lengths // step) * step
 
 
-def _plan_batches(classes: np.ndarray, counts: np.ndarray, max_tokens: int) -> np.ndarray:
+def _plan_batches(classes: np.ndarray, counts: np.ndarray, max_tokens: int, max_source_tokens: int | None) -> np.ndarray:
     """Where each batch ends in the rows sorted by class, (batches,)."""
     ends: list[int] = []
     position = rows = longest = last_source = 0
@@ -223,6 +227,8 @@ def _plan_batches(classes: np.ndarray, counts: np.ndarray, max_tokens: int) -> n
         last_source = source
         while count:
             room = max_tokens // max(longest, target, 1) - rows
+            if max_source_tokens is not None:  # No earlier source is longer.
+                room = min(room, max_source_tokens // max(source, 1) - rows)
             if room <= 0 and rows:
                 ends.append(position)
                 rows = longest = 0
@@ -234,12 +240,17 @@ def _plan_batches(classes: np.ndarray, counts: np.ndarray, max_tokens: int) -> n
 
 
 def _split_to_multiple(starts: np.ndarray, ends: np.ndarray, multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """Halve the largest batches until their number is a multiple."""
+    """Halve the largest batches until their number is a multiple; where there are too few rows for that, join the smallest."""
     pieces = list(zip(starts.tolist(), ends.tolist(), strict=True))
+    is_split = int(ends[-1]) >= -(-len(pieces) // multiple) * multiple
     while len(pieces) % multiple:
-        largest = max(range(len(pieces)), key=lambda index: pieces[index][1] - pieces[index][0])
-        start, end = pieces[largest]
-        pieces[largest : largest + 1] = [(start, (start + end) // 2), ((start + end) // 2, end)]
+        if is_split:
+            place = max(range(len(pieces)), key=lambda index: pieces[index][1] - pieces[index][0])
+            start, end = pieces[place]
+            pieces[place : place + 1] = [(start, (start + end) // 2), ((start + end) // 2, end)]
+        else:
+            place = min(range(len(pieces) - 1), key=lambda index: pieces[index + 1][1] - pieces[index][0])
+            pieces[place : place + 2] = [(pieces[place][0], pieces[place + 1][1])]
     return np.array([start for start, _ in pieces]), np.array([end for _, end in pieces])
 
 

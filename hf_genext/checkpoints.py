@@ -16,8 +16,18 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 MARKER_NAME = "complete.json"
+WRITING_NAME = "writing"
+"""Stands in a checkpoint from before its first file until it is complete."""
 LOCK_NAME = ".lock"
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def begin_checkpoint(folder: str | os.PathLike[str]) -> None:
+    """Make an empty folder for a checkpoint, and declare it unfinished; what stood there was of a run that was killed."""
+    root = Path(folder)
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
+    (root / WRITING_NAME).touch()
 
 
 def mark_complete(folder: str | os.PathLike[str]) -> None:
@@ -28,7 +38,7 @@ def mark_complete(folder: str | os.PathLike[str]) -> None:
     root = Path(folder)
     sizes = {}
     for path in sorted(root.rglob("*")):
-        if path.is_file() and path.name != MARKER_NAME:
+        if path.is_file() and path.name not in (MARKER_NAME, WRITING_NAME):
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
             sizes[str(path.relative_to(root))] = path.stat().st_size
@@ -38,6 +48,7 @@ def mark_complete(folder: str | os.PathLike[str]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, root / MARKER_NAME)
+    (root / WRITING_NAME).unlink(missing_ok=True)
 
 
 def find_damage(folder: str | os.PathLike[str]) -> str | None:
@@ -74,9 +85,18 @@ def require_complete(folder: str | os.PathLike[str]) -> None:
             'one that is there, or "auto" for the newest complete one of the output folder.'
         )
     if damage := find_damage(root):
+        if _is_of_others(root):
+            logger.warning("%s has no %s, so nobody can tell whether it is whole; going on from it.", root, MARKER_NAME)
+            return
         raise ValueError(
             f'The checkpoint {str(root)!r} is damaged: {damage}. Give another, or "auto" for the newest complete one.'
         )
+
+
+def _is_of_others(root: Path) -> bool:
+    """Whether a checkpoint looks whole and was written by a Trainer that marks none."""
+    has_marks = any((root / name).exists() for name in (MARKER_NAME, WRITING_NAME, f"{MARKER_NAME}.unfinished"))
+    return not has_marks and (root / "trainer_state.json").is_file() and any(root.glob("*.safetensors"))
 
 
 def list_checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
@@ -98,17 +118,30 @@ def find_last_complete(output_dir: str | os.PathLike[str]) -> Path | None:
     return None
 
 
-def delete_old(output_dir: str | os.PathLike[str], keep: int | None, best: str | os.PathLike[str] | None) -> None:
-    """Delete all but the newest `keep` complete checkpoints and the best one, and all damaged ones.
+def delete_old(
+    output_dir: str | os.PathLike[str], keep: int | None, best: str | os.PathLike[str] | None, newest: str | os.PathLike[str]
+) -> None:
+    """Delete all but the last `keep` complete checkpoints to be written and the best one, and those that were never finished.
 
-    Called after a new checkpoint was marked complete, so that at every moment at least one complete checkpoint exists.
+    Called after a new checkpoint was marked complete, so that at every moment at least one complete checkpoint exists. What
+    others wrote, or have changed since, is theirs and stays.
+
+    Args:
+        output_dir: Where the checkpoints are.
+        keep: How many; all if left out.
+        best: One that stays, wherever the folder stood when it was written.
+        newest: One that stays: the one just written. Its number may be below those of an earlier run.
     """
-    checkpoints = list_checkpoints(output_dir)
-    damaged = [path for path in checkpoints if find_damage(path) is not None]
-    complete = [path for path in checkpoints if path not in damaged]
-    spare = complete[:-keep] if keep is not None and keep > 0 else []
-    for path in damaged + spare:
-        if best is None or path.resolve() != Path(best).resolve():
+    stays = {Path(path).name for path in (best, newest) if path is not None}
+    written: list[tuple[int, int, Path]] = []
+    for number, path in enumerate(list_checkpoints(output_dir)):
+        if (path / MARKER_NAME).is_file():
+            if find_damage(path) is None:
+                written.append(((path / MARKER_NAME).stat().st_mtime_ns, number, path))
+        elif (path / WRITING_NAME).is_file() and path.name not in stays:
+            shutil.rmtree(path, ignore_errors=True)
+    for *_, path in sorted(written)[: -keep if keep is not None and keep > 0 else 0]:
+        if path.name not in stays:
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -180,6 +213,7 @@ def hold_folder(output_dir: str | os.PathLike[str]) -> Iterator[None]:
 
 
 __all__ = [
+    "begin_checkpoint",
     "check_same_model",
     "delete_old",
     "find_damage",

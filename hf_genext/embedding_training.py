@@ -14,7 +14,6 @@ import json
 import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,14 @@ import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from hf_genext.checkpoints import check_same_model, delete_old, find_damage, find_last_complete, mark_complete
+from hf_genext.checkpoints import (
+    begin_checkpoint,
+    check_same_model,
+    delete_old,
+    find_damage,
+    find_last_complete,
+    mark_complete,
+)
 from hf_genext.corpora import SENTENCE_END, EncodedCorpus
 from hf_genext.rank_exchange import RankExchange
 from hf_genext.static_embedding.engines_static_embedding import CompiledEngine, Engine, TensorEngine, compute_keep_shares
@@ -282,7 +288,7 @@ class StaticEmbeddingTrainer:
     def _save(self, started_at: float) -> None:
         if self.accelerator.is_main_process:
             folder = Path(self.args.output_dir) / f"checkpoint-{self._step}"
-            shutil.rmtree(folder, ignore_errors=True)  # A half-written one of a run that was killed here.
+            begin_checkpoint(folder)
             self.model.save_pretrained(folder)
             state = {
                 "step": self._step,
@@ -292,7 +298,7 @@ class StaticEmbeddingTrainer:
             }
             (folder / STATE_NAME).write_text(json.dumps(state), encoding="utf-8")
             mark_complete(folder)
-            delete_old(folder.parent, self.args.save_total_limit, None)
+            delete_old(folder.parent, self.args.save_total_limit, None, folder)
         self.accelerator.wait_for_everyone()
 
     def _describe(self) -> dict[str, Any]:

@@ -59,12 +59,21 @@ def read_table(
             f'{type(source).__name__}. Of several splits give one, such as dataset["train"]; of anything else make a '
             "datasets.Dataset."
         )
+    elif len(source) > 1 and all(_find_kind(path) in _KINDS for path in source):
+        table, name = _join([_read_table(path, column_names, split, config_name) for path in source], source), "the files"
+    elif len(source) == 2 and any(_find_kind(path) in _KINDS for path in source):
+        raise ValueError(
+            f"{str(source[0])!r} and {str(source[1])!r} are a table and a text: give tables alone, or two texts (source and "
+            "target)."
+        )
     elif len(source) == 2 and text_columns is not None:
         table, name = _read_text_pair(Path(source[0]), Path(source[1]), *text_columns), "the text files"
     elif len(source) == 1:
         table, name = _read_table(source[0], column_names, split, config_name), repr(str(source[0]))
     else:
-        raise ValueError(f"Give one file, or two text files (source and target), got {len(source)} files.")
+        raise ValueError(
+            f"Give tables ({', '.join(_KINDS)}), or two text files (source and target), got {len(source)} other files."
+        )
     return table, name
 
 
@@ -118,11 +127,28 @@ def to_string(value: Any) -> str:
     return pa.scalar(value).cast(pa.large_string()).as_py() if isinstance(value, (bool, float)) else str(value)
 
 
+def _find_kind(path: str | os.PathLike[str]) -> str:
+    named = Path(path)
+    return Path(named.stem).suffix if named.suffix == ".gz" else named.suffix
+
+
+def _join(tables: list[pa.Table], names: Sequence[str | os.PathLike[str]]) -> pa.Table:
+    """Tables of the same columns, one behind the other."""
+    import pyarrow as pa
+
+    for table, name in zip(tables, names, strict=True):
+        if set(table.column_names) != set(tables[0].column_names):
+            raise ValueError(
+                f"{str(name)!r} has the columns {', '.join(table.column_names)}, and {str(names[0])!r} has "
+                f"{', '.join(tables[0].column_names)}; files that are read together need the same."
+            )
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
 def _read_table(
     source: str | os.PathLike[str], column_names: Sequence[str] | None, split: str | None, config_name: str | None
 ) -> pa.Table:
-    path = Path(source)
-    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    path, kind = Path(source), _find_kind(source)
     if kind in _KINDS:
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {str(path)!r} (looked from {os.getcwd()!r}).")

@@ -27,6 +27,10 @@ class TimeBudget:
         if not minutes > 0:
             raise ValueError(f"The time budget must be more than 0 minutes, got {minutes}.")
         self.seconds = 60.0 * minutes
+        self.begin(started_at)
+
+    def begin(self, started_at: float | None = None) -> None:
+        """Begin anew, at a moment as `time.monotonic` counts; now if left out."""
         self.started_at = time.monotonic() if started_at is None else started_at
         self.spent_before = 0.0
         self.reserve = 0.0
@@ -97,8 +101,15 @@ class TimeBudgetCallback(TrainerCallback):
         """Go on from what a checkpoint stored."""
         self.budget.spent_before = float(state["elapsed"])
         self.budget.reserve = float(state["reserve"])
-        self.evaluations_done = int(state["evaluations_done"])
-        self.budget.update()
+        progress = self.budget.update()
+        # A longer time has more evaluations to come.
+        self.evaluations_done = min(int(state["evaluations_done"]), int(progress * self.num_evaluations))
+
+    def begin(self, started_at: float | None = None) -> None:
+        """Begin anew, as [`TimeBudget.begin`]."""
+        self.budget.begin(started_at)
+        self.evaluations_done = 0
+        self._evaluation_started_at = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Show a bar over the time."""

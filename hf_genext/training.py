@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,13 +24,21 @@ from transformers import Seq2SeqTrainer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.optimization import get_scheduler
 from transformers.trainer_callback import ProgressCallback
-from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 
 from hf_genext.adapters import find_fresh_modules
 from hf_genext.batching import ConditionalCollator, TokenBudgetBatchSampler
-from hf_genext.checkpoints import check_same_model, delete_old, find_last_complete, mark_complete, require_complete
+from hf_genext.checkpoints import (
+    begin_checkpoint,
+    check_same_model,
+    delete_old,
+    find_last_complete,
+    mark_complete,
+    require_complete,
+)
 from hf_genext.decoding import Control, generate_with_control
 from hf_genext.devices import has_fast_bfloat16
+from hf_genext.divergence import DivergenceGuard
 from hf_genext.genext.conditioners_genext import GenextFusionConditioner
 from hf_genext.latent_metrics import LatentMonitor
 from hf_genext.media import get_sampling_rate, open_condition
@@ -65,14 +71,14 @@ class GenextTrainer(Seq2SeqTrainer):
 
     Args:
         generation_dataset: `source` (a list of conditions, as [`GenextTrainer.generate_texts`] takes them) and `references`
-            (for each a list of texts). At each evaluation the model generates from the sources, each row on one rank only, and
-            `generation_metrics` compares.
+            (for each a list of texts). At each evaluation of `eval_dataset` the model generates from the sources, each row on
+            one rank only, and `generation_metrics` compares. Of an `eval_dataset` with several sets a dictionary, likewise.
         generation_metrics: Called with the generated texts and their references.
         prediction_metrics: Of a model with a single output, called at each evaluation with what it predicts and the labels.
         sequence_metrics: Of a model with a sequence output, called at each evaluation with the log-probability of all targets
             in nats, of a model with latent numbers its bound of one draw for each row, and with their tokens and characters. A
             model that is trained in both directions has every target twice, once in each.
-        started_at: When the clock of `max_minutes` began, as `time.monotonic` counts; now if left out.
+        started_at: When the clock of `max_minutes` began, as `time.monotonic` counts; with `train` if left out.
         args, kwargs: As [`Seq2SeqTrainer`] takes them. `processing_class` is a [`GenextProcessor`].
     """
 
@@ -91,11 +97,24 @@ class GenextTrainer(Seq2SeqTrainer):
         started_at: float | None = None,
         **kwargs: Any,
     ) -> None:
+        given = dict(zip(("model", "args", "data_collator", "train_dataset"), args, strict=False)) | kwargs
+        planned, rows = given.get("args"), given.get("train_dataset")
+        if getattr(planned, "max_minutes", None) is not None and not (rows is None or has_length(rows)):
+            planned.max_steps = 10**9  # The clock ends what has no length, too.
         super().__init__(*args, **kwargs)
+        if self.args.label_names is None:
+            self.label_names = ["labels"]  # Those of a condition are none.
         if getattr(self.model.config, "generative", None) is not None:
             self.model_accepts_loss_kwargs = True  # Rows are counted here, see below.
         if (generation_dataset is None) != (generation_metrics is None):
             raise ValueError("generation_dataset and generation_metrics belong together; give both or neither.")
+        if generation_dataset is not None and isinstance(self.eval_dataset, dict):
+            named = generation_dataset.keys() if isinstance(generation_dataset, Mapping) else {"source", "references"}
+            if not named <= self.eval_dataset.keys():
+                raise ValueError(
+                    f"eval_dataset has the sets {', '.join(self.eval_dataset)}; give generation_dataset as a dictionary by "
+                    f"some of these names, got {', '.join(named)}."
+                )
         self._latents = LatentMonitor(self.model, self.args.seed, self.args.process_index)
         if self._latents.is_needed and (self.args.label_smoothing_factor or self.compute_loss_func is not None):
             raise ValueError(
@@ -108,14 +127,17 @@ class GenextTrainer(Seq2SeqTrainer):
         self.generation_metrics = generation_metrics
         self.prediction_metrics = prediction_metrics
         self.sequence_metrics = sequence_metrics
-        if kwargs.get("data_collator") is None and self.processing_class is not None:
+        if given.get("data_collator") is None and self.processing_class is not None:
             self.data_collator = self._build_collator()
-        self._started_at = time.monotonic() if started_at is None else started_at
+        self._started_at = started_at
+        self._has_trained = False
         self._seconds_before = 0.0
         if self.args.should_compile_layers:
             compile_layers(self.model)
         self._steps_of_log = 1
-        self._loss_memory: dict[str, Any] = {"first": None, "best": None, "forgotten": 0}
+        self._guard = DivergenceGuard(self.args.divergence_factor)
+        self._scored: Any = None
+        self._is_predicting = False
         self._budget_callback: TimeBudgetCallback | None = None
         if self.args.max_minutes is not None:
             budget = TimeBudget(self.args.max_minutes, self._started_at)
@@ -155,7 +177,9 @@ class GenextTrainer(Seq2SeqTrainer):
     def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
         """Token-budget batches in order of length where `max_tokens_per_batch` is set, and for single outputs."""
         predicts = self.prediction_metrics is not None
-        if self.args.max_tokens_per_batch is None and not predicts:
+        # Transformers' own loop gathers batches, which must be of one size on all ranks.
+        is_gathered = not self._evaluates_exactly and self.args.world_size > 1
+        if is_gathered or (self.args.max_tokens_per_batch is None and not predicts):
             # Ranks may have unequal numbers of rows; made equal, some would count twice.
             is_even, self.accelerator.even_batches = self.accelerator.even_batches, not self._evaluates_exactly
             try:
@@ -167,7 +191,8 @@ class GenextTrainer(Seq2SeqTrainer):
         if eval_dataset is None:
             raise ValueError("Evaluation needs an eval_dataset; pass one to the trainer or to evaluate().")
         # A single output is one token long; so each rank has every row of its share once.
-        budget = self.args.per_device_eval_batch_size if predicts else 4 * (self.args.max_tokens_per_batch or 0)
+        budget = self.args.eval_max_tokens_per_batch or 4 * (self.args.max_tokens_per_batch or 0)
+        budget = self.args.per_device_eval_batch_size if predicts else budget
         return self._build_token_budget_loader(eval_dataset, budget, shuffle=False)
 
     def _build_token_budget_loader(self, dataset: Dataset, max_tokens: int, *, shuffle: bool) -> DataLoader:
@@ -181,6 +206,7 @@ class GenextTrainer(Seq2SeqTrainer):
         sampler = TokenBudgetBatchSampler(
             np.ones((len(dataset), 2), dtype=np.int64) if lengths is None else lengths,
             max(1, max_tokens // targets_of_a_row),
+            max_source_tokens=self.args.max_source_tokens_per_batch if shuffle else None,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             shuffle=shuffle,
             num_replicas=self.args.world_size,
@@ -218,6 +244,12 @@ class GenextTrainer(Seq2SeqTrainer):
             found = find_last_complete(self.args.output_dir)
             logger.info("Going on from %s.", found) if found else logger.info("No complete checkpoint: a new start.")
             resume_from_checkpoint = None if found is None else str(found)
+        started_at = None if self._has_trained else self._started_at
+        self._started_at = time.monotonic() if started_at is None else started_at
+        self._has_trained, self._seconds_before = True, 0.0
+        self._guard = DivergenceGuard(self.args.divergence_factor)
+        if self._budget_callback is not None:
+            self._budget_callback.begin(started_at)
         if isinstance(resume_from_checkpoint, str):
             require_complete(resume_from_checkpoint)
             if (Path(resume_from_checkpoint) / "config.json").is_file():  # An adapter has none.
@@ -236,7 +268,7 @@ class GenextTrainer(Seq2SeqTrainer):
         if clock_file is not None and clock_file.is_file():
             clock = json.loads(clock_file.read_text(encoding="utf-8"))
             self._seconds_before = float(clock["seconds"])
-            self._loss_memory = clock["loss_memory"]
+            self._guard.restore(clock["loss_memory"])
             if self._budget_callback is not None:
                 if clock["budget"] is None:
                     raise ValueError(
@@ -278,6 +310,9 @@ class GenextTrainer(Seq2SeqTrainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """Muon with AdamW, or two rates, where the arguments say so; else what Transformers builds."""
+        for name in ("muon_learning_rate", "pretrained_learning_rate"):
+            if getattr(self.args, name) is not None and self.optimizer_cls_and_kwargs is not None:
+                raise ValueError(f"{name} and optimizer_cls_and_kwargs each choose the optimizer; leave one of them out.")
         if self.optimizer is None and self.args.pretrained_learning_rate is not None:
             whole = self.model if model is None else model
             base = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
@@ -338,34 +373,15 @@ class GenextTrainer(Seq2SeqTrainer):
         control, steps = self.control, self.state.global_step - self._globalstep_last_logged
         self._steps_of_log = steps
         if steps > 0 and (control.should_log or control.should_save or control.should_evaluate):
-            self._raise_if_diverged(float(self.accelerator.gather(tr_loss.detach()).mean()) / steps)
+            self._raise_if_diverged(float(self.accelerator.gather(tr_loss.detach()).mean()) / steps, steps)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
-    def _raise_if_diverged(self, loss: float) -> None:
-        """Stop for a loss that is no number, far above where it began, or back there for three logs in a row."""
-        memory, schedule = self._loss_memory, self._latents.schedule
-        if schedule != memory.get("schedule", schedule):
-            # While its parts come to count for more, a loss rises of itself. The first log of steady weights begins anew.
-            memory.update(first=None, best=None, forgotten=0, schedule=schedule)
-            if math.isfinite(loss):
-                return
-        memory["schedule"] = schedule
-        if memory["first"] is None and math.isfinite(loss):
-            memory["first"] = memory["best"] = loss
-        first, best = memory["first"], memory["best"]
-        # The loss of numbers and densities may be negative, where a factor says nothing.
-        scale = first if first is None or first > 0 else max(1.0, -first)
-        is_far_above = not math.isfinite(loss) or loss > first + (self.args.divergence_factor - 1) * scale
-        if not is_far_above:
-            is_forgotten = best < first - 0.2 * scale and loss > first - 0.1 * (first - best)
-            memory["forgotten"] = memory["forgotten"] + 1 if is_forgotten else 0
-            memory["best"] = min(best, loss)
-            if memory["forgotten"] < 3:
-                return
+    def _raise_if_diverged(self, loss: float, steps: int) -> None:
+        if not self._guard.has_diverged(loss, steps, self._latents.schedule):
+            return
         kept = find_last_complete(self.args.output_dir)
-        history = "" if first is None else f"; it began at {first:.4g} and had come down to {best:.4g}"
         raise TrainingDivergedError(
-            f"The training diverged at step {self.state.global_step}: the loss is {loss:.4g}{history}. Lower "
+            f"The training diverged at step {self.state.global_step}: the loss is {loss:.4g}{self._guard.describe()}. Lower "
             f"--learning_rate (now {self.args.learning_rate:g}), or lengthen the warm-up. "
             + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
         )
@@ -392,8 +408,8 @@ class GenextTrainer(Seq2SeqTrainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save and folder.exists():
-            shutil.rmtree(folder)  # A half-written one of a run that was killed here.
+        if self.args.should_save:
+            begin_checkpoint(folder)
         self.accelerator.wait_for_everyone()
         # Older checkpoints go only after this one is complete, so Transformers must not delete them.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
@@ -404,18 +420,20 @@ class GenextTrainer(Seq2SeqTrainer):
         if self.args.should_save:
             clock = {
                 "seconds": 60.0 * self.elapsed_minutes,
-                "loss_memory": self._loss_memory,
+                "loss_memory": self._guard.state(),
                 "budget": self._budget_callback.state() if self._budget_callback is not None else None,
             }
             (folder / CLOCK_NAME).write_text(json.dumps(clock), encoding="utf-8")
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder)
-            delete_old(folder.parent, limit, self.state.best_model_checkpoint)
+            delete_old(folder.parent, limit, self.state.best_model_checkpoint, folder)
 
     @property
     def elapsed_minutes(self) -> float:
-        """Minutes since `started_at`, those of the runs that this one goes on from included."""
+        """Minutes since `started_at`, those of the runs that this one goes on from included; 0 before the training."""
+        if self._started_at is None:
+            return 0.0
         return (self._seconds_before + time.monotonic() - self._started_at) / 60.0
 
     # Evaluation
@@ -424,6 +442,47 @@ class GenextTrainer(Seq2SeqTrainer):
     def _evaluates_exactly(self) -> bool:
         """Whether the evaluation is not [`Seq2SeqTrainer`]'s own, which takes the rows that count twice away later."""
         return self.compute_metrics is None and not self.args.predict_with_generate
+
+    @property
+    def _has_own_loss(self) -> bool:
+        """Whether somebody put another loss in the place of the model's."""
+        return self.compute_loss_func is not None or type(self).compute_loss is not GenextTrainer.compute_loss
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> dict[str, float]:
+        """Score the trainer's own evaluation rows, or others, from which no texts are generated.
+
+        Args:
+            eval_dataset: Other rows, or the name of one of the trainer's own sets.
+            ignore_keys: As Transformers takes it.
+            metric_key_prefix: Likewise.
+            kwargs: Likewise.
+
+        Returns:
+            The scores by name.
+        """
+        before, named = self._scored, self.generation_dataset
+        if isinstance(eval_dataset, str):
+            named = named.get(eval_dataset) if isinstance(named, Mapping) else None
+        elif not (eval_dataset is None or eval_dataset is self.eval_dataset) or isinstance(self.eval_dataset, dict):
+            named = None
+        self._scored = named
+        try:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix, **kwargs)
+        finally:
+            self._scored = before
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """As [`Seq2SeqTrainer.predict`]: outputs and labels of all rows, in their order, and no generated texts.
+
+        For these there are [`generate_texts`], and `predict_with_generate`.
+        """
+        self._is_predicting = True
+        try:
+            return super().predict(*args, **kwargs)
+        finally:
+            self._is_predicting = False
 
     def evaluation_loop(
         self,
@@ -437,7 +496,7 @@ class GenextTrainer(Seq2SeqTrainer):
 
         With `compute_metrics` or `predict_with_generate` it is [`Seq2SeqTrainer`]'s own loop.
         """
-        if not self._evaluates_exactly:
+        if self._is_predicting or not self._evaluates_exactly:
             return super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         # Compiled layers would be compiled again for evaluation, and for every length of a cache.
         with torch.compiler.set_stance("force_eager" if self.args.should_compile_layers else "default"):
@@ -458,19 +517,24 @@ class GenextTrainer(Seq2SeqTrainer):
                 if self._latents.is_evaluated:
                     inputs["latent_noise"] = self._latents.draw_noise(num_rows, self.args.device)
                     inputs["sample_latents"] = True
-                count = _mark_missing(inputs["labels"]).ne(-100).sum()
+                labels = inputs["labels"]
+                count = _mark_missing(labels).ne(-100).sum()
                 with self.compute_loss_context_manager():
-                    outputs = model(**inputs, **({"use_cache": False} if generates else {}))
+                    if self._has_own_loss:
+                        loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+                    else:
+                        outputs = model(**inputs, **({"use_cache": False} if generates else {}))
+                        loss = outputs.loss
                 if self._latents.is_evaluated:
                     self._latents.collect(outputs.latents)
                 sizes = [num_rows, 0]
                 if self.sequence_metrics is not None:
-                    sizes[1] = count_target_characters(inputs["labels"], self.processing_class.target_tokenizer)
-                totals += torch.stack([outputs.loss.double() * count, count.double(), *totals.new_tensor(sizes)])
+                    sizes[1] = count_target_characters(labels, self.processing_class.target_tokenizer)
+                totals += torch.stack([loss.double() * count, count.double(), *totals.new_tensor(sizes)])
                 if self.prediction_metrics is not None:
                     log_probs = outputs.get("log_probs")
                     judged = outputs.logits if log_probs is None else log_probs
-                    predicted.append((judged.float().cpu().numpy(), inputs["labels"].cpu().numpy()))
+                    predicted.append((judged.float().cpu().numpy(), labels.cpu().numpy()))
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         total_loss, num_tokens, num_rows, num_characters = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics = {f"{metric_key_prefix}_loss": total_loss / max(num_tokens, 1.0)}
@@ -483,10 +547,10 @@ class GenextTrainer(Seq2SeqTrainer):
             scores |= self.prediction_metrics(logits, labels)
         if self.sequence_metrics is not None:
             scores |= self.sequence_metrics(-total_loss, int(num_tokens), int(num_characters))
-        if self.generation_dataset is not None and self.generation_metrics is not None:
+        if self._scored is not None and self.generation_metrics is not None:
             started_at = time.monotonic()
-            texts = self.generate_texts(list(self.generation_dataset["source"]))
-            scores |= self.generation_metrics(texts, list(self.generation_dataset["references"]))
+            texts = self.generate_texts(list(self._scored["source"]))
+            scores |= self.generation_metrics(texts, list(self._scored["references"]))
             metrics[f"{metric_key_prefix}_generation_seconds"] = round(time.monotonic() - started_at, 2)
         metrics.update({f"{metric_key_prefix}_{name}": value for name, value in scores.items()})
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=int(num_rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, field
 
@@ -10,6 +11,16 @@ from transformers import Seq2SeqTrainingArguments
 
 from hf_genext.devices import has_compiler, has_fast_bfloat16
 
+logger = logging.getLogger(__name__)
+
+LOWER_IS_BETTER = frozenset(
+    (
+        *("character_error_rate", "edit_distance", "phoneme_error_rate", "token_error_rate", "word_error_rate"),
+        *("bits_per_character", "bits_per_dimension", "calibration_error", "perplexity"),
+    )
+)
+"""Metrics of ours that are the better the lower they are, as losses are."""
+
 
 @dataclass
 class GenextTrainingArguments(Seq2SeqTrainingArguments):
@@ -17,21 +28,33 @@ class GenextTrainingArguments(Seq2SeqTrainingArguments):
 
     Args:
         max_tokens_per_batch: Padded target tokens of a batch on one device; rows of similar length share a batch. Left out,
-            batches have `per_device_train_batch_size` rows.
-        max_minutes: Plan the whole schedule for this wall time, over resumes too. Replaces `num_train_epochs`.
+            batches have `per_device_train_batch_size` rows. Sources are not counted: see the next.
+        max_source_tokens_per_batch: Padded source tokens of such a batch, for sources that are long beside their targets.
+        eval_max_tokens_per_batch: Padded target tokens of a batch in evaluations, where `per_device_eval_batch_size` does not
+            count; left out, four times `max_tokens_per_batch`.
+        max_minutes: Plan the whole schedule for this wall time, over resumes too, from the start of `train` on. Replaces
+            `num_train_epochs`, and what is said of when to evaluate and save.
         num_evaluations: With `max_minutes`, how many evaluations (each with a checkpoint) are spread over the time.
-        divergence_factor: Stop when the logged loss exceeds this many times the first logged loss.
+        divergence_factor: Stop when the loss, a mean over about 50 steps, exceeds this many times what it was at first, or is
+            back there after it had come down; `inf` stops for a loss that is no number alone.
         muon_learning_rate: Train the matrices inside the network with [`Muon`] at this rate, the rest with AdamW at
             `learning_rate`. Left out, everything is trained by what `optim` names.
         pretrained_learning_rate: Train the parts that pretraining has seen at this rate, and what is fresh at `learning_rate`:
             bottleneck, projections, heads, native parts, and cross-attention that a language model did not have before.
-        precision: `"bf16"` or `"fp32"`; `"auto"` is bf16 where the device has fast units for it. Left out, what `bf16` and
-            `fp16` say.
+        precision: `"bf16"` or `"fp32"`; `"auto"` is bf16 where the device has fast units for it, and yields to `fp16`. Left
+            out, what `bf16` and `fp16` say.
+        greater_is_better: As Transformers'; left out, our own error rates and the like are known for what they are.
         compile_layers: Compile each kind of layer once (`torch.compile`), which takes about a minute and then pays off in
             every step. `"auto"` does so where a compiler is found and the run is long enough.
     """
 
     max_tokens_per_batch: int | None = field(default=None, metadata={"help": "Padded target tokens of a batch on one device."})
+    max_source_tokens_per_batch: int | None = field(
+        default=None, metadata={"help": "Padded source tokens of a batch, beside max_tokens_per_batch."}
+    )
+    eval_max_tokens_per_batch: int | None = field(
+        default=None, metadata={"help": "Padded target tokens of a batch in evaluations: 4 * max_tokens_per_batch if left out."}
+    )
     max_minutes: float | None = field(
         default=None, metadata={"help": "Plan the whole schedule for this wall time, over resumes too."}
     )
@@ -39,7 +62,7 @@ class GenextTrainingArguments(Seq2SeqTrainingArguments):
         default=10, metadata={"help": "With max_minutes: evaluations, each with a checkpoint, over the whole time."}
     )
     divergence_factor: float = field(
-        default=3.0, metadata={"help": "Stop when the logged loss exceeds this many times the first logged loss."}
+        default=3.0, metadata={"help": "Stop when the loss exceeds this many times what it was at first; inf: never."}
     )
     muon_learning_rate: float | None = field(
         default=None, metadata={"help": "Train inner matrices with Muon at this rate, the rest with AdamW."}
@@ -67,8 +90,13 @@ class GenextTrainingArguments(Seq2SeqTrainingArguments):
         Raises:
             ValueError: for a value that is out of range.
         """
-        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
-            raise ValueError(f"max_tokens_per_batch must be 1 or more, got {self.max_tokens_per_batch}.")
+        for name in ("max_tokens_per_batch", "max_source_tokens_per_batch", "eval_max_tokens_per_batch"):
+            if (budget := getattr(self, name)) is not None and budget < 1:
+                raise ValueError(f"{name} must be 1 or more, got {budget}.")
+            if budget is not None and self.max_tokens_per_batch is None:
+                raise ValueError(f"{name}={budget} is for batches by max_tokens_per_batch; give that too, or leave it out.")
+        if not self.divergence_factor > 1:
+            raise ValueError(f"divergence_factor must be more than 1 (inf for no limit), got {self.divergence_factor}.")
         if self.max_minutes is not None:
             if not (math.isfinite(self.max_minutes) and self.max_minutes > 0):
                 raise ValueError(f"max_minutes must be more than 0, got {self.max_minutes}.")
@@ -83,6 +111,14 @@ class GenextTrainingArguments(Seq2SeqTrainingArguments):
                     f"With max_minutes the warm-up is a share of the time: give warmup_steps below 1 (0.03 is usual), got "
                     f"{self.warmup_steps}."
                 )
+            for name, usual in (("eval_steps", None), ("save_steps", 500)):
+                if (value := getattr(self, name)) not in (usual, 10**9):
+                    logger.warning(
+                        "With max_minutes there are num_evaluations=%d evaluations, each with a checkpoint; %s=%s is void.",
+                        self.num_evaluations,
+                        name,
+                        value,
+                    )
             # The clock asks for evaluations and checkpoints and ends the run; no count of steps or epochs may.
             self.num_train_epochs = 1e6
             self.eval_strategy = self.save_strategy = "steps"
@@ -96,10 +132,14 @@ class GenextTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f'precision must be "auto", "bf16" or "fp32", got {self.precision!r}.')
         if self.compile_layers not in ("auto", "yes", "no"):
             raise ValueError(f'compile_layers must be "auto", "yes" or "no", got {self.compile_layers!r}.')
+        if self.greater_is_better is None and (self.metric_for_best_model or "").removeprefix("eval_") in LOWER_IS_BETTER:
+            self.greater_is_better = False
         if not torch.accelerator.is_available():
             self.use_cpu = True
         if self.precision is not None:
-            self.bf16 = self.precision == "bf16" or (self.precision == "auto" and has_fast_bfloat16())
+            if self.fp16 and self.precision != "auto":
+                raise ValueError(f"precision={self.precision!r} and fp16=True contradict each other; leave one of them out.")
+            self.bf16 = not self.fp16 and (self.precision == "bf16" or (self.precision == "auto" and has_fast_bfloat16()))
         super().__post_init__()
 
     @property

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import re
 import sys
 from collections.abc import Collection
 from pathlib import Path
@@ -19,6 +20,15 @@ from typing import Any, TypeAlias
 
 import yaml
 from transformers import HfArgumentParser
+
+
+class _Loader(yaml.SafeLoader):
+    """A SafeLoader to which `1e-3` is a number, as it is in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
 
 NameOrFields: TypeAlias = dict | str
 """The type of a setting that is a name, or has named parts."""
@@ -98,7 +108,7 @@ def _read_yaml(path: Path, words: Collection[str]) -> dict[str, Any]:
     """The settings of a file; of those that are words, `no`, `on` and the like are no truth values."""
     try:
         text = path.read_text(encoding="utf-8")
-        root, settings = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        root, settings = yaml.compose(text, _Loader), yaml.load(text, _Loader)
     except FileNotFoundError as error:
         raise SettingsError(
             f"There is no settings file {str(path)!r}. Recipes keep theirs in recipes/*/config.yaml."
@@ -138,7 +148,7 @@ def _keep_words(value: Any, node: yaml.Node) -> Any:
 def _parse_value(key: str, words: list[str]) -> Any:
     """A value of the command line that is a name, a number or has parts."""
     try:
-        return yaml.safe_load(" ".join(words))
+        return yaml.load(" ".join(words), _Loader)
     except yaml.YAMLError as error:
         raise SettingsError(f"--{key}: {' '.join(words)!r} is not valid YAML: {error}") from error
 

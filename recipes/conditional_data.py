@@ -206,11 +206,17 @@ def _limit(length: int, tokenizer: Any) -> int:
     return length if tokenizer is None else min(length, tokenizer.model_max_length)
 
 
-def group_rows(rows: datasets.Dataset) -> dict[str, list[Any]]:
-    """`source` (distinct conditions), `name` (what tells them apart) and `references` (the targets of each)."""
+def group_rows(rows: datasets.Dataset, tokenizer: Any = None) -> dict[str, list[Any]]:
+    """`source` (distinct conditions), `name` (what tells them apart) and `references` (the targets of each).
+
+    Texts that differ in nothing but case are one source where the source's tokenizer makes no difference between them.
+    """
     if list_kinds(rows) or not any(rows[:100]["source"]):
         return group_conditions(rows)
-    grouped = group_references(rows)
+    texts = list(dict.fromkeys(rows["source"]))
+    ids = [None] * len(texts) if tokenizer is None else tokenizer(texts)["input_ids"]
+    keys = {text: f"{text.casefold()}\n{read}" for text, read in zip(texts, ids, strict=True)}
+    grouped = group_references(rows, keys.__getitem__)
     sources = list(grouped["source"])
     return {"source": sources, "name": sources, "references": list(grouped["references"])}
 

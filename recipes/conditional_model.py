@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -36,6 +37,8 @@ _NATIVE_TEXT = "genext_text_conditioner"
 
 # What a recipe needs
 
+_OF_RANKS = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "GROUP_", "ROLE_", "ACCELERATE_")
+
 
 def require_needed_models(settings: ModelSettings, conditions: dict[str, Any] | None) -> None:
     """Raise where a folder that another recipe makes is not there; or make it, where `make_missing` says so.
@@ -53,7 +56,9 @@ def require_needed_models(settings: ModelSettings, conditions: dict[str, Any] | 
             )
         words = str(command).split()
         words = [sys.executable if word == "python" else word for word in words]
-        if subprocess.run([*words, "--output_dir", folder], check=False).returncode:
+        # It is no rank of this training.
+        alone = {name: value for name, value in os.environ.items() if not name.startswith(_OF_RANKS)}
+        if subprocess.run([*words, "--output_dir", folder], check=False, env=alone).returncode:
             raise SettingsError(f"`{command}` failed; what it said stands above.")
 
 

@@ -58,7 +58,7 @@ _WITHOUT_BREAKS = str.maketrans("\t\r\n", "   ")
 class EvaluationSettings:
     """What to score, and how to generate."""
 
-    num_beams: int = field(default=1, metadata={"help": "Beams; 1 is greedy."})
+    num_beams: int | None = field(default=None, metadata={"help": "Beams; 1 is greedy. As the model is saved if left out."})
     rerank: bool = field(default=False, metadata={"help": "Search in both directions, each judging what the other found."})
     batch_size: int = field(default=256, metadata={"help": "Sources that are generated from at once."})
     limit: int | None = field(default=None, metadata={"help": "Score the first so many sources only."})
@@ -173,7 +173,7 @@ def _score_texts(
     if not data.metrics and data.metrics_script is None:
         data = replace(data, metrics=["exact_match", "token_error_rate"])
     metrics = build_text_metrics(data, config_path)
-    grouped = group_rows(rows)
+    grouped = group_rows(rows, generate.tokenizer)
     grouped = {name: values[: settings.limit] for name, values in grouped.items()}
     conditions, names, references = grouped["source"], grouped["name"], grouped["references"]
     # Sources of one length beside each other need no padding; the answers go back to their places.
@@ -184,7 +184,9 @@ def _score_texts(
             yield conditions[index]
 
     predictions, num_cut = [""] * len(names), 0
-    search: dict[str, Any] = {"num_beams": settings.num_beams, "rerank": settings.rerank}
+    search: dict[str, Any] = {"rerank": settings.rerank}
+    if settings.num_beams is not None:
+        search["num_beams"] = settings.num_beams
     answers = generate(stream(), batch_size=settings.batch_size, truncation=True, **search)
     for index, answer in zip(order, tqdm(answers, total=len(order), unit="row", desc="generating"), strict=True):
         predictions[index] = answer[0]["generated_text"]
@@ -199,7 +201,8 @@ def _score_texts(
             for name, prediction, candidates in zip(names, predictions, references, strict=True)
         )
         Path(settings.predictions_file).write_text("".join(lines), encoding="utf-8")
-    print(json.dumps({"model": model, "sources": len(names), **search, **scores}))
+    shown = {"num_beams": generate.model.generation_config.num_beams or 1, **search}
+    print(json.dumps({"model": model, "sources": len(names), **shown, **scores}))
     for name, value in scores.items():
         print(f"  {name.replace('_', ' '):<28} {value:.2f}")
     print(f"  exact match, 95% interval     {low:.2f} to {high:.2f}   (hf_genext {hf_genext.__version__})")

@@ -20,9 +20,14 @@ def build_results(
     data: dict[str, Any],
     hardware: str,
     versions: dict[str, str],
+    settings: str | None = None,
     kind: str = "conditional-generation",
 ) -> dict[str, Any]:
-    """The results of one run; `kind` says which kind of card they make (`hf_genext.hub.CARD_KINDS`)."""
+    """The results of one run.
+
+    `kind` says which kind of card they make (`hf_genext.hub.CARD_KINDS`), `settings` tells them apart from other settings.
+    """
+    run = {"seed": seed, "minutes": round(minutes, 1), "metrics": dict(metrics)}
     return {
         "kind": kind,
         "metrics": dict(metrics),
@@ -34,17 +39,26 @@ def build_results(
         "minutes": round(minutes, 1),
         "versions": versions,
         "hardware": hardware,
-        "runs": [{"seed": seed, "minutes": round(minutes, 1), "metrics": dict(metrics)}],
+        "runs": [run if settings is None else {**run, "settings": settings}],
     }
 
 
 def update_recipe_results(path: Path, new: dict[str, Any]) -> None:
-    """Write a run into a recipe's results: it replaces the run of its seed and joins the others; baselines stay."""
+    """Write a run into a recipe's results: it replaces the run of its seed and joins the others; baselines stay.
+
+    Runs that are known to be of other settings or other data are no others of its kind: they are named, and left out.
+    """
     runs = list(new["runs"])
     baselines: dict[str, Any] = dict(new["baselines"])
     if path.is_file():
         old = read_results(path)
-        runs += [run for run in old.get("runs", []) if run["seed"] not in new["seeds"]]
+        others = [run for run in old.get("runs", []) if run["seed"] not in new["seeds"]]
+        wanted = {run.get("settings") for run in runs} | {None}
+        unlike = [run for run in others if run.get("settings") not in wanted or old["data"] != new["data"]]
+        if unlike:
+            seeds = ", ".join(str(run["seed"]) for run in unlike)
+            print(f"Runs of other settings or data are taken out of {path}: seed {seeds}.", flush=True)
+        runs += [run for run in others if run not in unlike]
         baselines = {**old["baselines"], **baselines}
     runs.sort(key=lambda run: run["seed"])
     names = sorted(set.intersection(*(set(run["metrics"]) for run in runs)))

@@ -52,8 +52,9 @@ def train_unless_done(
 
 
 def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
-    if found != wanted:
-        names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    # What is not said is as if it were left out: a later version may know more settings.
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    if names:
         changes = [
             "the data are others" if name == "data" else f"{name} was {found.get(name)!r:.60} and is {wanted.get(name)!r:.60}"
             for name in names[:3]
@@ -65,13 +66,30 @@ def _require_same(found: Mapping[str, Any], wanted: Mapping[str, Any], folder: P
 _MEND = "Choose another --output_dir, or remove the folder."
 
 
+def digest_settings(
+    model: ModelSettings,
+    rows: DataSettings,
+    run: RunSettings,
+    args: GenextTrainingArguments,
+    without: Sequence[str] = ("seed",),
+) -> str:
+    """A few letters that are others for runs of other settings; those that are left out do not count."""
+    settings = _list_settings(model, rows, run, args)
+    counted = {name: value for name, value in settings.items() if name not in without and value is not None}
+    return hashlib.sha256(json.dumps(counted, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _list_settings(model: ModelSettings, rows: DataSettings, run: RunSettings, args: GenextTrainingArguments) -> dict[str, Any]:
+    settings = {**asdict(model), **asdict(rows), **asdict(run), **args.to_dict()}
+    return {name: value for name, value in sorted(settings.items()) if name not in _WITHOUT_EFFECT}
+
+
 def describe_run(words: Sequence[str], data: Any) -> dict[str, Any]:
     """Every setting that has an effect, and a hash of the data, as JSON gives them back."""
     model, rows, run, args, _ = parse_settings([ModelSettings, DataSettings, RunSettings, GenextTrainingArguments], list(words))
-    settings = {**asdict(model), **asdict(rows), **asdict(run), **args.to_dict()}
-    kept = {name: value for name, value in sorted(settings.items()) if name not in _WITHOUT_EFFECT}
+    kept = _list_settings(model, rows, run, args)
     digest = hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
     return json.loads(json.dumps({**kept, "data": digest}, default=str))
 
 
-__all__ = ["RECORD", "describe_run", "train_unless_done"]
+__all__ = ["RECORD", "describe_run", "digest_settings", "train_unless_done"]

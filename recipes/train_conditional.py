@@ -69,6 +69,7 @@ from recipes.conditional_model import (
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.plots import draw_validation_curve
 from recipes.results import build_results, summarize, update_recipe_results
+from recipes.reuse import digest_settings
 from recipes.running import (
     count_threads,
     describe_versions,
@@ -122,13 +123,16 @@ def _run(
     output = model_settings.head.get("kind", "class") if predicts else "text"
     if predicts and args.label_smoothing_factor:
         raise SettingsError("label_smoothing_factor is for sequences of tokens; a head has none, so leave it out.")
+    _check_choice(run_settings, args)
     metrics = build_output_metrics(data_settings, output) if predicts else build_text_metrics(data_settings, config_path)
     given_metrics = None if predicts else build_given_metrics(data_settings)
     require_metrics(data_settings, config_path, output, args.metric_for_best_model, run_settings.deciding_metrics or {})
     recipe_results = find_recipe_results(config_path, run_settings.results_file) if run_settings.update_results else None
     with args.main_process_first(desc="preparing the data"):
         require_needed_models(model_settings, data_settings.conditions)
-        files = find_data(data_settings, output_dir / "data", config_path)
+        # A push takes all that stands in the output folder along.
+        folder = Path(f"{output_dir}-data") if args.push_to_hub else output_dir / "data"
+        files = find_data(data_settings, folder, config_path)
     # All ranks at once, for each opens its share of the pictures and recordings.
     reader = RowReader(data_settings, output, PartialState(), keep_unlabelled=learns_without_labels(model_settings))
     data = load_data(data_settings, reader, files)
@@ -165,7 +169,7 @@ def _run(
         )
     collator = _build_collator(processor)
     is_complete = fit_linear_parts(model.to(args.device), encoded_train, collator, args.per_device_eval_batch_size)
-    references = group_rows(data.validation)
+    references = group_rows(data.validation, processor.tokenizer)
     trained = model if model_settings.lora is None else adapt(model, model_settings.lora)
     if model_settings.cache_states:
         refuse_trained_encoders(model)
@@ -197,11 +201,11 @@ def _run(
         logger.info("Probability from which on a label is predicted: %s", finished.choose_threshold(loader))
         trainer.prediction_metrics = build_output_metrics(data_settings, output, threshold=model.config.head.threshold)
 
-    scored = references if data.test is None else group_rows(data.test)
+    scored = references if data.test is None else group_rows(data.test, processor.tokenizer)
     scores: dict[str, float] = {}
     if metrics and not predicts:
         scores = metrics(trainer.generate_texts(scored["source"]), scored["references"])
-        trainer.generation_dataset = None  # Of the validation rows, which are not what is scored now.
+        trainer.generation_dataset = None  # What is to be generated has been.
     if is_evaluated:
         # By another name than those of the validation rows, beside which they stand in the history.
         side = "eval" if encoded_test is None else "test"
@@ -209,7 +213,10 @@ def _run(
         final = trainer.evaluate(encoded_test, metric_key_prefix=side)
         known = list_prediction_metrics(output) if predicts else list(SEQUENCE_METRICS) if given_metrics else ["loss"]
         scores |= {name: final[f"{side}_{name}"] for name in known if f"{side}_{name}" in final}
+    # Pushed as a whole, when it is one.
+    is_pushed, args.push_to_hub = args.push_to_hub, False
     _save(trainer, model_settings, output_dir)
+    args.push_to_hub = is_pushed
     if not args.should_save:
         return
     trainer.state.save_to_json(str(output_dir / "trainer_state.json"))
@@ -229,6 +236,7 @@ def _run(
         },
         hardware=describe_device(torch.get_num_threads() * args.world_size),
         versions=describe_versions(),
+        settings=digest_settings(model_settings, data_settings, run_settings, args),
     )
     write_results(output_dir / "results.json", results)
     draw_validation_curve(trainer.state.log_history, output_dir / "validation_curve.png", list(results["better"]))
@@ -242,6 +250,8 @@ def _run(
         pictures={"Validation": "validation_curve.png"},
     )
     (output_dir / "README.md").write_text(card, encoding="utf-8")
+    if is_pushed:
+        trainer.push_to_hub()
     if recipe_results is not None:
         update_recipe_results(recipe_results, results)
     print(f"\n{summarize(results)}\nThe model is in {output_dir}. Use it:\n")
@@ -250,6 +260,30 @@ def _run(
         print("  from sentence_transformers import SentenceTransformer")
     print(f"  import hf_genext\n  from transformers import {imports}\n")
     print(f'  pipe = pipeline("conditional-generation", model="{output_dir}")\n  pipe({code or repr(example)})')
+
+
+def _check_choice(settings: RunSettings, args: GenextTrainingArguments) -> None:
+    """Raise for what chooses a checkpoint, or when to stop, and cannot."""
+    name = (args.metric_for_best_model or "").removeprefix("eval_")
+    direction = (settings.deciding_metrics or {}).get(name)
+    if direction in ("higher", "lower") and (direction == "higher") != args.greater_is_better:
+        raise SettingsError(
+            f"deciding_metrics says that {name} is to be {direction}, greater_is_better is {args.greater_is_better} for the "
+            f"best checkpoint; set greater_is_better: {str(direction == 'higher').lower()}."
+        )
+    for label, scores in (settings.baselines or {}).items():
+        if not isinstance(scores, dict) or not all(isinstance(score, (int, float)) for score in scores.values()):
+            raise SettingsError(
+                f"baselines: {label!r} needs its numbers by the names of metrics, such as {{bleu: 3.5}}, got {scores!r}."
+            )
+    if settings.early_stopping_patience is None:
+        return
+    if args.metric_for_best_model is None:
+        raise SettingsError("early_stopping_patience waits for a metric to get better: set metric_for_best_model (loss, say).")
+    if args.eval_strategy == "no":
+        raise SettingsError(
+            "early_stopping_patience counts evaluations, of which there are none: set eval_strategy or max_minutes."
+        )
 
 
 def _build_collator(processor: Any) -> ConditionalCollator:

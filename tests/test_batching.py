@@ -50,6 +50,25 @@ def test_batches_hold_little_padding():
     assert padded_at_random / real > 2
 
 
+@pytest.mark.parametrize(("num_rows", "replicas"), [(5, 2), (3, 2), (7, 4), (2, 2), (9, 4)])
+def test_no_rank_is_left_without_rows_where_each_fills_the_budget(num_rows, replicas):
+    lengths = [(4, 10 + row) for row in range(num_rows)]
+    samplers = [TokenBudgetBatchSampler(lengths, 10, num_replicas=replicas, rank=rank) for rank in range(replicas)]
+    batches = [list(sampler) for sampler in samplers]
+    assert len({len(given) for given in batches}) == 1
+    assert all(batch for given in batches for batch in given)
+    assert sorted(row for given in batches for batch in given for row in batch) == list(range(num_rows))
+
+
+def test_long_sources_are_bounded_beside_their_targets():
+    lengths = [(length, 5) for length in (1000, 10, 1000, 500, 20, 990)] * 20
+    free = list(TokenBudgetBatchSampler(lengths, 200))
+    bounded = list(TokenBudgetBatchSampler(lengths, 200, max_source_tokens=4096))
+    assert sorted(row for batch in bounded for row in batch) == list(range(len(lengths)))
+    most = [max(len(batch) * max(lengths[row][0] for row in batch) for batch in plan) for plan in (free, bounded)]
+    assert most[0] > 20000 and most[1] <= 4096
+
+
 def test_an_epochs_order_depends_on_seed_and_epoch_alone():
     lengths = draw_lengths()
 

@@ -90,6 +90,19 @@ def test_windows_line_ends_are_no_part_of_two_text_files(tmp_path):
     assert pairs[:] == {"source": ["cat", "at"], "target": ["K AE T", "AE T"], "row": [1, 2]}
 
 
+def test_several_tables_are_read_one_after_the_other(tmp_path):
+    (tmp_path / "a.tsv").write_text("word\tphones\ncat\tK AE T\n")
+    (tmp_path / "b.csv").write_text("phones,word\nAE T,at\n")
+    pairs, _ = read_pairs([tmp_path / "a.tsv", tmp_path / "b.csv"], **COLUMNS)
+    assert pairs[:] == {"source": ["cat", "at"], "target": ["K AE T", "AE T"], "row": [1, 2]}
+    (tmp_path / "c.csv").write_text("phones,letters\nAE T,at\n")
+    with pytest.raises(ValueError, match="files that are read together need the same"):
+        read_pairs([tmp_path / "a.tsv", tmp_path / "c.csv"], **COLUMNS)
+    (tmp_path / "text").write_text("AE T\nAE T\n")
+    with pytest.raises(ValueError, match="are a table and a text"):
+        read_pairs([tmp_path / "a.tsv", tmp_path / "text"], **COLUMNS)
+
+
 def test_dates_in_json_stay_as_they_are_written(tmp_path):
     path = tmp_path / "rows.jsonl"
     dates = ["2020-05-03", "1999-12-31T23:59:59Z", "2001-01-01 10:00", None]

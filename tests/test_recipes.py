@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
@@ -23,14 +24,17 @@ from transformers.utils import logging
 
 from hf_genext.checkpoints import hold_folder
 from hf_genext.data import group_references, read_pairs, split_by_source
+from hf_genext.genext.tokenization_genext import train_tokenizer
 from hf_genext.hub import read_results
 from hf_genext.metrics import build_metrics
 from hf_genext.training import GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
+from recipes.conditional_data import group_rows
 from recipes.conditional_model import check_generation, load_model
 from recipes.evaluate import main as evaluate
 from recipes.g2p.prepare_data import prepare_data
 from recipes.results import build_results, update_recipe_results
+from recipes.reuse import digest_settings
 from recipes.train_conditional import DataSettings, ModelSettings, RunSettings
 from recipes.train_conditional import main as train
 
@@ -293,6 +297,14 @@ def test_settings_come_from_the_file_then_from_the_command_line(tmp_path):
             parse_settings(KINDS, [str(path)])
 
 
+def test_numbers_may_be_written_with_an_exponent_alone(tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("decoder: {dropout: 1e-1}\nlora: {lora_dropout: 2E-2, lora_alpha: .5e+1}\n")
+    model, *_ = parse_settings(KINDS, [str(path), "--decoder.initializer_range", "1e-3", "--decoder.name", "e5"])
+    assert model.decoder == {"dropout": 0.1, "initializer_range": 0.001, "name": "e5"}
+    assert model.lora == {"lora_dropout": 0.02, "lora_alpha": 5.0}
+
+
 def test_words_are_taken_as_they_are_written(tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_text(
@@ -420,6 +432,69 @@ def test_results_of_several_seeds_are_means_with_their_spread(tmp_path):
     assert results["spread"]["word_error_rate"] == pytest.approx(2**0.5)
     assert results["baselines"] == {"rival": {"word_error_rate": 21.0}}
     assert (results["seeds"], results["minutes"]) == ([1, 2], 1.5)
+
+
+def test_runs_of_other_settings_or_data_are_no_runs_of_a_recipe(tmp_path, capsys):
+    path = tmp_path / "results.json"
+    facts = {"deciding": {}, "baselines": {}, "hardware": "2 threads", "versions": {}, "minutes": 1.0}
+
+    def add(seed, settings, rows=3):
+        new = build_results({"bleu": float(seed)}, seed=seed, settings=settings, data={"rows": rows}, **facts)
+        update_recipe_results(path, new)
+        return read_results(path)["seeds"]
+
+    assert add(1, None) == [1]  # As results of an earlier version are.
+    assert add(2, "one") == [1, 2]
+    assert add(3, "one") == [1, 2, 3]
+    assert capsys.readouterr().out == ""
+    assert add(1, "other") == [1]
+    assert "taken out of" in (said := capsys.readouterr().out) and "seed 2, 3." in said
+    assert add(2, "other", rows=4) == [2]
+
+
+def test_what_has_no_effect_on_a_run_is_not_in_its_digest(tmp_path):
+    def digest(*words):
+        *settings, _ = parse_settings(
+            [*KINDS, GenextTrainingArguments], ["recipes/g2p/smoke.yaml", "--output_dir", str(tmp_path), *words]
+        )
+        return digest_settings(*settings)
+
+    same = [
+        digest("--seed", "7"),
+        digest("--num_threads", "2"),
+        digest("--output_dir", "elsewhere"),
+        digest("--title", "other"),
+    ]
+    assert set(same) == {digest()}
+    others = [digest("--learning_rate", "0.5"), digest("--decoder.dropout", "0.5"), digest("--max_target_length", "7")]
+    assert len({digest(), *others}) == 4
+
+
+def test_stopping_early_needs_something_to_wait_for(tmp_path):
+    without = ["--metric_for_best_model", "null", "--load_best_model_at_end", "false"]
+    with pytest.raises(SettingsError, match="set metric_for_best_model"):
+        train([SMOKE, "--output_dir", str(tmp_path), "--early_stopping_patience", "2", *without])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--metric_for_best_model", "word_error_rate", "--greater_is_better", "true"], "set greater_is_better: false"),
+        (["--baselines", "{rival: 24.5}"], "baselines: 'rival' needs its numbers by the names of metrics"),
+        (["--baselines", "{rival: {word_error_rate: '24'}}"], "baselines: 'rival' needs"),
+    ],
+)
+def test_what_only_the_end_of_a_training_would_find_is_refused_before_it(tmp_path, words, message):
+    with pytest.raises(SettingsError, match=message):
+        train([SMOKE, "--output_dir", str(tmp_path), *words])
+
+
+def test_sources_that_differ_in_case_are_one_where_the_model_makes_no_difference():
+    rows = datasets.Dataset.from_dict({"source": ["Polish", "polish", "POLISH", "cat"], "target": ["a", "b", "c", "d"]})
+    tokenizers = [train_tokenizer(rows["source"], unit="character", lowercase=lowercase) for lowercase in (True, False)]
+    folded, kept = (group_rows(rows, tokenizer) for tokenizer in tokenizers)
+    assert folded["source"] == ["Polish", "cat"] and folded["references"] == [["a", "b", "c"], ["d"]]
+    assert kept["source"] == ["Polish", "polish", "POLISH", "cat"] and kept["references"] == [["a"], ["b"], ["c"], ["d"]]
 
 
 def test_every_recipe_has_its_files_and_its_settings_are_known():

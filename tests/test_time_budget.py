@@ -12,7 +12,7 @@ import hf_genext.time_budget
 from hf_genext import GenextForConditionalGeneration
 from hf_genext.batching import ConditionalCollator, EncodedPairs
 from hf_genext.checkpoints import list_checkpoints
-from hf_genext.time_budget import TimeBudget, build_budgeted_schedule
+from hf_genext.time_budget import TimeBudget, TimeBudgetCallback, build_budgeted_schedule
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 
 
@@ -70,7 +70,7 @@ class Turn(TrainerCallback):
         self.evaluated_at.append(state.global_step)
 
 
-def build_trainer(folder, clock, turn):
+def build_trainer(folder, clock, turn, **arguments):
     rows = [[5, 6, 7, 2], [8, 9, 2], [10, 2]] * 4
     args = GenextTrainingArguments(
         output_dir=str(folder),
@@ -91,7 +91,7 @@ def build_trainer(folder, clock, turn):
         train_dataset=EncodedPairs(rows, rows),
         eval_dataset=EncodedPairs(rows, rows),
         data_collator=ConditionalCollator(0),
-        started_at=clock.now,
+        **{"started_at": clock.now, **arguments},
     )
     trainer.add_callback(turn)
     return trainer
@@ -123,3 +123,24 @@ def test_a_run_that_was_stopped_goes_on_with_the_time_that_is_left(clock, tmp_pa
     assert turn.evaluated_at == [45, 60]
     assert turn.rates[0] == pytest.approx(0.04 * 30 / 54, rel=1e-3)
     assert trainer.state.log_history[0]["step"] <= 15
+
+
+def test_a_longer_time_has_evaluations_to_come(clock):
+    callback = TimeBudgetCallback(TimeBudget(30.0), 10)
+    clock.now += 1800
+    callback.budget.update()
+    callback.evaluations_done = 10
+    for minutes, done in ((30.0, 10), (60.0, 5), (300.0, 1)):
+        longer = TimeBudgetCallback(TimeBudget(minutes), 10)
+        longer.restore(callback.state())
+        assert longer.evaluations_done == done
+
+
+def test_the_clock_begins_with_the_training_and_anew_with_the_next(clock, tmp_path):
+    turn = Turn(clock, 2.0)
+    trainer = build_trainer(tmp_path, clock, turn, started_at=None)
+    clock.now += 10000
+    trainer.train()
+    first = len(turn.rates)
+    trainer.train()
+    assert len(turn.rates) == 2 * first > 2

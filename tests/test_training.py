@@ -23,13 +23,19 @@ from hf_genext import GenextForConditionalGeneration, GenextProcessor
 from hf_genext.batching import ConditionalCollator, EncodedPairs
 from hf_genext.checkpoints import (
     MARKER_NAME,
+    begin_checkpoint,
     check_same_model,
+    delete_old,
     find_last_complete,
     hold_folder,
     list_checkpoints,
     mark_complete,
 )
+from hf_genext.metrics import METRICS
+from hf_genext.prediction_metrics import PREDICTION_METRICS
+from hf_genext.sequence_metrics import SEQUENCE_METRICS
 from hf_genext.training import GenextTrainer, GenextTrainingArguments, TrainingDivergedError
+from hf_genext.training_arguments import LOWER_IS_BETTER
 
 PROGRAM = Path(__file__).parent / "programs" / "train_tiny.py"
 
@@ -210,38 +216,38 @@ def test_a_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_p
 def test_divergence_is_told_from_noise(tmp_path):
     trainer = build_trainer(tmp_path)
     for loss in (4.0, 2.0, 1.0, 1.9, 1.1, 3.9, 3.9, 1.0, 3.9, 3.9):  # Noise, and a spike of two logs.
-        trainer._raise_if_diverged(loss)
+        trainer._raise_if_diverged(loss, 200)
     with pytest.raises(TrainingDivergedError, match=r"began at 4 and had come down to 1"):
-        trainer._raise_if_diverged(3.9)
+        trainer._raise_if_diverged(3.9, 200)
     for loss in (float("nan"), float("inf"), 12.5):
         trainer = build_trainer(tmp_path)
-        trainer._raise_if_diverged(4.0)
+        trainer._raise_if_diverged(4.0, 200)
         with pytest.raises(TrainingDivergedError):
-            trainer._raise_if_diverged(loss)
+            trainer._raise_if_diverged(loss, 200)
     with pytest.raises(TrainingDivergedError):
-        build_trainer(tmp_path)._raise_if_diverged(float("nan"))
+        build_trainer(tmp_path)._raise_if_diverged(float("nan"), 200)
 
 
 def test_a_loss_whose_parts_come_to_count_for_more_does_not_diverge(tmp_path):
     trainer = build_trainer(tmp_path)
     for weight, loss in ((0.1, 2.0), (0.5, 9.0), (1.0, 20.0), (1.0, 30.0), (1.0, 25.0)):
         trainer._latents = SimpleNamespace(schedule={"kl_weight": weight})
-        trainer._raise_if_diverged(loss)
+        trainer._raise_if_diverged(loss, 200)
     with pytest.raises(TrainingDivergedError, match="it began at 30 and had come down to 25"):
-        trainer._raise_if_diverged(100.0)
+        trainer._raise_if_diverged(100.0, 200)
     trainer = build_trainer(tmp_path)
-    trainer._raise_if_diverged(2.0)
+    trainer._raise_if_diverged(2.0, 200)
     trainer._latents = SimpleNamespace(schedule={"kl_weight": 0.5})
     with pytest.raises(TrainingDivergedError):
-        trainer._raise_if_diverged(float("nan"))
+        trainer._raise_if_diverged(float("nan"), 200)
 
 
 def test_divergence_is_told_from_a_loss_below_zero(tmp_path):
     trainer = build_trainer(tmp_path)
     for loss in (-0.5, -1.0, -2.0, -1.5, -2.5):  # As of a density over small numbers.
-        trainer._raise_if_diverged(loss)
+        trainer._raise_if_diverged(loss, 200)
     with pytest.raises(TrainingDivergedError):
-        trainer._raise_if_diverged(1.6)
+        trainer._raise_if_diverged(1.6, 200)
 
 
 def test_the_source_tokenizer_does_not_overwrite_the_models_token_ids(tmp_path):
@@ -352,6 +358,137 @@ def test_a_marker_is_whole_or_not_there(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [MARKER_NAME, "weights"]
 
 
+def write_checkpoint(folder: Path, *, is_ours: bool = True, is_finished: bool = True) -> Path:
+    if is_ours:
+        begin_checkpoint(folder)
+    folder.mkdir(exist_ok=True)
+    for name in ("trainer_state.json", "model.safetensors"):
+        (folder / name).write_text("{}")
+    if is_ours and is_finished:
+        mark_complete(folder)
+    return folder
+
+
+def test_only_what_this_trainer_wrote_is_deleted(tmp_path):
+    write_checkpoint(tmp_path / "checkpoint-500", is_ours=False)
+    changed = write_checkpoint(tmp_path / "checkpoint-600")
+    (changed / "model.safetensors").unlink()  # By a user who wants the rest.
+    write_checkpoint(tmp_path / "checkpoint-700", is_finished=False)
+    write_checkpoint(tmp_path / "checkpoint-5000")  # Of a longer run before this one.
+    newest = write_checkpoint(tmp_path / "checkpoint-100")
+    delete_old(tmp_path, None, None, newest)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{n}" for n in (100, 500, 600, 5000)]
+    delete_old(tmp_path, 1, None, newest)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{n}" for n in (100, 500, 600)]
+    best, newest = newest, write_checkpoint(tmp_path / "checkpoint-200")
+    delete_old(tmp_path, 1, Path("where/it/stood/before") / best.name, newest)
+    assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{n}" for n in (100, 200, 500, 600)]
+
+
+def test_a_checkpoint_of_another_trainer_is_gone_on_from_where_it_is_named(tmp_path, caplog):
+    build_trainer(tmp_path / "own").train()
+    others = shutil.copytree(tmp_path / "own" / "checkpoint-4", tmp_path / "others" / "checkpoint-4")
+    (others / MARKER_NAME).unlink()
+    with caplog.at_level("WARNING", "hf_genext"):
+        trainer = build_trainer(tmp_path / "next")
+        trainer.train(resume_from_checkpoint=str(others))
+    assert "nobody can tell whether it is whole" in caplog.text
+    expected, found = (load_file(tmp_path / name / "checkpoint-12" / "model.safetensors") for name in ("own", "next"))
+    assert greatest_difference(expected, found) == 0.0
+    (others / "writing").touch()
+    with pytest.raises(ValueError, match="is damaged"):
+        build_trainer(tmp_path / "last").train(resume_from_checkpoint=str(others))
+
+
+def generate_from(trainer, **arguments):
+    trainer.generate_texts = list
+    for name, value in arguments.items():
+        setattr(trainer, name, value)
+    return trainer
+
+
+def test_texts_are_scored_with_the_rows_that_they_belong_to(tmp_path):
+    trainer = generate_from(
+        build_trainer(tmp_path),
+        generation_dataset={"source": ["a", "b"], "references": [["a"], ["c"]]},
+        generation_metrics=lambda texts, references: {"right": sum([t] == r for t, r in zip(texts, references, strict=True))},
+    )
+    others = EncodedPairs([[5, 6, 2]], [[7, 2]])
+    assert trainer.evaluate()["eval_right"] == 1
+    assert trainer.evaluate(trainer.eval_dataset)["eval_right"] == 1
+    scores = trainer.evaluate(others, metric_key_prefix="test")
+    assert "test_loss" in scores and "test_right" not in scores
+    trainer.eval_dataset = {"first": trainer.eval_dataset, "second": others}
+    trainer.generation_dataset = {"second": {"source": ["x"], "references": [["x"]]}}
+    scores = trainer.evaluate()
+    assert scores["eval_second_right"] == 1 and "eval_first_right" not in scores
+    assert scores["eval_first_loss"] != scores["eval_second_loss"]
+
+
+def test_predictions_come_in_the_order_of_the_rows(tmp_path):
+    trainer = build_trainer(tmp_path, per_device_eval_batch_size=3)
+    rows = EncodedPairs([[5, 6, 7, 2], [8, 2], [4, 6, 2], [7, 5, 4, 3, 2]], [[7, 2], [5, 6, 4, 2], [4, 2], [5, 5, 2]])
+    found = trainer.predict(rows)
+    logits = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
+    for place in range(len(rows)):
+        labels = rows[place]["labels"]
+        with torch.no_grad():
+            alone = trainer.model(**ConditionalCollator(0)([rows[place]])).logits[0]
+        assert found.label_ids[place][: len(labels)].tolist() == labels.tolist()
+        torch.testing.assert_close(torch.tensor(logits[place][: len(labels)]), alone, atol=1e-5, rtol=0)
+    assert "test_loss" in found.metrics
+
+
+def test_a_collator_is_kept_wherever_it_stands(tmp_path):
+    collator = ConditionalCollator(0)
+    given = build_trainer(tmp_path)
+    trainer = GenextTrainer(given.model, given.args, collator, given.train_dataset, processing_class=build_processor())
+    assert trainer.data_collator is collator
+
+
+def test_evaluations_are_of_the_loss_that_is_trained(tmp_path):
+    class Doubled(GenextTrainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+            loss, outputs = super().compute_loss(model, inputs, True, **kwargs)
+            return (2 * loss, outputs) if return_outputs else 2 * loss
+
+    plain = build_trainer(tmp_path)
+    doubled = Doubled(plain.model, plain.args, plain.data_collator, plain.train_dataset, plain.eval_dataset)
+    assert doubled.evaluate()["eval_loss"] == pytest.approx(2 * plain.evaluate()["eval_loss"], rel=1e-6)
+
+
+def test_it_is_known_which_metrics_are_to_be_low(tmp_path):
+    known = {*METRICS, *SEQUENCE_METRICS, *PREDICTION_METRICS}
+    higher = {"bleu", "chrf", "exact_match", "rouge", "token_f1", "log_likelihood_per_character", "accuracy", "log_likelihood"}
+    higher |= {"log_likelihood_per_dimension", "macro_f1", "micro_f1", "r2", "spearman"}
+    assert known == higher | LOWER_IS_BETTER and not higher & LOWER_IS_BETTER
+
+    def decide(name, **arguments):
+        args = GenextTrainingArguments(str(tmp_path), metric_for_best_model=name, report_to="none", **arguments)
+        return args.greater_is_better
+
+    assert not any(decide(name) for name in ("loss", "eval_word_error_rate", *LOWER_IS_BETTER))
+    assert all(decide(name) for name in (*higher, "of_their_own"))
+    assert decide("perplexity", greater_is_better=True)
+
+
+def test_a_second_training_begins_anew(tmp_path):
+    trainer = build_trainer(tmp_path)
+    assert trainer.elapsed_minutes == 0.0
+    trainer.train()
+    trainer._guard.has_diverged(1e-9, 1000)
+    before = trainer._started_at
+    trainer.train()
+    assert trainer._started_at > before and trainer.state.global_step == 12
+
+
+def test_two_choices_of_the_optimizer_are_refused(tmp_path):
+    trainer = build_trainer(tmp_path, muon_learning_rate=0.01)
+    trainer.optimizer_cls_and_kwargs = (torch.optim.SGD, {"lr": 0.1})
+    with pytest.raises(ValueError, match="muon_learning_rate and optimizer_cls_and_kwargs each choose the optimizer"):
+        trainer.train()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -360,6 +497,10 @@ def test_a_marker_is_whole_or_not_there(tmp_path):
         ({"max_minutes": 1.0, "max_steps": 5}, "give one"),
         ({"max_minutes": 1.0, "max_steps": -1, "warmup_steps": 100}, "share of the time"),
         ({"precision": "fp8"}, "precision must be"),
+        ({"precision": "fp32", "fp16": True}, "contradict each other"),
+        ({"max_source_tokens_per_batch": 0}, "max_source_tokens_per_batch must be 1 or more"),
+        ({"eval_max_tokens_per_batch": 9, "max_tokens_per_batch": None}, "is for batches by max_tokens_per_batch"),
+        ({"divergence_factor": 0.5}, "divergence_factor must be more than 1"),
     ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path, arguments, message):
