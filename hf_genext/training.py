@@ -98,7 +98,8 @@ class GenextTrainer(Seq2SeqTrainer):
         **kwargs: Any,
     ) -> None:
         given = dict(zip(("model", "args", "data_collator", "train_dataset"), args, strict=False)) | kwargs
-        planned, rows = given.get("args"), given.get("train_dataset")
+        planned: Any = given.get("args")
+        rows = given.get("train_dataset")
         if getattr(planned, "max_minutes", None) is not None and not (rows is None or has_length(rows)):
             planned.max_steps = 10**9  # The clock ends what has no length, too.
         super().__init__(*args, **kwargs)

@@ -132,7 +132,8 @@ class GenextTrainingArguments(Seq2SeqTrainingArguments):
             raise ValueError(f'precision must be "auto", "bf16" or "fp32", got {self.precision!r}.')
         if self.compile_layers not in ("auto", "yes", "no"):
             raise ValueError(f'compile_layers must be "auto", "yes" or "no", got {self.compile_layers!r}.')
-        if self.greater_is_better is None and (self.metric_for_best_model or "").removeprefix("eval_") in LOWER_IS_BETTER:
+        greater: bool | None = getattr(self, "greater_is_better", None)
+        if greater is None and (self.metric_for_best_model or "").removeprefix("eval_") in LOWER_IS_BETTER:
             self.greater_is_better = False
         if not torch.accelerator.is_available():
             self.use_cpu = True
