@@ -212,7 +212,9 @@ def _describe(pipe: Any, job: BatchJob) -> dict[str, Any]:
 def _write_plan(pipe: Any, job: BatchJob, asked: dict[str, Any]) -> None:
     import pyarrow.parquet as pq
 
-    columns = job.source.list_columns()
+    columns = job.source.list_columns(of_all_rows=True)
+    if not columns and job.conditions:
+        raise ValueError(f"No row of {job.source.name} has any column, so there is nothing to generate from.")
     missing = [name for condition in job.conditions for name in condition.columns if name not in columns]
     if missing:
         raise ValueError(
@@ -227,6 +229,7 @@ def _write_plan(pipe: Any, job: BatchJob, asked: dict[str, Any]) -> None:
         build_answer_schema(pipe, arguments, has_several=has_several, is_drawn=_is_drawn(pipe, arguments)),
         columns if job.keep_columns is None else job.keep_columns,
         job.output.suffix,
+        columns,
     )
     with _writing(job):
         if schema is not None:

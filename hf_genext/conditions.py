@@ -129,10 +129,10 @@ def read_rows(
         conditions: What the rows are conditioned on; of several, any may be missing in a row (null, or nothing but white
             space). Vectors are lists of numbers, in text files numbers apart by white space. Pictures and recordings stand in a
             column as [`hf_genext.media_columns.read_media_column`] takes them.
-        target_columns: Column of the target; of a regression one for each number, of a density likewise, or one of vectors. An
-            image is the vector of its pixels, row by row.
-        output: One of [`OUTPUT_KINDS`]. Labels are a list, in text files names apart by white space. Vectors are written as
-            those of a condition.
+        target_columns: Column of the target; of a regression or a density one for each number, or one of vectors. An image is
+            the vector of its pixels, row by row. A row of a regression has one number at least; the others may be missing.
+        output: One of [`OUTPUT_KINDS`]. Labels are a list, in text files names apart by white space; an empty list says that
+            none of them is true, null and an empty cell that nobody knows. Vectors are written as those of a condition.
         column_names: As [`hf_genext.data.read_pairs`] takes it, as the two that follow.
         split: Split of a `datasets` source.
         config_name: Configuration of a `datasets` source.
@@ -162,7 +162,9 @@ def read_rows(
         config_name=config_name,
         text_columns=(text_columns[0], target_columns[0]) if text_columns else None,
     )
-    require_columns(table, name, [*(column for condition in conditions for column in condition.columns), *target_columns])
+    own = [column for condition in conditions for column in condition.columns]
+    require_columns(table, name, own, "conditions (or source_column, of a text alone)")
+    require_columns(table, name, target_columns, "target_column" if len(target_columns) == 1 else "target_columns")
     folder = Path(source).parent if isinstance(source, (str, os.PathLike)) else Path()
     report = DataReport(read=table.num_rows)
     keep = np.ones(table.num_rows, dtype=bool)
@@ -180,11 +182,18 @@ def read_rows(
         present |= is_there
     if len(conditions) > 1:
         _drop(report, keep, ~present, "no condition")
-    target, is_given = _read_target(table, name, target_columns, output)
+    target, has_numbers = _read_target(table, name, target_columns, output)
+    needs_all = output != "regression"
+    is_given = np.asarray(has_numbers.all(axis=1) if needs_all else has_numbers.any(axis=1))
     if keep_unlabelled:
         _note_unlabelled(report, keep, is_given, target_columns[0], name)
+    elif needs_all:
+        for column, is_there in zip(target_columns, has_numbers.T, strict=True):
+            _drop(report, keep, ~is_there, f"empty {column}")
     else:
-        _drop(report, keep, ~is_given, f"empty {target_columns[0]}")
+        _drop(report, keep, ~is_given, f"empty {' and '.join(target_columns)}")
+        for column, is_there in zip(target_columns, has_numbers.T, strict=True):
+            report.note(f"learned from without {column}", np.flatnonzero(keep & ~is_there), kept=True)
     _drop_unreadable(report, keep, conditions, columns, folder, rule=unreadable, ranks=ranks)
     report.kept = int(keep.sum())
     if report.kept == 0:
@@ -317,31 +326,35 @@ def look_up(space: Any, word: str) -> np.ndarray | None:
 
 
 def _read_target(table: pa.Table, name: str, columns: Sequence[str], output: str) -> tuple[pa.Array, np.ndarray]:
-    """The targets, and where there is one, (rows,)."""
+    """The targets, and of which columns each row has something, (rows, columns)."""
     import pyarrow as pa
 
     if output not in OUTPUT_KINDS:
         raise ValueError(f"output must be one of {', '.join(map(repr, OUTPUT_KINDS))}, got {output!r}.")
     if len(columns) != 1 and output not in NUMBER_KINDS:
         raise ValueError(f"An output of kind {output!r} stands in one column, got {', '.join(map(repr, columns))}.")
-    if output in (*DENSITY_KINDS, "image") and len(columns) == 1:
-        vectors = _list_vectors(table, columns[0], name)
-        return pa.array(vectors, pa.list_(pa.float32())), np.array([vector is not None for vector in vectors])
-    if output in NUMBER_KINDS:
+    values: list[Any]
+    if output in NUMBER_KINDS and len(columns) == 1 and (output != "regression" or is_nested(table[columns[0]].type)):
+        values, kind = list(_list_vectors(table, columns[0], name)), pa.list_(pa.float32())
+    elif output in NUMBER_KINDS:
         numbers = np.stack([_read_numbers(table, column, name) for column in columns], axis=1)
-        return pa.array(list(numbers), pa.list_(pa.float32())), np.isfinite(numbers).all(axis=1)
-    if output == "labels":
-        column = table[columns[0]]
-        is_list = is_nested(column.type)
-        rows = (
-            column.to_pylist()
-            if is_list
-            else [text and text.split() for text in to_strings(table, columns[0], name).to_pylist()]
-        )
-        given = np.array([row is not None for row in rows])
-        return pa.array([sorted(set(map(str, row or []))) for row in rows], pa.list_(pa.string())), given
-    texts = _list_texts(table, columns[0], name)
-    return pa.array(texts, pa.large_string()), np.array([text is not None for text in texts])
+        return pa.array(list(numbers), pa.list_(pa.float32())), np.isfinite(numbers)
+    elif output == "labels":
+        values, kind = _list_labels(table, columns[0], name), pa.list_(pa.string())
+    else:
+        values, kind = list(_list_texts(table, columns[0], name)), pa.large_string()
+    return pa.array(values, kind), np.array([[value is not None] for value in values]).reshape(-1, 1)
+
+
+def _list_labels(table: pa.Table, column: str, name: str) -> list[list[str] | None]:
+    """The names of the labels of each row, in the order of the alphabet; `None` where there is nothing but nulls."""
+    if not is_nested(table[column].type):
+        return [None if text is None else sorted(set(text.split())) for text in _list_texts(table, column, name)]
+    rows: list[list[str] | None] = []
+    for labels in table[column].to_pylist():
+        known = {str(label) for label in labels or [] if label is not None}
+        rows.append(sorted(known) if known or labels == [] else None)
+    return rows
 
 
 def _read_numbers(table: pa.Table, column: str, name: str) -> np.ndarray:
@@ -352,7 +365,7 @@ def _read_numbers(table: pa.Table, column: str, name: str) -> np.ndarray:
             numbers[row] = np.nan if text is None else float(text)
         except ValueError as error:
             raise ValueError(f"Row {row + 1}: column {column!r} of {name} holds {text!r:.40}, which is no number.") from error
-    return numbers
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 # What rows hold

@@ -207,8 +207,17 @@ def _list_single_types(head: Any, *, is_drawn: bool) -> dict[str, pa.DataType]:
     return {"value": value} if is_drawn or head.kind != "regression" else {"value": value, "uncertainty": value}
 
 
-def join_schemas(given: pa.Schema | None, answers: pa.Schema, names: Iterable[str], kind: str) -> pa.Schema | None:
+def join_schemas(
+    given: pa.Schema | None, answers: pa.Schema, names: Iterable[str], kind: str, columns: Sequence[str]
+) -> pa.Schema | None:
     """The columns of the output: those of the input that are kept, and those of the answers; `None` of JSON lines.
+
+    Args:
+        given: The columns of the input with their types; `None` where they have none and need none.
+        answers: Those of the answers.
+        names: Those of the input that are kept.
+        kind: One of [`KINDS_WRITTEN`].
+        columns: All of the input.
 
     Raises:
         ValueError: for columns that are not there, or are called as an answer is, or that JSON lines cannot hold.
@@ -221,13 +230,11 @@ def join_schemas(given: pa.Schema | None, answers: pa.Schema, names: Iterable[st
         raise ValueError(
             f"The input has a column {taken[0]!r}, as the output will. Rename it, or say which columns to keep: --keep_columns."
         )
+    unknown = [name for name in names if name not in columns]
+    if unknown:
+        raise ValueError(f"keep_columns names {unknown[0]!r}, which the input lacks; it has {', '.join(map(repr, columns))}.")
     if given is None:
         return None
-    unknown = [name for name in names if name not in given.names]
-    if unknown:
-        raise ValueError(
-            f"keep_columns names {unknown[0]!r}, which the input lacks; it has {', '.join(map(repr, given.names))}."
-        )
     kept = [given.field(name) for name in names]
     if kind == ".parquet":
         # What cannot be read is null, whatever the input says of its columns.

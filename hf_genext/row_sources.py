@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from hf_genext.tables import find_class_names, name_class_type, name_classes
+from hf_genext.tables import ARRAY_HINT, find_class_names, name_class_type, name_classes, warn_of_header
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,8 +58,15 @@ class RowSource:
         """How many rows there are; `None` where that is not known beforehand."""
         raise NotImplementedError
 
-    def list_columns(self) -> list[str]:
-        """The columns; of JSON lines those of the first rows."""
+    def list_columns(self, *, of_all_rows: bool = False) -> list[str]:
+        """The columns; of JSON lines those of the first rows, or of all by reading them.
+
+        Args:
+            of_all_rows: Which of them.
+
+        Raises:
+            ValueError: if none of the rows can be read.
+        """
         return self.scan_schema().names
 
     def scan_schema(self) -> pa.Schema:
@@ -139,6 +146,9 @@ class _TextSource(RowSource):
         if self._has_header:
             with self._open() as file:
                 self._columns = next(self._split(file), [])
+        elif column_names and self._kind in (".csv", ".tsv"):
+            with self._open() as file:
+                warn_of_header(next(self._split(file), []), column_names, self.name)
         try:
             "".join(self._columns).encode("utf-8")
         except UnicodeEncodeError as error:
@@ -158,11 +168,22 @@ class _TextSource(RowSource):
         with self._open() as file:
             return sum(1 for _ in self._split(file)) - self._has_header
 
-    def list_columns(self) -> list[str]:
+    def list_columns(self, *, of_all_rows: bool = False) -> list[str]:
         if self._kind != ".jsonl":
             return self._columns
-        first = [row for _, read in itertools.islice(self.pieces(_SCANNED), 1) for row in read() if isinstance(row, dict)]
-        return list(dict.fromkeys(column for row in first for column in row))
+        columns: dict[str, None] = {}
+        error: ValueError | None = None
+        for _, read in itertools.islice(self.pieces(_SCANNED), None if of_all_rows else 1):
+            for row in read():
+                if isinstance(row, dict):
+                    columns.update(dict.fromkeys(row))
+                elif error is None:
+                    error = row
+        if error is not None and not columns:
+            with self._open() as file:
+                more = ARRAY_HINT if file.read(_SCANNED).lstrip().startswith("[") else ""
+            raise ValueError(f"No row of {self.name} can be read; what is wrong with the first: {error}{more}") from error
+        return list(columns)
 
     def scan_schema(self) -> pa.Schema:
         import pyarrow as pa

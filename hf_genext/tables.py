@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import io
+import logging
 import os
 import re
 import zlib
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
+logger = logging.getLogger(__name__)
+
 _KINDS = (".tsv", ".csv", ".jsonl", ".json", ".parquet")
+ARRAY_HINT = " Write a row a line, as `jq -c '.[]'` does."
+"""What to do with a file of JSON that is one array."""
+
 _BLOCK_SIZE = 1 << 20
 _LARGEST_BLOCK_SIZE = (1 << 31) - 1
 
@@ -77,8 +83,16 @@ def read_table(
     return table, name
 
 
-def require_columns(table: pa.Table, name: str, columns: Sequence[str]) -> None:
+def require_columns(
+    table: pa.Table, name: str, columns: Sequence[str], settings: str = "source_column and target_column"
+) -> None:
     """Raise unless a table has rows, and all columns, each once.
+
+    Args:
+        table: The table.
+        name: What to call it in an error.
+        columns: The columns.
+        settings: What names them.
 
     Raises:
         ValueError: naming the first column that is not there and those that are, or the first that is there twice.
@@ -87,7 +101,7 @@ def require_columns(table: pa.Table, name: str, columns: Sequence[str]) -> None:
     if missing:
         raise ValueError(
             f"There is no column {missing[0]!r} in {name}; it has {', '.join(map(repr, table.column_names))}. Set "
-            "source_column and target_column, or column_names for a file without a header."
+            f"{settings}, or column_names for a file without a header."
         )
     twice = [column for column in columns if table.column_names.count(column) > 1]
     if twice:
@@ -97,6 +111,18 @@ def require_columns(table: pa.Table, name: str, columns: Sequence[str]) -> None:
         )
     if table.num_rows == 0:
         raise ValueError(f"There are no rows in {name}.")
+
+
+def warn_of_header(first_row: Sequence[str], column_names: Sequence[str], name: str) -> None:
+    """Warn where the first row of a file whose columns were named looks like a header, which makes it a row like any other."""
+    found = {cell.strip().casefold() for cell in first_row} & {column.casefold() for column in column_names}
+    if found:
+        logger.warning(
+            "column_names names the columns of %s, so that its first line is a row; but that holds %r. If it is a header, "
+            "leave column_names out (in a recipe --column_names null), or delete the line.",
+            name,
+            min(found),
+        )
 
 
 def is_nested(kind: pa.DataType) -> bool:
@@ -152,7 +178,10 @@ def _read_table(
     if kind in _KINDS:
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {str(path)!r} (looked from {os.getcwd()!r}).")
-        return _read_file(path, kind, column_names)
+        table = _read_file(path, kind, column_names)
+        if column_names and kind in (".csv", ".tsv") and table.num_rows:
+            warn_of_header(list(table.slice(0, 1).to_pylist()[0].values()), column_names, repr(str(path)))
+        return table
     if path.is_file():
         raise ValueError(f"{str(path)!r} ends in {kind or 'nothing'!r}; known are {', '.join(_KINDS)}, text also with .gz.")
     return _read_dataset(str(source), split, config_name)
@@ -240,7 +269,7 @@ def _read_file(path: Path, kind: str, column_names: Sequence[str] | None) -> pa.
             # A row may be longer than a block.
             return read(content, min(len(content), _LARGEST_BLOCK_SIZE), column_names)
     except pa.ArrowInvalid as error:
-        more = " Write a row a line, as `jq -c '.[]'` does." if kind == ".json" and content.lstrip().startswith(b"[") else ""
+        more = ARRAY_HINT if kind == ".json" and content.lstrip().startswith(b"[") else ""
         raise ValueError(f"{str(path)!r} cannot be read as {kind[1:]}: {error}.{more}") from error
 
 
@@ -339,6 +368,7 @@ def _read_text_pair(source: Path, target: Path, source_column: str, target_colum
 
 
 __all__ = [
+    "ARRAY_HINT",
     "find_class_names",
     "is_nested",
     "name_class_type",
@@ -347,4 +377,5 @@ __all__ = [
     "require_columns",
     "to_string",
     "to_strings",
+    "warn_of_header",
 ]

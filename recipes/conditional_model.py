@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import datasets
@@ -18,7 +19,14 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 import hf_genext
-from hf_genext.conditions import NUMBER_KINDS, find_label_names, find_output_names, list_kinds, stack_targets
+from hf_genext.conditions import (
+    CONDITION_KINDS,
+    NUMBER_KINDS,
+    find_label_names,
+    find_output_names,
+    list_kinds,
+    stack_targets,
+)
 from hf_genext.genext.configuration_generative_genext import GENERATED_KINDS
 from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS, LINEAR_KINDS
 from hf_genext.genext.guidance_genext import check_guidance_scale, require_guidance
@@ -68,6 +76,12 @@ def check_model_settings(settings: ModelSettings) -> None:
     Raises:
         SettingsError: naming both, and which to leave out.
     """
+    for kind in CONDITION_KINDS if isinstance(settings.encoder, dict) else ():
+        part = settings.encoder.get(kind)
+        if not isinstance(part, (str, dict, NoneType)):
+            raise SettingsError(
+                f"encoder: {kind} must be a folder, a Hub id or fields, such as {{hidden_size: 256}}, got {part!r:.60}."
+            )
     building = {
         name: getattr(settings, name)
         for name in ("encoder", "conditioner", "decoder", "bottleneck", "num_latents", "cross_attention", "condition_dropout")
@@ -354,7 +368,13 @@ def _build_head_fields(head: dict[str, Any], train: datasets.Dataset, setting: s
         return head
     if kind in NUMBER_KINDS:
         numbers = stack_targets(train)
-        spread = numbers.std(axis=0)
+        unknown = np.flatnonzero(np.isnan(numbers).all(axis=0))
+        if len(unknown):
+            raise SettingsError(
+                f"Number {unknown[0] + 1} of {numbers.shape[1]} of the targets is missing in every row to train on, so there "
+                "is nothing to learn it from. Leave its column out of target_columns."
+            )
+        spread = np.nanstd(numbers, axis=0)
         constant = np.flatnonzero(np.ptp(numbers, axis=0) == 0)
         if kind != "regression" and len(constant):
             raise SettingsError(
@@ -363,7 +383,7 @@ def _build_head_fields(head: dict[str, Any], train: datasets.Dataset, setting: s
             )
         found: dict[str, Any] = {"num_outputs": numbers.shape[1]}
         if kind not in LINEAR_KINDS:  # Which find the means themselves, and mean what they find by the scales.
-            found["output_means"] = numbers.mean(axis=0).tolist()
+            found["output_means"] = np.nanmean(numbers, axis=0).tolist()
             found["output_scales"] = np.where(spread > 0, spread, 1.0).tolist()
         return {**found, **head, "kind": kind}
     return {"output_names": find_output_names(train, kind), **head, "kind": kind}

@@ -34,7 +34,8 @@ from transformers import pipeline
 import hf_genext
 from hf_genext.batch_jobs import BatchJob, JobReport, run_batch_job
 from hf_genext.conditions import ConditionColumns, parse_condition_columns
-from hf_genext.row_sources import open_source
+from hf_genext.pipeline_inputs import parse_truncation
+from hf_genext.row_sources import RowSource, open_source
 from recipes.arguments import SettingsError, parse_settings
 from recipes.running import count_threads, describe_missing_model, resolve_name, run_main, set_up_logging
 
@@ -53,7 +54,10 @@ class GenerationSettings:
             "space: folder of word vectors}}; left out, the text in source_column."
         },
     )
-    source_column: str = field(default="text", metadata={"help": "Column of the condition, where it is a text."})
+    source_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the condition, where it is a text; left out, text, or where there is none source."},
+    )
     column_names: list[str] | None = field(default=None, metadata={"help": "Names for a file without a header."})
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a `datasets` source."})
     dataset_split: str | None = field(default=None, metadata={"help": "Split of a `datasets` source."})
@@ -75,7 +79,9 @@ class GenerationSettings:
     seed: int | None = field(default=None, metadata={"help": "Of samples: a row draws by it and its place."})
     return_scores: bool | None = field(default=None, metadata={"help": "Give log-probabilities."})
     rerank: bool | None = field(default=None, metadata={"help": "Search in both directions."})
-    truncation: bool | None = field(default=None, metadata={"help": "Cut texts that are too long; else errors."})
+    truncation: str | None = field(
+        default=None, metadata={"help": "Texts that are too long: truncate (or true) cuts them, error (or false) refuses them."}
+    )
     prefix: str | None = field(default=None, metadata={"help": "Put before each text."})
     src_lang: str | None = field(default=None, metadata={"help": "Language of the texts."})
     tgt_lang: str | None = field(default=None, metadata={"help": "Language to translate into."})
@@ -115,13 +121,13 @@ def main(argv: list[str] | None = None) -> JobReport | None:
         pipe = pipeline("conditional-generation", model=resolve_name(settings.model), device=ranks.device)
     except OSError as error:
         raise SettingsError(describe_missing_model(settings.model, error)) from error
-    conditions = parse_condition_columns(settings.conditions or {"text": settings.source_column})
     source = open_source(
         settings.input,
         column_names=settings.column_names,
         split=settings.dataset_split,
         config_name=settings.dataset_config,
     )
+    conditions = parse_condition_columns(settings.conditions or {"text": settings.source_column or _find_text(source)})
     job = BatchJob(
         source=source,
         output=Path(settings.output),
@@ -140,9 +146,18 @@ def main(argv: list[str] | None = None) -> JobReport | None:
     return report
 
 
+def _find_text(source: RowSource) -> str:
+    """The column of a text that nobody named: `text`, or `source`, as it is called in training."""
+    columns = source.list_columns()
+    return "source" if "source" in columns and "text" not in columns else "text"
+
+
 def _list_arguments(settings: GenerationSettings) -> dict[str, Any]:
     """What a call of the pipeline gets."""
     named = {name: getattr(settings, name) for name in _ARGUMENTS if getattr(settings, name) is not None}
+    if "truncation" in named:
+        word = named["truncation"].lower()
+        named["truncation"] = parse_truncation({"true": True, "false": False}.get(word, word))
     twice = [name for name in settings.arguments or {} if name in named]
     if twice:
         raise SettingsError(f"{twice[0]} stands in the arguments, too; give it once.")

@@ -130,6 +130,23 @@ def test_lines_of_text_and_streams_of_datasets(folder, pipe, tmp_path):
     assert [row["generated_text"] for row in read(tmp_path / "streamed.parquet")] == expected
 
 
+def test_what_nobody_says_is_found_and_what_is_said_in_words_is_taken(folder, pipe, tmp_path):
+    given = ["--model", str(folder), "--input", str(tmp_path / "in.jsonl"), "--output", str(tmp_path / "out.jsonl")]
+    for columns, used in ((("source", "target"), "source"), (("source", "text"), "text")):
+        (tmp_path / "in.jsonl").write_text(json.dumps(dict(zip(columns, WORDS, strict=False))) + "\n")
+        main(given)
+        (row,) = read(tmp_path / "out.jsonl")
+        assert row["generated_text"] == pipe(row[used])[0]["generated_text"]
+        (tmp_path / "out.jsonl").unlink()
+    (tmp_path / "in.jsonl").write_text('{"text": "cat"}\n' + json.dumps({"text": "a" * 99}) + "\n")
+    for word, is_cut in (("truncate", True), ("true", True), ("error", False), ("False", False)):
+        main([*given, "--truncation", word])
+        assert (read(tmp_path / "out.jsonl")[1]["error"] is None) == is_cut
+        (tmp_path / "out.jsonl").unlink()
+    with pytest.raises(ValueError, match='truncation must be "error"'):
+        main([*given, "--truncation", "longest_first"])
+
+
 def test_several_answers_scores_and_seeds(folder, pipe, tmp_path):
     words = make_words(30)
     source = write_words(tmp_path / "in.parquet", words)
@@ -291,6 +308,20 @@ def test_a_machine_that_fails_stops_a_job_and_is_no_answer(folder, pipe, tmp_pat
     assert [row["error"] for row in read(output)] == [None] * 40
 
 
+def test_columns_of_late_rows_are_columns_too(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_genext.row_sources._SCANNED", 3)
+    rows = [{"word": "cat"}] * 4 + [{"word": "violin", "late": 1}]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run(folder, source, tmp_path / "out.jsonl", "--keep_columns", "late")
+    assert [row["late"] for row in read(tmp_path / "out.jsonl")] == [None] * 4 + [1]
+    for name in ("error", "generated_text"):
+        source.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"word": "cat", name: "mine"}]))
+        with pytest.raises(ValueError, match=f"The input has a column '{name}', as the output will"):
+            run(folder, source, tmp_path / "new.jsonl")
+        assert run(folder, source, tmp_path / f"{name}.jsonl", "--keep_columns", "word").failed == 0
+
+
 def test_files_of_others_where_the_shards_go_are_left_alone(folder, tmp_path):
     source = write_words(tmp_path / "words.csv", make_words(3))
     other = tmp_path / "out.jsonl.shards" / "thesis.txt"
@@ -307,13 +338,18 @@ def test_what_cannot_be_is_said_before_the_work(folder, tmp_path):
         (["--conditions.text", "wort"], "There is no column 'wort' in .*; it has 'word', 'number'"),
         (["--rows_per_shard", "0"], "rows_per_shard must be 1 or more"),
         (["--keep_columns", "wort"], "keep_columns names 'wort', which the input lacks"),
-        (["--batch_size", "0"], "batch_size must be 1 or more, got 0"),
+        (["--batch_size", "0"], "batch_size must be a whole number of 1 or more, got 0"),
         (["--seed", "-1"], r"A seed is a whole number of 0 to 2\*\*63 - 1, got -1"),
     ]
     for words, message in cases:
         with pytest.raises(ValueError, match=message):
             run(folder, source, tmp_path / "out.parquet", *words)
         assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    with pytest.raises(ValueError, match="keep_columns names 'wort', which the input lacks; it has 'word', 'number'"):
+        run(folder, source, tmp_path / "out.jsonl", "--keep_columns", "wort")
+    (tmp_path / "array.json").write_text(json.dumps([{"word": "cat"}]))
+    with pytest.raises(ValueError, match=r"No row of .*array\.json.* no object but list.* Write a row a line, as `jq"):
+        run(folder, tmp_path / "array.json", tmp_path / "out.jsonl")
     (tmp_path / "empty.tsv").write_text("word\n")
     with pytest.raises(ValueError, match=r"There are no rows in .*empty\.tsv"):
         run(folder, tmp_path / "empty.tsv", tmp_path / "out.parquet")

@@ -29,6 +29,7 @@ from hf_genext.conditions import (
     list_conditions,
     parse_condition_columns,
     read_rows,
+    stack_targets,
 )
 from hf_genext.encoding import encode_rows
 from hf_genext.media import open_condition
@@ -165,7 +166,8 @@ def test_vectors_and_labels_stand_in_text_files_too(tmp_path):
     path.write_text("v\tset\ty\n1 2\tb a\t0.5\n\ta\t1\n3 4.5\t\t-2e3\n", encoding="utf-8")
     vectors = parse_condition_columns({"vector": "v"})
     read, report = read_rows(path, vectors, target_columns=["set"], output="labels")
-    assert (read["target"][:], report.kept) == ([["a", "b"], []], 2)
+    assert (read["target"][:], report.kept) == ([["a", "b"]], 1)
+    assert "1 dropped: empty set (rows 3)" in str(report)
     read, _ = read_rows(path, vectors, target_columns=["y"], output="regression")
     assert list(read["target"]) == [[0.5], [-2000.0]]
     for content, message in (
@@ -179,6 +181,35 @@ def test_vectors_and_labels_stand_in_text_files_too(tmp_path):
     path.write_text("v\ty\n1 2\tmany\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"Row 1: column 'y' .* holds 'many', which is no number"):
         read_rows(path, vectors, target_columns=["y"], output="regression")
+
+
+def test_labels_that_are_null_are_none_and_an_empty_list_says_that_none_is_true(tmp_path):
+    rows = [{"w": "abc", "t": labels} for labels in (["b", None, "a"], [], None, [None], ["None"])]
+    path = write_jsonl(tmp_path / "rows.jsonl", rows)
+    read, report = read_rows(path, parse_condition_columns({"text": "w"}), target_columns=["t"], output="labels")
+    assert read["target"][:] == [["a", "b"], [], ["None"]]
+    assert "2 dropped: empty t (rows 3, 4)" in str(report)
+
+
+def test_a_regression_learns_from_rows_that_lack_some_of_their_numbers(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("w,h,g\na,1,\nb,2,3\nc,,inf\nd,nan,5\n", encoding="utf-8")
+    text = parse_condition_columns({"text": "w"})
+    read, report = read_rows(path, text, target_columns=["h", "g"], output="regression")
+    np.testing.assert_array_equal(stack_targets(read), [[1, np.nan], [2, 3], [np.nan, 5]])
+    assert "1 dropped: empty h and g (rows 3)" in str(report)
+    assert "1 changed: learned from without h (rows 4); 1 changed: learned from without g (rows 1)" in str(report)
+    # A density is of all numbers together.
+    read, report = read_rows(path, text, target_columns=["h", "g"], output="flow")
+    assert read["target"][:] == [[2.0, 3.0]]
+    assert "2 dropped: empty h (rows 3, 4); 1 dropped: empty g (rows 1)" in str(report)
+
+
+def test_numbers_to_predict_may_stand_in_one_list(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"w": "a", "t": [1.0, 2.0]}, {"w": "b", "t": None}, {"w": "c", "t": [3, 4]}])
+    read, report = read_rows(path, parse_condition_columns({"text": "w"}), target_columns=["t"], output="regression")
+    assert read["target"][:] == [[1.0, 2.0], [3.0, 4.0]]
+    assert "1 dropped: empty t (rows 2)" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -522,6 +553,8 @@ def test_rows_may_have_no_condition_at_all(folder, capsys):
         ({"head": {"kind": "class"}, "target_column": "class", "label_smoothing_factor": 0.1}, "a head has none"),
         ({"target_columns": ["class"]}, "a regression of several numbers"),
         ({"lora": {"rank": 2}, "conditions": {"text": "name"}, "encoder": "SPACE", "decoder": "GPT2"}, "lora: .*rank"),
+        ({"encoder": {"text": 3}}, "encoder: text must be a folder, a Hub id or fields, .* got 3"),
+        ({"conditions": {"label": "lang"}}, r"no column 'lang' in .*\. Set conditions"),
         ({"pretrained_learning_rate": 0.1, "muon_learning_rate": 0.1}, "give one. Muon"),
     ],
 )
@@ -534,6 +567,22 @@ def test_settings_that_do_not_go_together_are_refused(folder, settings, message)
         train([path])
     assert "\n" not in str(error.value).split(" nor on the Hub")[0]
     assert not list((folder / "refused").glob("*.safetensors"))
+
+
+def test_means_and_spreads_are_of_the_numbers_that_are_known(folder, tmp_path, capsys):
+    rows = [{"w": "ab"[place % 2], "h": place if place % 3 else None, "g": 5.0 * (place % 2)} for place in range(30)]
+    arguments = {"source_column": "w", "head": {"kind": "regression"}, "validation_file": [str(tmp_path / "rows.jsonl")]}
+    files = {"train_file": [write_jsonl(tmp_path / "rows.jsonl", rows)], "validation_size": 1, "max_steps": 2}
+    path = write_settings(folder, "partly", **arguments, **files, target_columns=["h", "g"], target_column=None)
+    train([path])
+    head = json.loads((folder / "partly" / "config.json").read_text())["head"]
+    known = [place for place in range(30) if place % 3]
+    assert head["output_means"] == pytest.approx([np.mean(known), 2.5])
+    assert head["output_scales"] == pytest.approx([np.std(known), 2.5])
+    write_jsonl(tmp_path / "rows.jsonl", [{**row, "h": None} for row in rows])
+    path = write_settings(folder, "unknown", **arguments, **files, target_columns=["h", "g"], target_column=None)
+    with pytest.raises(ValueError, match="Number 1 of 2 of the targets is missing in every row"):
+        train([path])
 
 
 def test_a_model_of_another_recipe_is_named_with_its_command(folder, tmp_path):

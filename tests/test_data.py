@@ -313,3 +313,22 @@ def test_targets_that_the_vocabulary_lacks_are_refused_kept_or_dropped_as_told()
     assert "1 changed: unknown token in the target (rows 1)" in str(report)
     with pytest.raises(ValueError, match="unknown_target must be one of 'error', 'keep', 'drop'"):
         encode(*rows, unknown_target="guess")
+
+
+@pytest.mark.parametrize("line", ["Word,ARPABET", "word,pronunciation"])
+def test_a_header_that_becomes_a_row_is_warned_of(tmp_path, caplog, line):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"{line}\ncat,K AE T\n", encoding="utf-8")
+    how = {"source_column": "word", "target_column": "pronunciation", "column_names": ["word", "pronunciation"]}
+    pairs, _ = read_pairs(path, **how)
+    assert len(pairs) == 2
+    assert "its first line is a row; but that holds" in caplog.text
+    assert "--column_names null" in caplog.text
+    caplog.clear()
+    assert open_source(str(path), column_names=["word", "pronunciation"]).count() == 2
+    assert "its first line is a row" in caplog.text
+    caplog.clear()
+    path.write_text("cat,K AE T\nword,W ER D\n", encoding="utf-8")
+    read_pairs(path, **how)
+    open_source(str(path), column_names=["word", "pronunciation"])
+    assert not caplog.text
