@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 from datasets import ClassLabel, Dataset, Features, Value
 from foreign_specimens import ENDS, SIZE, TOKENIZER
+from sklearn.metrics import f1_score, r2_score
 from specimens import PHONEMES, WORDS, build_pipeline, build_prediction, build_processor, sharpen
 from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration, pipeline
 
@@ -100,8 +101,10 @@ def test_classes_of_datasets_are_taken_by_their_names():
     predicted = [names.index(answer["label"]) for (answer,) in pipe(WORDS)]
     features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
     data = Dataset.from_dict({"text": WORDS, "label": [*predicted[:-1], (predicted[-1] + 1) % 5]}, features=features)
-    scores = ConditionalGenerationEvaluator().compute(pipe, data)
-    assert scores["exact_match"] == pytest.approx(100.0 * (len(WORDS) - 1) / len(WORDS))
+    for metric in (None, ["exact_match", "accuracy"]):
+        scores = ConditionalGenerationEvaluator().compute(pipe, data, metric)
+        assert scores["accuracy"] == pytest.approx(100.0 * (len(WORDS) - 1) / len(WORDS))
+    assert scores["exact_match"] == scores["accuracy"]
 
 
 @pytest.mark.parametrize("kind", ["class", "labels", "regression"])
@@ -137,3 +140,84 @@ def test_what_is_wrong_is_named():
         ours.compute(answer_with(["A"]), data, strategy="bootstrap", n_resamples=1)
     with pytest.raises(TypeError, match="a folder, a model, a pipeline or a function, got int"):
         ours.compute(7, data)
+
+
+def answer_values(name, values):
+    return lambda conditions, **kwargs: [[{name: value}] for value in values]
+
+
+def test_named_metrics_serve_every_kind_of_single_output():
+    compute = ConditionalGenerationEvaluator().compute
+    classes, truth = list("aabbc"), list("abbbb")
+    data = {"text": list("vwxyz"), "label": truth}
+    scores = compute(answer_values("label", classes), data, ["accuracy", "macro_f1"], strategy="bootstrap", n_resamples=20)
+    assert scores["accuracy"]["score"] == pytest.approx(60)
+    assert scores["macro_f1"]["score"] == pytest.approx(100 * f1_score(truth, classes, average="macro", zero_division=0))
+    sets, data = [["n"], ["n", "v"], [], ["a"], []], {**data, "label": [["n", "v"], ["v"], [], ["a"], ["x"]]}
+    assert compute(answer_values("labels", sets), data)["micro_f1"] == pytest.approx(200 * 3 / 9)
+    assert compute(answer_values("labels", [[], []]), {"text": ["a", "b"], "label": [[], []]})["micro_f1"] == 0
+    values, truth = [1.0, 2.0, 4.0, 3.0, 5.0], [1.0, 2.5, 3.0, 4.0, 5.0]
+    scores = compute(answer_values("value", values), {**data, "label": truth}, ["r2", "spearman"])
+    assert scores["r2"] == pytest.approx(r2_score(truth, values))
+    assert scores["spearman"] == pytest.approx(scipy.stats.spearmanr(truth, values).statistic)
+    # Of several numbers those that are known, by their names or in their order.
+    several = answer_values("value", [{"h": value, "g": -value} for value in values])
+    for label in ([{"g": -number, "h": number} for number in truth], [[number, -number] for number in truth]):
+        assert compute(several, {**data, "label": label})["r2"] == pytest.approx(r2_score(truth, values))
+    label = [*([number, -number] for number in truth[:4]), [5.0, float("nan")]]
+    assert compute(several, {**data, "label": label})["r2"] == pytest.approx(
+        (r2_score(truth, values) + r2_score(truth[:4], values[:4])) / 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "label", "metric", "message"),
+    [
+        ("generated_text", ["A", "B"], ["A", None], None, "Row 1: a reference is a text, or a list of several .* got None"),
+        ("generated_text", ["A", "B"], [["A"], []], None, r"Row 1: a reference is a text, .* got \[\]"),
+        ("generated_text", ["A", "B"], ["A", "B"], "accuracy", "'accuracy' is not for outputs of kind 'text'"),
+        ("label", ["a", "b"], [0, 1], None, "Row 0: a reference is the name of a class; got 0"),
+        ("label", ["a", "b"], [0, 1], "exact_match", "Row 0: a reference is a text"),
+        ("labels", [["a"], []], [["a"], "a"], None, "Row 1: a reference is a list of the names of labels"),
+        ("labels", [["a"], []], [["a"], []], "exact_match", "'exact_match' is not for .* 'labels'; those have micro_f1"),
+        ("value", [1.0, 2.0], [1.0, "x"], None, "Row 1: a reference is a number"),
+        ("value", [1.0, 2.0], [[1.0, 2.0], 1.0], None, "Row 0: a reference is a number"),
+        ("value", [{"h": 1.0}, {"h": 2.0}], [{"h": 1.0}, {"g": 2.0}], None, "Row 1: a reference is a number"),
+        ("smell", ["A", "B"], ["A", "B"], None, "Row 0: an answer has one of generated_text, label"),
+    ],
+)
+def test_references_that_a_metric_cannot_take_are_named_by_their_row(name, values, label, metric, message):
+    with pytest.raises(ValueError, match=message):
+        ConditionalGenerationEvaluator().compute(answer_values(name, values), {"text": ["a", "b"], "label": label}, metric)
+
+
+def test_what_is_wrong_is_said_before_the_work():
+    def refuse(*args, **kwargs):
+        raise AssertionError("it was called")
+
+    ours, data = ConditionalGenerationEvaluator(), {"text": ["a"], "label": ["A"]}
+    with pytest.raises(ValueError, match="n_resamples must be 2 or more"):
+        ours.compute(refuse, data, strategy="bootstrap", n_resamples=1)
+    with pytest.raises(ValueError, match="There are no metrics in an empty list"):
+        ours.compute(refuse, data, [])
+    with pytest.raises(TypeError, match="a dataset or a dictionary of columns, got list"):
+        ours.compute(refuse, [{"text": "a", "label": "A"}])
+    processor = build_processor()
+    for kind, names, label in (("regression", ["height", "width"], 1.0), ("labels", list("xyz"), "x"), ("class", None, 3)):
+        pipe = ConditionalGenerationPipeline(
+            model=build_prediction(kind, output_names=names).eval(), processor=processor, tokenizer=processor.tokenizer
+        )
+        pipe.forward = refuse
+        with pytest.raises(ValueError, match="Row 0: a reference is "):
+            ours.compute(pipe, {"text": ["cat"], "label": [label]})
+
+
+def test_answers_by_another_name_and_answers_that_are_not_there():
+    pipe, ours = build_pipeline(), ConditionalGenerationEvaluator()
+    data = {"text": WORDS, "label": [answer[0]["generated_text"] for answer in pipe(WORDS)]}
+    assert ours.compute(pipe, data, output_key="translation_text")["exact_match"] == 100
+    assert ours.compute(build_pipeline(output_key="summary_text"), data)["exact_match"] == 100
+    with pytest.raises(ValueError, match=r"Row 1 has no answer, got \[\]"):
+        ours.compute(lambda texts, **kwargs: [[{"generated_text": "A"}], []], {"text": ["a", "b"], "label": ["A", "B"]})
+    with pytest.raises(ValueError, match="got 1 answers of 2 rows"):
+        ours.compute(lambda texts, **kwargs: [[{"generated_text": "A"}]], {"text": ["a", "b"], "label": ["A", "B"]})
