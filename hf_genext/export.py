@@ -10,6 +10,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def export_model(
     out: str | os.PathLike[str] | None = None,
     engine: str = "onnx",
     quantization: str | None = None,
-    samples: Iterable[Any] | None = None,
+    samples: str | os.PathLike[str] | Iterable[Any] | None = None,
 ) -> Path:
     """Write a trained model for another engine.
 
@@ -53,14 +54,15 @@ def export_model(
         out: A folder for the model with its export; left out, the model's own folder, which gets the export alone.
         engine: `"onnx"` or `"ctranslate2"`.
         quantization: `"int8"` for weights of one byte, which is smaller, sooner and less exact.
-        samples: Conditions as the pipeline takes them, on which the export is compared with PyTorch. How many of their outputs
-            and tokens are the same is written into `export.json`.
+        samples: Conditions as the pipeline takes them, or a file with a text in each line, on which the export is compared
+            with PyTorch. How many of their outputs and tokens are the same is written into `export.json`.
 
     Returns:
         The export's folder.
 
     Raises:
         ValueError: for an engine or quantisation that is not known, or a model that has adapters or that the engine cannot run.
+        FileNotFoundError: if there is no file of samples.
         ImportError: naming the extra, where a package is missing.
 
     Example:
@@ -69,6 +71,8 @@ def export_model(
         PosixPath('out/g2p/onnx-int8')
     """
     check_engine(engine, quantization)
+    if isinstance(samples, (str, os.PathLike)):
+        samples = _read_samples(Path(samples))
     pipe = model if isinstance(model, ConditionalGenerationPipeline) else _open_pipeline(model)
     if any(hasattr(part, name) for part in pipe.model.modules() for name in ("base_layer", "modules_to_save")):
         raise ValueError(
@@ -157,6 +161,16 @@ def _strip(ids: list[int], config: GenerationConfig) -> list[int]:
     return ids[1:] if ids and ids[0] == config.decoder_start_token_id else ids
 
 
+def _read_samples(path: Path) -> list[str]:
+    """The lines of a file that have some content."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no file of samples {str(path)!r} (looked from {os.getcwd()!r}). Give a file with a text in each line, "
+            "or a list of conditions."
+        )
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
 def _open_pipeline(model: str | os.PathLike[str]) -> ConditionalGenerationPipeline:
     return pipeline("conditional-generation", model=str(model), engine="torch", device="cpu")
 
@@ -165,7 +179,7 @@ _WRITERS = {"onnx": write_onnx, "ctranslate2": write_ctranslate2}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """The command line; what the user can mend is said in one line (HF_GENEXT_TRACEBACK=1 shows where)."""
     parser = argparse.ArgumentParser(prog="python -m hf_genext.export", description="Write a model for a faster engine.")
     parser.add_argument("model", help="a folder or Hub id")
     parser.add_argument("out", nargs="?", help="a folder for the model with its export; left out, the model's own")
@@ -173,11 +187,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quantization", choices=[known for known in QUANTIZATIONS if known])
     parser.add_argument("--samples", help="a file with a text in each line, on which the export is compared with PyTorch")
     given = parser.parse_args(arguments)
-    samples = None
-    if given.samples is not None:
-        lines = Path(given.samples).read_text(encoding="utf-8").splitlines()
-        samples = [line for line in lines if line.strip()]
-    folder = export_model(given.model, given.out, given.engine, given.quantization, samples)
+    try:
+        folder = export_model(given.model, given.out, given.engine, given.quantization, given.samples)
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        if os.environ.get("HF_GENEXT_TRACEBACK"):
+            raise
+        sys.exit(f"error: {error}")
     facts = json.loads((folder / EXPORT_NAME).read_text(encoding="utf-8"))
     print(folder)
     if facts["agreement"] is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -451,6 +452,21 @@ def test_an_export_that_fails_leaves_the_one_that_was_there(onnx_folder, tmp_pat
         export_model(folder, samples=["cat", ""])
     assert isinstance(open_pipeline(folder, engine="onnx").engine_model, OnnxModel)
     assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in onnx_folder.iterdir())
+
+
+def test_samples_may_be_a_file_and_the_command_says_what_is_wrong_in_one_line(onnx_folder, tmp_path, capsys):
+    samples = tmp_path / "samples.txt"
+    samples.write_text("\n".join([*WORDS[:3], ""]), encoding="utf-8")
+    for given in (samples, str(samples)):
+        target = export_model(onnx_folder, tmp_path / "out", samples=given)
+        assert json.loads((target / "export.json").read_text())["agreement"]["samples"] == 3
+    for words, message in (
+        ([str(onnx_folder), "--samples", "lost.txt"], "error: There is no file of samples 'lost.txt' "),
+        (["nofolder"], "error: .*nofolder"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert re.match(message, ended.value.code)
 
 
 @pytest.mark.slow
