@@ -39,6 +39,9 @@ _CONDITIONS = {
 }
 """What a condition is called in a dictionary, by the input of a model that it becomes."""
 
+_KINDS_OF_TEXTS = ("O", "U", "T")
+"""Kinds of NumPy's and pandas' columns that can hold texts: objects, and strings of both sorts."""
+
 
 @dataclass
 class Row:
@@ -93,7 +96,7 @@ def parse_truncation(truncation: bool | str) -> bool:
 
 
 def check_count(name: str, count: object) -> None:
-    """Raise unless a number of beams or outputs is one, or left out; `generate` takes 0 for 1.
+    """Raise unless a number of beams, outputs or rows is one, or left out; `generate` takes 0 for 1.
 
     Raises:
         ValueError: for anything but a whole number of 1 or more.
@@ -355,7 +358,12 @@ def pair_with_seeds(inputs: Iterator[Any], seeds: int | list[int]) -> Iterator[R
 
 
 def list_columns(inputs: Any) -> Any:
-    """A tuple, or a column of a `datasets` dataset, as a list; what is read but once as a generator; all else as it is."""
+    """What has many inputs as a list: a tuple, a column of a `datasets` dataset, texts in an array or a series of pandas.
+
+    What is read but once becomes a generator, and all else stays as it is.
+    """
+    if getattr(inputs, "ndim", None) == 1 and getattr(getattr(inputs, "dtype", None), "kind", None) in _KINDS_OF_TEXTS:
+        return inputs.tolist()
     if isinstance(inputs, Sequence) and not isinstance(inputs, (str, bytes, bytearray, memoryview, list)):
         return list(inputs)
     if isinstance(inputs, Iterable) and not isinstance(inputs, (Sized, Dataset)):

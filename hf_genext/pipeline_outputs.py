@@ -5,7 +5,7 @@ Legend: returned (outputs of a condition), target (output positions), outputs (o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -178,6 +178,11 @@ def read_single(head: Any, target: Any) -> torch.Tensor:
             )
         values = [target[name] for name in names] if isinstance(target, dict) else target
         return torch.from_numpy(_read_numbers(head, values)).reshape(-1)
+    if head.kind == "labels" and (isinstance(target, (str, Mapping)) or not isinstance(target, Iterable)):
+        raise ValueError(
+            f"The labels of a row are a list of their names, such as {names[:1]!r}, and [] where there are none; got "
+            f"{target!r:.60}."
+        )
     for name in [target] if head.kind == "class" else target:
         if name not in names:
             raise ValueError(f"There is no output {name!r}; known are {', '.join(map(repr, names[:20]))}.")

@@ -10,6 +10,7 @@ import functools
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -199,12 +200,15 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         reading = {name: kwargs.pop(name) for name in READING_ARGUMENTS if kwargs.get(name) is not None}
         if "truncation" in reading:
             reading["truncation"] = parse_truncation(reading["truncation"])
+        if not isinstance(reading.get("prefix", ""), str):
+            raise TypeError(f"prefix must be a string, which is put before every text, got {reading['prefix']!r:.60}.")
         for name in ("num_beams", "num_return_sequences"):
             check_count(name, kwargs.get(name))
         scoring = {name: kwargs.pop(name) for name in ("num_importance_samples",) if name in kwargs}
         if not self.model.can_generate():
+            check_count("top_k", top_k)
             sampling = read_sampling(kwargs, type(self.model).__name__, top_k)
-            return reading, {**sampling, **scoring}, {} if top_k is None else {"top_k": top_k}
+            return reading, {**sampling, **scoring}, {} if top_k is None else {"top_k": int(top_k)}
         if top_k is not None:
             kwargs["top_k"] = top_k
         answer = {name: kwargs.pop(name) for name in _ANSWER if kwargs.get(name) is not None}
@@ -230,9 +234,9 @@ class ConditionalGenerationPipeline(ScoringPipeline):
                 raise ValueError(
                     "num_samples= is for rows without any condition; leave the inputs out, or give as many of them."
                 )
-            if not isinstance(num_samples, int) or isinstance(num_samples, bool) or num_samples < 0:
+            if not isinstance(num_samples, Integral) or isinstance(num_samples, bool) or int(num_samples) < 0:
                 raise ValueError(f"num_samples must be a whole number of 0 or more, got {num_samples!r}.")
-            inputs = [{} for _ in range(num_samples)]
+            inputs = [{} for _ in range(int(num_samples))]
             if self._predicts is None and not has_latents(self.model) and not kwargs.keys() & {"do_sample", "num_beams"}:
                 kwargs = {"top_k": 0, **kwargs, "do_sample": True}
             if self._predicts is not None and kwargs.get("batch_size", self._batch_size) is None:
@@ -251,11 +255,13 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         return super().__call__(inputs, **kwargs)
 
     def _give_seeds(self, inputs: Any, seed: int | Sequence[int]) -> Any:
+        given: Any = seed.tolist() if hasattr(seed, "tolist") else seed  # Of NumPy and torch.
+        has_several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
         if not is_many(inputs):
-            if not isinstance(seed, int):
+            if has_several:
                 raise ValueError(f"One input takes one seed, got {seed!r:.60}.")
-            return Row(inputs, seed=(check_seed(seed), 0))
-        seeds = check_seed(seed) if isinstance(seed, int) else [check_seed(one) for one in seed]
+            return Row(inputs, seed=(check_seed(given), 0))
+        seeds = [check_seed(one) for one in given] if has_several else check_seed(given)
         if isinstance(seeds, list) and hasattr(inputs, "__len__") and len(inputs) != len(seeds):
             raise ValueError(f"There are {len(inputs):,} inputs, but {len(seeds):,} seeds; give one for each, or one for all.")
         rows = pair_with_seeds(iterate_inputs(inputs), seeds)

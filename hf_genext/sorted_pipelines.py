@@ -24,7 +24,7 @@ from .length_batches import (
     run_each,
     take_entry,
 )
-from .pipeline_inputs import Row, iterate_inputs
+from .pipeline_inputs import Row, check_count, iterate_inputs
 
 AUTOMATIC = 0
 """The batch size of many inputs for which nobody chose one, and that give the same in batches of like length."""
@@ -97,9 +97,8 @@ class LengthSortedPipeline(Pipeline):
         if batch_size is None:
             batch_size = self._batch_size
         if batch_size is not None:
-            if batch_size < 1:
-                raise ValueError(f"batch_size must be 1 or more, got {batch_size}.")
-            return batch_size
+            check_count("batch_size", batch_size)
+            return int(batch_size)
         if not self.model.can_generate():
             return None
         arguments = self._list_arguments({**self._forward_params, **self._sanitize_parameters(**kwargs)[1]})

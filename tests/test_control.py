@@ -146,6 +146,16 @@ def test_single_outputs_are_scored(tmp_path):
         if other is not None:
             with pytest.raises(ValueError, match="no output 'x'; known are 'n', 'v', 'a'"):
                 pipe.score(WORDS[0], other)
+        if fields["kind"] == "labels":
+            assert pipe.score(WORDS[0], ("n", "a")) == pipe.score(WORDS[0], target)
+            for wrong in ("n", None, 3):
+                with pytest.raises(ValueError, match=f"list of their names, such as .*'n'.*; got {wrong!r}"):
+                    pipe.score(WORDS[0], wrong)
+        if fields["kind"] == "class":
+            assert len(pipe(WORDS[0], top_k=np.int64(2))) == 2
+            for wrong in (0, -1, "2", 1.5):
+                with pytest.raises(ValueError, match="top_k must be a whole number of 1 or more"):
+                    pipe(WORDS[0], top_k=wrong)
 
 
 # Seeds
@@ -183,6 +193,30 @@ def test_what_is_no_seed_is_refused(pipe, seed):
         pipe(WORDS[0], seed=seed)
     with pytest.raises(ValueError, match="A seed is a whole number"):
         pipe(WORDS, seed=[seed] * len(WORDS))
+
+
+def test_seeds_and_numbers_of_numpy_and_torch_are_taken(pipe):
+    one, several = pipe(WORDS[:2], do_sample=True, seed=7), pipe(WORDS[:2], do_sample=True, seed=[0, 1])
+    assert pipe(WORDS[:2], do_sample=True, seed=np.int64(7)) == one
+    assert pipe(WORDS[0], do_sample=True, seed=np.int64(7)) == one[0]
+    for seeds in (np.arange(2), torch.arange(2), (0, 1), range(2), list(np.arange(2))):
+        assert pipe(WORDS[:2], do_sample=True, seed=seeds) == several
+    with pytest.raises(ValueError, match=r"num_samples must be a whole number of 0 or more, got 2\.0"):
+        pipe(num_samples=2.0)
+    assert pipe(num_samples=np.int64(0)) == []
+    for seed in (7.0, np.float64(7), np.bool_(True), "7", None):
+        with pytest.raises(ValueError, match="A seed is a whole number"):
+            pipe(WORDS[:2], do_sample=True, seed=seed if seed is not None else [None, 1])
+
+
+@pytest.mark.parametrize("batch_size", [0, "2", 2.5, True])
+def test_what_is_no_batch_size_or_prefix_is_refused(pipe, batch_size):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of 1 or more"):
+        pipe(WORDS, batch_size=batch_size)
+    for prefix in (3, ["a", "b"]):
+        with pytest.raises(TypeError, match="prefix must be a string, which is put before every text"):
+            pipe(WORDS, prefix=prefix)
+    assert pipe(WORDS, batch_size=np.int64(2)) == pipe(WORDS)
 
 
 def test_a_seed_for_each_row_must_be_there(pipe):
@@ -545,7 +579,7 @@ def test_a_stream_raises_what_went_wrong_and_stops_when_it_is_closed(pipe):
     assert list(stream) == []
     with pytest.raises(ValueError, match="one output of each condition"):
         pipe.stream(WORDS, num_return_sequences=2)
-    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of 1 or more, got 0"):
         pipe.stream(WORDS, batch_size=0)
 
 

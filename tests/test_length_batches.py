@@ -79,7 +79,7 @@ def test_a_chosen_batch_size_is_kept(pipe, sizes):
     sizes.clear()
     assert build_pipeline(batch_size=7)(MANY, max_new_tokens=4) == expected
     assert set(sizes) == {7, len(MANY) % 7}
-    with pytest.raises(ValueError, match="batch_size must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="batch_size must be a whole number of 1 or more, got 0"):
         pipe(MANY, batch_size=0)
 
 

@@ -6,6 +6,8 @@ import json
 import shutil
 
 import datasets
+import numpy as np
+import pandas
 import pytest
 import torch
 from specimens import WORDS, build_native_model, build_processor
@@ -68,6 +70,10 @@ def test_every_kind_of_input_gives_the_same_alone_and_in_a_batch(pipe, expected,
     assert list(pipe((word for word in WORDS), batch_size=batch_size)) == expected
     assert pipe(rows["word"], batch_size=batch_size) == expected
     assert list(pipe(KeyDataset(rows, "word"), batch_size=batch_size)) == expected
+    table = pandas.DataFrame({"word": WORDS})
+    for column in (table["word"], table["word"].astype("string"), np.array(WORDS), np.array(WORDS, dtype=object)):
+        assert pipe(column, batch_size=batch_size) == expected
+    assert pipe.score(table["word"], np.array(WORDS)) == pipe.score(WORDS, WORDS)
 
 
 def test_what_is_read_but_once_is_answered_as_a_generator_is(pipe, expected):

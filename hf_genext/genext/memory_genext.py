@@ -164,6 +164,9 @@ class MemoryDecoding:
     def reconstruct(self, **arguments: Any) -> Any:
         """Encode texts and generate them again from their memories.
 
+        A model knows the sizes of its vocabularies and not their words: that both sides have one tokenizer is the caller's to
+        see to, where they are of one size.
+
         Args:
             arguments: The encoder's inputs, and what `generate` takes.
 
@@ -171,7 +174,7 @@ class MemoryDecoding:
             Ids (batch, target) behind the start token.
 
         Raises:
-            ValueError: if the conditions are no text, or source and target have different vocabularies.
+            ValueError: if the conditions are no text, or the vocabularies of source and target differ in size.
         """
         source = self._get_source_vocab_size()
         if source is None or source != self.config.vocab_size:

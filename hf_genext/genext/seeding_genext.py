@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from transformers import (
@@ -175,14 +176,14 @@ def _shift(values: torch.LongTensor, places: int) -> torch.LongTensor:
 
 
 def check_seed(seed: object) -> int:
-    """A seed as a number of its own.
+    """A seed as a number of Python's.
 
     Raises:
         ValueError: unless it is a whole number of 0 to 2**63 - 1.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ValueError(f"A seed is a whole number of 0 to 2**63 - 1, got {seed!r}.")
-    return seed
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) < 2**63:
+        raise ValueError(f"A seed is a whole number of 0 to 2**63 - 1, got {seed!r:.60}.")
+    return int(seed)
 
 
 __all__ = [
