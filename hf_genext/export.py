@@ -62,7 +62,7 @@ def export_model(
 
     Raises:
         ValueError: for an engine or quantisation that is not known, or a model that has adapters or that the engine cannot run.
-        FileNotFoundError: if there is no file of samples.
+        OSError: if there is no such model, or no file of samples.
         ImportError: naming the extra, where a package is missing.
 
     Example:
@@ -172,7 +172,14 @@ def _read_samples(path: Path) -> list[str]:
 
 
 def _open_pipeline(model: str | os.PathLike[str]) -> ConditionalGenerationPipeline:
-    return pipeline("conditional-generation", model=str(model), engine="torch", device="cpu")
+    try:
+        return pipeline("conditional-generation", model=str(model), engine="torch", device="cpu")
+    except OSError as error:
+        if os.path.isdir(model):
+            raise
+        raise OSError(
+            f"There is no model {str(model)!r}, neither as a folder (looked from {os.getcwd()!r}) nor on the Hub: {error}"
+        ) from error
 
 
 _WRITERS = {"onnx": write_onnx, "ctranslate2": write_ctranslate2}
