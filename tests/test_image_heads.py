@@ -78,15 +78,16 @@ def test_probabilities_of_all_images_sum_to_one_and_draws_agree(distribution, co
     assert min(values) > 1e-3 and stats.kstest(values, "uniform").pvalue > 1e-3, values
 
 
-def test_the_logistic_distribution_is_that_of_its_definition():
-    model = build_image_model("logistic", levels=17).double()
+@pytest.mark.parametrize("levels", [17, 256])
+def test_the_logistic_distribution_is_that_of_its_definition(levels):
+    model, half = build_image_model("logistic", levels=levels).double(), 1 / (levels - 1)
     parameters = torch.randn(1, model.head.config.num_outputs * 6, dtype=torch.float64)
     weights, means, log_scales = model.head._split(parameters.view(1, 4, 6))
-    edges = torch.linspace(-1 - 1 / 16, 1 + 1 / 16, 18, dtype=torch.float64)
+    edges = torch.linspace(-1 - half, 1 + half, levels + 1, dtype=torch.float64)
     edges[0], edges[-1] = -torch.inf, torch.inf
     cumulative = torch.sigmoid((edges[:, None, None] - means[0]) / log_scales[0].exp())
     expected = ((cumulative[1:] - cumulative[:-1]) * weights[0].softmax(dim=-1)).sum(dim=-1)
-    for level in range(17):
+    for level in range(levels):
         found = model.head._score_pixels(parameters.view(1, 4, 6), torch.full((1, 4), level))
         torch.testing.assert_close(found[0].exp(), expected[level], atol=1e-12, rtol=1e-9)
 

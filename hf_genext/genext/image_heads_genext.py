@@ -163,7 +163,7 @@ class ImageHead(PredictionHead):
         levels = flat.masked_fill(~given, 0).long()
         own, hints = self._separate(parameters)
         if self.context is not None:
-            own = own + self.context(self._scale(levels).to(own.dtype), hints)
+            own = own + self.context(self._scale(levels, own.dtype), hints)
         return (self._score_pixels(own, levels) * given).sum(dim=1)
 
     def _separate(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,9 +171,9 @@ class ImageHead(PredictionHead):
         count = self.config.num_outputs * self.each
         return parameters[:, :count].unflatten(1, (self.config.num_outputs, self.each)), parameters[:, count:]
 
-    def _scale(self, levels: torch.Tensor) -> torch.Tensor:
+    def _scale(self, levels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Levels as numbers in [-1, 1]."""
-        return levels * (2.0 / (self.config.num_levels - 1)) - 1.0
+        return levels.to(dtype) * (2.0 / (self.config.num_levels - 1)) - 1.0
 
     def _score_pixels(self, parameters: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
         """The log-probability of each pixel: (batch, pixels, each), (batch, pixels) -> (batch, pixels)."""
@@ -184,7 +184,7 @@ class ImageHead(PredictionHead):
             return parameters.log_softmax(dim=-1).gather(-1, levels[..., None])[..., 0]
         weights, means, log_scales = self._split(parameters)
         half = 1.0 / (self.config.num_levels - 1)
-        centred = (self._scale(levels)[..., None] - means).to(parameters.dtype)
+        centred = self._scale(levels, parameters.dtype)[..., None] - means
         steepness = (-log_scales).exp()
         upper, lower = steepness * (centred + half), steepness * (centred - half)
         # The difference of two sigmoids, written so that nothing is lost where both are near 0 or 1.
@@ -282,7 +282,7 @@ class ImageHead(PredictionHead):
                 own[:, some] + self.context.step(place, values, known) for (own, _), known in zip(separated, units, strict=True)
             ]
             levels[:, some] = choose(parts, some)
-            values[:, some] = self._scale(levels[:, some]).to(values.dtype)
+            values[:, some] = self._scale(levels[:, some], values.dtype)
             units = [self.context.tell(place, values[:, place], known) for known in units]
         return levels.view(-1, *self.config.output_shape)
 
