@@ -1,4 +1,4 @@
-"""Whether latents say anything: divergence, active units, mutual information, codes in use; and the loss by parts.
+"""Whether latents say anything: divergence, units, mutual information, codes in use; and the loss by parts.
 
 Legend: rows, units (latent numbers of a row), slots (each with a code).
 """
@@ -22,43 +22,85 @@ ACTIVE_VARIANCE = 0.01
 MUTUAL_INFORMATION_ROWS = 2_000
 """Rows, at most, of which mutual information is estimated; its estimate cannot exceed the logarithm of their number."""
 
+INFORMATIVE_NATS = 0.01
+"""Without free bits a unit tells something where its mean divergence from the prior is above this, in nats."""
+
 _SHOWN_UNITS = 64
+_SAME_PRIOR = 1e-3
+_FEWEST_COMPARED = 30
 
 
 def measure_latents(
-    means: torch.Tensor, log_variances: torch.Tensor, kl: torch.Tensor, noise: torch.Tensor | None = None
+    means: torch.Tensor,
+    log_variances: torch.Tensor,
+    kl: torch.Tensor,
+    noise: torch.Tensor | None = None,
+    *,
+    prior_means: torch.Tensor | None = None,
+    prior_log_variances: torch.Tensor | None = None,
+    free_nats: float = 0.0,
 ) -> dict[str, float]:
     """What the posteriors of a data set tell of its latent numbers. A collapsed model has next to none of any.
+
+    Means are counted from those of the prior, in its standard deviations, so that what a conditional prior knows without the
+    target is no activity.
 
     Args:
         means: Of the posteriors, (rows, units).
         log_variances: Likewise.
         kl: The divergence of each from the prior in nats, (rows, units).
         noise: Standard normal numbers for the estimate of mutual information, (rows, units); drawn if left out.
+        prior_means: Of each row's prior, as [`describe_priors`] gives them, (rows, units); 0 if left out.
+        prior_log_variances: Likewise.
+        free_nats: What the training lets each unit have without counting it.
 
     Returns:
         `kl`, the mean divergence of a row in nats; `active_units`, how many units have posterior means whose variance over the
-        rows is above 0.01 (Burda et al. 2016), and `active_share`, which share of all; `mutual_information` of rows and latent
-        numbers in nats, by draws from the posteriors against their mean, the aggregated posterior (Hoffman and Johnson 2016),
-        at most the logarithm of the number of rows, of which the first 2,000 are taken; `kl_unit_N`, the mean divergence of
-        each unit, up to 64 of them.
+        rows is above 0.01 (Burda et al. 2016), and `active_share`, which share of all; `informative_units`, how many have a
+        mean divergence above twice the free nats, or above 0.01 where there are none: free bits keep units active that tell
+        next to nothing; `mutual_information` of rows and latent numbers in nats, by draws from the posteriors against their
+        mean, the aggregated posterior (Hoffman and Johnson 2016), at most the logarithm of the number of rows, of which the
+        first 2,000 are taken; `kl_unit_N`, the mean divergence of each unit, up to 64 of them.
+
+        Where priors differ by conditions, mutual information is that given the condition: the mean is over the rows with the
+        same prior. Where few rows share one (below 30 for half of them), it is over all rows, each in the units of its own
+        prior, which counts too what these posteriors tell of the condition.
 
     Example:
         >>> import torch
         >>> found = measure_latents(torch.zeros(10, 2), torch.zeros(10, 2), torch.zeros(10, 2))
-        >>> found["active_units"], round(found["mutual_information"], 6)
-        (0.0, 0.0)
+        >>> found["active_units"], found["informative_units"], round(found["mutual_information"], 6)
+        (0.0, 0.0, 0.0)
     """
     means, log_variances = means.double(), log_variances.double()
+    same = None
+    if prior_means is not None and prior_log_variances is not None:
+        prior_means, prior_log_variances = prior_means.double(), prior_log_variances.double()
+        scales = (-0.5 * prior_log_variances).exp()
+        same = _find_same_priors(prior_means * scales, prior_log_variances)
+        means, log_variances = (means - prior_means) * scales, log_variances - prior_log_variances
     active = float((means.var(dim=0, unbiased=False) > ACTIVE_VARIANCE).sum())
     by_unit = kl.double().mean(dim=0)
     found = {
         "kl": float(by_unit.sum()),
         "active_units": active,
         "active_share": active / means.shape[1],
-        "mutual_information": _estimate_mutual_information(means, log_variances, noise),
+        "informative_units": float((by_unit > (2.0 * free_nats or INFORMATIVE_NATS)).sum()),
+        "mutual_information": _estimate_mutual_information(means, log_variances, noise, same),
     }
     return {**found, **{f"kl_unit_{unit}": float(value) for unit, value in enumerate(by_unit[:_SHOWN_UNITS])}}
+
+
+def describe_priors(latents: GaussianOutput) -> tuple[torch.Tensor, torch.Tensor]:
+    """The means and log-variances of the latent numbers before a target is seen, each (batch, units); of a mixture its whole.
+
+    Args:
+        latents: What the bottleneck gave.
+    """
+    weights = latents.prior_log_weights.exp()[..., None]
+    means = (weights * latents.prior_means).sum(dim=1)
+    distances = (latents.prior_means - means[:, None]).square()
+    return means, (weights * (latents.prior_log_variances.exp() + distances)).sum(dim=1).log()
 
 
 def measure_codes(codes: torch.Tensor, kl: torch.Tensor, num_codes: int) -> dict[str, float]:
@@ -89,8 +131,23 @@ def measure_codes(codes: torch.Tensor, kl: torch.Tensor, num_codes: int) -> dict
     }
 
 
-def _estimate_mutual_information(means: torch.Tensor, log_variances: torch.Tensor, noise: torch.Tensor | None) -> float:
-    """The mean of log q(z|x) - log q(z), for a draw of each row."""
+def _find_same_priors(means: torch.Tensor, log_variances: torch.Tensor) -> torch.Tensor | None:
+    """Which of the first rows have the same prior, (rows, rows); `None` where all have, or too few share one.
+
+    Args:
+        means: In standard deviations, (rows, units).
+        log_variances: (rows, units).
+    """
+    priors = torch.cat([means, log_variances], dim=1)[:MUTUAL_INFORMATION_ROWS]
+    # The same condition gives the same numbers but for rounding, which depends on the batch.
+    same = torch.cdist(priors, priors, p=torch.inf) < _SAME_PRIOR
+    return None if same.all() or same.sum(dim=1).median() < _FEWEST_COMPARED else same
+
+
+def _estimate_mutual_information(
+    means: torch.Tensor, log_variances: torch.Tensor, noise: torch.Tensor | None, same: torch.Tensor | None
+) -> float:
+    """The mean of log q(z|x) - log q(z), for a draw of each row; q(z) of the rows that are the same in something."""
     means, log_variances = means[:MUTUAL_INFORMATION_ROWS], log_variances[:MUTUAL_INFORMATION_ROWS]
     rows = len(means)
     noise = torch.randn_like(means) if noise is None else noise[:rows].double()
@@ -99,8 +156,11 @@ def _estimate_mutual_information(means: torch.Tensor, log_variances: torch.Tenso
     precision = (-log_variances).exp()
     squares = values.square() @ precision.T - 2.0 * values @ (means * precision).T + (means.square() * precision).sum(dim=1)
     densities = -0.5 * (squares + log_variances.sum(dim=1) + means.shape[1] * math.log(2.0 * math.pi))
-    information = densities.diagonal() - (densities.logsumexp(dim=1) - math.log(rows))
-    return max(0.0, float(information.mean()))
+    own = densities.diagonal()
+    if same is None:
+        return max(0.0, float((own - densities.logsumexp(dim=1)).mean()) + math.log(rows))
+    aggregated = densities.masked_fill(~same, -torch.inf).logsumexp(dim=1) - same.sum(dim=1).log()
+    return max(0.0, float((own - aggregated).mean()))
 
 
 class LatentMonitor:
@@ -177,7 +237,8 @@ class LatentMonitor:
         """Keep the posteriors or the codes of a batch."""
         rows = latents.is_encoded
         if isinstance(latents, GaussianOutput):
-            kept: tuple[torch.Tensor, ...] = (latents.means[rows], latents.log_variances[rows], latents.kl[rows])
+            of_rows = (latents.means, latents.log_variances, latents.kl, *describe_priors(latents))
+            kept: tuple[torch.Tensor, ...] = tuple(part[rows] for part in of_rows)
         else:
             kept = (latents.values[rows], latents.kl[rows])
         self._collected.append(tuple(part.float().cpu() for part in kept))
@@ -191,11 +252,19 @@ class LatentMonitor:
         if len(parts) == 2:
             codes, kl = parts
             return measure_codes(codes.long(), kl, self._bottlenecks[0].config.num_codes) if len(codes) else {}
-        means, log_variances, kl = parts
+        means, log_variances, kl, *priors = parts
         if not len(means):
             return {}
         noise = draw_normal(make_keys([(self._seed, len(means))], 1), means.shape[1] * min(len(means), MUTUAL_INFORMATION_ROWS))
-        return measure_latents(means, log_variances, kl, noise.view(-1, means.shape[1]))
+        return measure_latents(
+            means,
+            log_variances,
+            kl,
+            noise.view(-1, means.shape[1]),
+            prior_means=priors[0],
+            prior_log_variances=priors[1],
+            free_nats=self._bottlenecks[0].config.free_nats,
+        )
 
 
-__all__ = ["ACTIVE_VARIANCE", "LatentMonitor", "measure_codes", "measure_latents"]
+__all__ = ["ACTIVE_VARIANCE", "INFORMATIVE_NATS", "LatentMonitor", "describe_priors", "measure_codes", "measure_latents"]

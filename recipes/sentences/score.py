@@ -22,7 +22,7 @@ sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolv
 import torch
 
 from hf_genext import pipeline
-from hf_genext.latent_metrics import measure_latents
+from hf_genext.latent_metrics import describe_priors, measure_latents
 from hf_genext.metrics import build_metrics
 from hf_genext.pipeline_latents import has_latents
 from recipes.running import find_recipe_results, run_main
@@ -30,7 +30,7 @@ from recipes.scored_models import require_results, store_scores
 from recipes.sentences.glosses import SentenceSettings, judge_sentences
 from recipes.text_distributions import draw_texts, measure_given, read_text_recipe
 
-_SHOWN_LATENTS = ("active_units", "active_share", "kl", "mutual_information")
+_SHOWN_LATENTS = ("active_units", "active_share", "informative_units", "kl", "mutual_information")
 _ROWS_AT_ONCE = 250
 _SHOWN = 6
 
@@ -43,13 +43,15 @@ class ScoreSettings(SentenceSettings):
 
 
 def encode_texts(pipe: Any, texts: list[str]) -> dict[str, torch.Tensor]:
-    """What the posterior says of texts: `means`, `log_variances` and `kl`, each (rows, units)."""
-    found: dict[str, list[torch.Tensor]] = {"means": [], "log_variances": [], "kl": []}
+    """What the posterior and the prior say of texts, by the arguments of [`measure_latents`], each (rows, units)."""
+    names = ("means", "log_variances", "kl", "prior_means", "prior_log_variances")
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     for start in range(0, len(texts), _ROWS_AT_ONCE):
         inputs = pipe.processor(text=texts[start : start + _ROWS_AT_ONCE], padding=True, return_tensors="pt")
         latents = pipe.model.encoder(**inputs.to(pipe.device), sample_latents=False).latents
-        for name, parts in found.items():
-            parts.append(getattr(latents, name).cpu())
+        parts = (latents.means, latents.log_variances, latents.kl, *describe_priors(latents))
+        for name, part in zip(names, parts, strict=True):
+            found[name].append(part.cpu())
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 
@@ -79,7 +81,7 @@ def score_model(pipe: Any, train: list[str], test: list[str], settings: ScoreSet
         with torch.inference_mode():
             encoded = encode_texts(pipe, test)
             noise = torch.randn(encoded["means"].shape, generator=torch.Generator().manual_seed(0))
-            latents = measure_latents(**encoded, noise=noise)
+            latents = measure_latents(**encoded, noise=noise, free_nats=pipe.model.config.bottleneck.free_nats)
             compare = build_metrics(["token_f1", "exact_match"])(reconstruct(pipe, test), [[text] for text in test])
         scores |= {name: latents[name] for name in _SHOWN_LATENTS}
         scores |= {f"reconstruction_{name}": value for name, value in compare.items()}
