@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from .genext.seeding_genext import check_seed
 from .languages import find_language, list_languages, speaking
 from .media import open_condition
 
@@ -349,6 +350,21 @@ def iterate_inputs(inputs: Any) -> Iterator[Any]:
     return iter(inputs)
 
 
+def check_seeds(seed: int | Sequence[int], inputs: Any) -> int | list[int]:
+    """One seed for all of many inputs, or one for each.
+
+    Raises:
+        ValueError: for what is no seed, or where there are not as many as inputs.
+    """
+    given: Any = seed.tolist() if hasattr(seed, "tolist") else seed  # Of NumPy and torch.
+    if not isinstance(given, Iterable) or isinstance(given, (str, bytes)):
+        return check_seed(given)
+    seeds = [check_seed(one) for one in given]
+    if is_many(inputs) and hasattr(inputs, "__len__") and len(inputs) != len(seeds):
+        raise ValueError(f"There are {len(inputs):,} inputs, but {len(seeds):,} seeds; give one for each, or one for all.")
+    return seeds
+
+
 def pair_with_seeds(inputs: Iterator[Any], seeds: int | list[int]) -> Iterator[Row]:
     """Inputs with their seeds: one for each, or one for all with each input's place."""
     for place, condition in enumerate(inputs):
@@ -390,6 +406,7 @@ __all__ = [
     "Row",
     "TextOptions",
     "check_count",
+    "check_seeds",
     "is_many",
     "iterate_inputs",
     "list_columns",

@@ -20,7 +20,7 @@ from .alignments import SourceNamer, describe_alignments
 from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
 from .engines.opening_engines import open_engine
-from .genext.seeding_genext import KeyedNoise, check_seed, make_keys
+from .genext.seeding_genext import KeyedNoise, make_keys
 from .pipeline_folders import find_allowed_outputs, needs_processor, reopen_processor, write_allowed_outputs
 from .pipeline_inputs import (
     READING_ARGUMENTS,
@@ -28,6 +28,7 @@ from .pipeline_inputs import (
     Row,
     TextOptions,
     check_count,
+    check_seeds,
     is_many,
     iterate_inputs,
     list_columns,
@@ -255,15 +256,11 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         return super().__call__(inputs, **kwargs)
 
     def _give_seeds(self, inputs: Any, seed: int | Sequence[int]) -> Any:
-        given: Any = seed.tolist() if hasattr(seed, "tolist") else seed  # Of NumPy and torch.
-        has_several = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+        seeds = check_seeds(seed, inputs)
         if not is_many(inputs):
-            if has_several:
+            if isinstance(seeds, list):
                 raise ValueError(f"One input takes one seed, got {seed!r:.60}.")
-            return Row(inputs, seed=(check_seed(given), 0))
-        seeds = [check_seed(one) for one in given] if has_several else check_seed(given)
-        if isinstance(seeds, list) and hasattr(inputs, "__len__") and len(inputs) != len(seeds):
-            raise ValueError(f"There are {len(inputs):,} inputs, but {len(seeds):,} seeds; give one for each, or one for all.")
+            return Row(inputs, seed=(seeds, 0))
         rows = pair_with_seeds(iterate_inputs(inputs), seeds)
         return list(rows) if isinstance(inputs, list) else rows
 

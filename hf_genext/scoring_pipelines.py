@@ -5,13 +5,13 @@ Legend: batch, target (output positions).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from .genext.seeding_genext import check_seed
-from .pipeline_inputs import READING_ARGUMENTS, Row, is_many, iterate_inputs, list_columns
+from .pipeline_inputs import READING_ARGUMENTS, Row, check_seeds, is_many, iterate_inputs, list_columns, pair_with_seeds
 from .pipeline_latents import has_latents, score_latents
 from .pipeline_outputs import TargetWriter, cut_scores, read_single
 from .scoring import encode, score_tokens, take_rows
@@ -37,7 +37,7 @@ class ScoringPipeline(LengthSortedPipeline):
         batch_size: int | None = None,
         truncation: bool | str = False,
         num_importance_samples: int = 64,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         **kwargs: Any,
     ) -> Any:
         """How likely the model finds given outputs.
@@ -50,7 +50,9 @@ class ScoringPipeline(LengthSortedPipeline):
             truncation: As a call takes it.
             num_importance_samples: Of a model with latent numbers, how many draws of them the bound is made of that stands in
                 the place of the log-probability (Burda et al. 2016); the more, the nearer it comes from below.
-            seed: Of those draws; a row has the same score alone and in any batch.
+            seed: Of those draws, a number, or one for each input, as a call takes it: one number for many inputs means the pair
+                of it and the input's place, so that the errors of their bounds average out. A row has the same score in any
+                batch; alone it has that of its own number, or of the first place. Targets of one input share their draws.
             kwargs: `prefix`, `src_lang`, `tgt_lang`, as a call takes them.
 
         Returns:
@@ -59,7 +61,7 @@ class ScoringPipeline(LengthSortedPipeline):
             of a model with latent numbers each has `score` and `num_importance_samples`.
 
         Raises:
-            ValueError: if there are not as many targets as inputs; for a target that cannot be written.
+            ValueError: if there are not as many targets or seeds as inputs; for a target that cannot be written.
 
         Example:
             >>> pipe.score(["cat"], ["K AE T"])  # doctest: +SKIP
@@ -68,34 +70,29 @@ class ScoringPipeline(LengthSortedPipeline):
         inputs, targets = (
             list(iterate_inputs(many)) if is_many(many) else many for many in map(list_columns, (inputs, targets))
         )
-        settings: dict[str, Any] = {"batch_size": batch_size, "truncation": truncation, **kwargs}
-        bound: dict[str, Any] = {"num_importance_samples": num_importance_samples, "seed": seed}
         if not isinstance(inputs, list):
-            return self.score([inputs], [targets], **settings, **bound)[0]
+            how: dict[str, Any] = {"batch_size": batch_size, "truncation": truncation, "seed": seed, **kwargs}
+            return self.score([inputs], [targets], num_importance_samples=num_importance_samples, **how)[0]
         if not isinstance(targets, list) or len(targets) != len(inputs):
             told = f"{len(targets):,}" if isinstance(targets, list) else f"the single one {targets!r:.40}"
             raise ValueError(f"Give a target for each of the {len(inputs):,} inputs; got {told}.")
-        has_several = [self._predicts is None and isinstance(target, (list, tuple)) for target in targets]
-        if has_latents(self.model) and any(has_several):
-            return [
-                self.score([condition] * len(target), list(target), **settings, **bound)
-                if several
-                else self.score(condition, target, **settings, **bound)
-                for condition, target, several in zip(inputs, targets, has_several, strict=True)
-            ]
-        rows = [
-            Row(condition, (check_seed(seed), 0), list(target) if several else [target])
-            for condition, target, several in zip(inputs, targets, has_several, strict=True)
-        ]
         unknown = [name for name in kwargs if name not in READING_ARGUMENTS]
         if unknown:
             raise TypeError(f"score takes no {unknown[0]!r}; it takes batch_size, {', '.join(READING_ARGUMENTS)}.")
-        if not rows:
-            return []
-        size = self._choose_batch_size(is_seeded=True, batch_size=batch_size)
+        has_several = [self._predicts is None and isinstance(target, (list, tuple)) for target in targets]
+        lists = [list(target) if several else [target] for target, several in zip(targets, has_several, strict=True)]
+        rows = [
+            Row(seeded.condition, seeded.seed, part)
+            for seeded, several in zip(pair_with_seeds(iter(inputs), check_seeds(seed, inputs)), lists, strict=True)
+            # Latent numbers are read from the target, so that each is a row of its own.
+            for part in ([[one] for one in several] if has_latents(self.model) else [several])
+        ]
         own = {"num_importance_samples": num_importance_samples} if has_latents(self.model) else {}
-        answers = super().__call__(rows, batch_size=size, truncation=truncation, **kwargs, **own)
-        return [answer if several else answer[0] for answer, several in zip(answers, has_several, strict=True)]
+        size = self._choose_batch_size(is_seeded=True, batch_size=batch_size)
+        answers = super().__call__(rows, batch_size=size, truncation=truncation, **kwargs, **own) if rows else []
+        found = iter([score for answer in answers for score in answer])
+        scores = [[next(found) for _ in several] for several in lists]
+        return [each if several else each[0] for each, several in zip(scores, has_several, strict=True)]
 
     def _score_targets(
         self,

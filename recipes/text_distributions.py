@@ -115,15 +115,14 @@ def score_texts(
     order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
     scores = np.zeros(len(texts))
     with torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            places = order[start : start + batch_size]
-            found = pipe.score(
-                [conditions[place] for place in places],
-                [texts[place] for place in places],
-                batch_size=batch_size,
-                num_importance_samples=num_importance_samples,
-            )
-            scores[places] = [answer["score"] for answer in found]
+        # In one call, for texts have draws of their own by their places in it.
+        found = pipe.score(
+            [conditions[place] for place in order],
+            [texts[place] for place in order],
+            batch_size=batch_size,
+            num_importance_samples=num_importance_samples,
+        )
+    scores[order] = [answer["score"] for answer in found]
     return scores
 
 

@@ -584,7 +584,15 @@ def test_the_pipeline_encodes_a_text_to_the_means_and_scores_by_the_bound():
     scored = pipe.score([{}, "civil", {}], ["violin", "violin", ["cat", "tacit"]], num_importance_samples=5)
     assert scored[0]["num_importance_samples"] == 5 and len(scored[2]) == 2
     assert pipe.score([{}], ["violin"], num_importance_samples=5) == [scored[0]]
-    assert pipe.score("civil", "violin", num_importance_samples=5)["score"] == pytest.approx(scored[1]["score"], abs=1e-4)
+    # Of draws of their own, by the places; with a number of its own a row has the same score alone.
+    again = pipe.score([{}, "civil", {}], ["violin", "violin", "cat"], num_importance_samples=5, batch_size=3)
+    assert [one["score"] for one in again] == pytest.approx([*(one["score"] for one in scored[:2]), scored[2][0]["score"]])
+    assert pipe.score("civil", "violin", num_importance_samples=5)["score"] != pytest.approx(scored[1]["score"], abs=1e-4)
+    same = pipe.score(["civil"] * 2, ["violin"] * 2, num_importance_samples=5, seed=[0, 0])
+    alone = pipe.score("civil", "violin", num_importance_samples=5)["score"]
+    assert [one["score"] for one in same] == pytest.approx([alone] * 2, abs=1e-4)
+    with pytest.raises(ValueError, match="There are 2 inputs, but 3 seeds"):
+        pipe.score([{}] * 2, ["violin"] * 2, seed=[1, 2, 3])
     ids = pipe.processor(text="violin", text_target="violin", return_tensors="pt")
     with torch.no_grad():
         labels = torch.as_tensor(ids["labels"])
