@@ -162,6 +162,15 @@ def test_reduce_then_generate_is_one_line(folder):
         ),
         (
             {
+                "head": {"kind": "image", "output_shape": [1, 2], "num_levels": 4},
+                "target_column": "pixels",
+                "train_file": ["pixels.jsonl"],
+                "validation_file": ["pixels.jsonl"],
+            },
+            "Row 2: the vector in column 'pixels' .* not a finite number",
+        ),
+        (
+            {
                 "head": {"kind": "regression"},
                 "target_column": "x",
                 "conditions": {"text": "gloss"},
@@ -176,6 +185,7 @@ def test_what_has_no_density_is_refused(folder, settings, told):
     lines = (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()[:3]
     (folder / "few.jsonl").write_text("\n".join(lines), encoding="utf-8")
     (folder / "nan.jsonl").write_text('{"vector": [1.0, 2.0, 3.0]}\n{"vector": [NaN, 2.0, 3.0]}\n', encoding="utf-8")
+    (folder / "pixels.jsonl").write_text('{"pixels": [1, 2]}\n{"pixels": [NaN, 2]}\n', encoding="utf-8")
     for name in ("train_file", "validation_file"):
         if name in settings:
             settings = {**settings, name: [str(folder / settings[name][0])]}

@@ -62,6 +62,28 @@ def test_a_missing_condition_is_the_same_however_it_is_missing():
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.grad is not None)
 
 
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+@pytest.mark.parametrize("place", [0, 4])
+def test_a_vector_that_is_broken_is_neither_read_nor_missing(number, place):
+    broken = build_numbers(3, 9)
+    broken[1, place] = number
+    fused, told = build_fusion(), "In row 1 of the batch 1 of 9 numbers are not finite"
+    single = sharpen(compose(encoder=GenextVectorConditionerConfig(vector_size=9), decoder=DECODERS["gpt2"]()))
+    for model in (fused, single):
+        with pytest.raises(ValueError, match=told):
+            model.encode(condition_vectors=broken)
+        with pytest.raises(ValueError, match=told):
+            model(condition_vectors=broken, labels=build_labels())
+    # What is not read is not looked at.
+    mask = torch.tensor([[0, 0, 1], [0, 1, 0], [0, 0, 1]])
+    assert fused.encode(condition_vectors=broken, condition_labels=LABELS, condition_mask=mask).isfinite().all()
+    masked = {"condition_vectors": broken[:, None], "condition_vectors_mask": torch.tensor([[1], [0], [1]])}
+    assert fused.encode(**masked).isfinite().all()
+    several = torch.stack([build_numbers(3, 9), broken], dim=1)
+    with pytest.raises(ValueError, match="1 of 18 numbers are not finite"):
+        single.encode(condition_vectors=several)
+
+
 def test_nothing_given_at_all_is_a_sample_from_the_prior():
     model = build_fusion()
     ids = model.generate(num_samples=4, **GENERATION)

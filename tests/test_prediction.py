@@ -205,6 +205,7 @@ def test_a_model_without_a_head_is_refused(tmp_path):
         ("labels", torch.tensor([0, 1, 1]), r"each of the 3 outputs, \(batch, 3\); got labels of the shape \(3,\)"),
         ("labels", torch.full((3, 3), 2), "A label is 0 or 1.*got 2"),
         ("regression", torch.zeros(3), r"3 numbers to predict, \(batch, 3\); got labels of the shape \(3,\)"),
+        ("regression", torch.tensor([[0.0] * 3, [0.0, math.inf, 0.0], [1.0] * 3]), "row 1 of the batch holds an infinite one"),
     ],
 )
 def test_targets_that_do_not_fit_the_head_are_refused(kind, labels, message):
@@ -213,6 +214,31 @@ def test_targets_that_do_not_fit_the_head_are_refused(kind, labels, message):
         model(**TOKENS, labels=labels)
     with pytest.raises(ValueError, match=message):
         model.log_prob(labels, **TOKENS)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_LABELS)
+def test_there_are_as_many_conditions_as_labels(kind):
+    model, labels = sharpen(build_prediction(kind)), PREDICTION_LABELS[kind]
+    for wrong in (labels[:1], labels[:2], labels.repeat(2, *[1] * (labels.dim() - 1))):
+        for call in (model, model.log_prob):
+            with pytest.raises(ValueError, match=f"There are 3 conditions and {len(wrong)} labels; give one for each"):
+                call(labels=wrong, **INPUTS)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_LABELS)
+def test_what_is_not_known_at_all_has_no_probability(kind):
+    model, labels = sharpen(build_prediction(kind)), PREDICTION_LABELS[kind].clone()
+    labels[1] = math.nan if labels.is_floating_point() else -100
+    with torch.no_grad():
+        found = model.log_prob(labels, **INPUTS)
+        assert found.isnan().tolist() == [False, True, False]
+        one = model.log_prob(labels[:1], **{name: tensor[:1] for name, tensor in INPUTS.items()})
+    torch.testing.assert_close(found[:1], one, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", PREDICTION_LABELS)
+def test_draws_keep_no_graph(kind):
+    assert len(sharpen(build_prediction(kind)).sample(**INPUTS, seed=1).numpy()) == 3
 
 
 def test_outputs_of_one_name_and_misspelled_arguments_are_refused():

@@ -134,7 +134,7 @@ class GenextFusionConditioner(GenextPreTrainedModel):
                     output = known[name]
                     present = chosen if output.mask is None else chosen & output.mask.bool().any(dim=1)
                 else:
-                    present = chosen & self._find_present(conditioner, inputs)
+                    present = self._find_present(conditioner, inputs, main, chosen)
                     output = conditioner(**_blank_missing(conditioner, inputs, main, present))
                 states, mask = output.states, output.mask
                 if hidden_states is None:
@@ -207,13 +207,15 @@ class GenextFusionConditioner(GenextPreTrainedModel):
             chosen = chosen & (torch.rand(batch_size, device=device) >= self.config.condition_dropout)
         return chosen
 
-    def _find_present(self, conditioner: nn.Module, inputs: dict[str, Any]) -> torch.Tensor:
-        """Which rows say that they have a condition, (batch,)."""
-        present = ~find_missing_rows(inputs[_get_main_input(conditioner, inputs)])  # type: ignore[index]
+    def _find_present(self, conditioner: nn.Module, inputs: dict[str, Any], main: str, chosen: torch.Tensor) -> torch.Tensor:
+        """Which of the rows that may have a condition say that they do, (batch,)."""
+        present = chosen
         for name in conditioner.input_names:
             if name.endswith("_mask") and inputs.get(name) is not None:
                 present = present & inputs[name].bool().any(dim=1)
-        return present
+        if main == "condition_vectors":
+            require_whole_vectors(inputs[main], present)
+        return present & ~find_missing_rows(inputs[main])
 
 
 def find_missing_rows(condition: torch.Tensor) -> torch.Tensor:
@@ -222,6 +224,31 @@ def find_missing_rows(condition: torch.Tensor) -> torch.Tensor:
     if rows.is_floating_point():
         return rows[:, 0].isnan()
     return (rows == -1).all(dim=1)
+
+
+def require_whole_vectors(vectors: torch.Tensor, given: torch.Tensor | None = None) -> None:
+    """Raise for a row with a number that is infinite, or missing (NaN) while others are there. A compiled model does not look.
+
+    Args:
+        vectors: (batch, size) or (batch, count, size).
+        given: Which rows are read, (batch,); all if left out.
+
+    Raises:
+        ValueError: saying which row it is.
+    """
+    # A single sum says of nearly every batch that nothing is wrong.
+    if torch.compiler.is_compiling() or bool(vectors.sum().isfinite()):
+        return
+    rows = vectors.flatten(1)
+    broken = ~(rows.isfinite().all(dim=1) | rows.isnan().all(dim=1))
+    if given is not None:
+        broken = broken & given
+    if broken.any():
+        row = int(broken.nonzero()[0, 0])
+        raise ValueError(
+            f"In row {row} of the batch {int((~rows[row].isfinite()).sum())} of {rows.shape[1]} numbers are not finite. "
+            "Give whole vectors; where a row may lack its vector, make all of it NaN."
+        )
 
 
 def require_states_size(states: torch.Tensor, size: int) -> None:
@@ -296,4 +323,10 @@ def build_conditioner(
     return GenextPretrainedConditioner(config, models if isinstance(models, PreTrainedModel) else None)
 
 
-__all__ = ["GenextFusionConditioner", "build_conditioner", "find_missing_rows", "require_states_size"]
+__all__ = [
+    "GenextFusionConditioner",
+    "build_conditioner",
+    "find_missing_rows",
+    "require_states_size",
+    "require_whole_vectors",
+]

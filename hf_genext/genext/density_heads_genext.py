@@ -17,7 +17,7 @@ from transformers import initialization as init
 from .densities_genext import GaussianMixture, SplineCoupling, SplineFlow, TriangularLinear
 from .linear_genext import LinearDensity, Moments, find_components, find_rotation, find_source_knots, keep_rows, regress
 from .noise_genext import Noise
-from .prediction_heads_genext import PredictionHead, describe_targets
+from .prediction_heads_genext import PredictionHead, describe_targets, require_finite
 
 
 class DensityHead(PredictionHead):
@@ -72,11 +72,7 @@ class DensityHead(PredictionHead):
             parameters: (batch, parameters), or (1, parameters) for all rows.
             targets: (batch, outputs), or (batch,) for one number.
         """
-        if not torch.compiler.is_compiling() and targets.isinf().any():
-            row = int(targets.isinf().nonzero()[0, 0])
-            raise ValueError(
-                f"A density is one of finite numbers, and row {row} of the batch holds an infinite one. Leave it out."
-            )
+        require_finite(targets)
         return super().score(parameters, targets)
 
     def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

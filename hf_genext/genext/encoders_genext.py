@@ -15,7 +15,13 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from .bottlenecks_genext import build_bottleneck
-from .conditioners_genext import GenextFusionConditioner, build_conditioner, find_missing_rows, require_states_size
+from .conditioners_genext import (
+    GenextFusionConditioner,
+    build_conditioner,
+    find_missing_rows,
+    require_states_size,
+    require_whole_vectors,
+)
 from .configuration_bottlenecks_genext import LATENT_KINDS
 from .configuration_conditioners_genext import get_states_size
 from .configuration_genext import GenextConfig
@@ -189,6 +195,8 @@ class GenextEncoder(GenextPreTrainedModel):
         if unknown:
             raise ValueError(self._explain_unknown(unknown[0]))
         if "condition_mask" not in names and not torch.compiler.is_compiling():
+            if condition_vectors is not None:
+                require_whole_vectors(condition_vectors)
             numbers = [conditions[name] for name in given if conditions[name].is_floating_point()]
             if any(find_missing_rows(value).any() for value in numbers):
                 raise ValueError(self._explain_unknown("condition_mask"))

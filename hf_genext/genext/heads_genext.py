@@ -13,7 +13,7 @@ from .configuration_heads_genext import GenextHeadConfig
 from .density_heads_genext import FlowHead, LinearHead, MixtureHead
 from .image_heads_genext import ImageHead
 from .noise_genext import Noise
-from .prediction_heads_genext import PredictionHead, describe_targets
+from .prediction_heads_genext import PredictionHead, describe_targets, require_finite
 
 
 class TokenHead(nn.Module):
@@ -156,10 +156,11 @@ class RegressionHead(PredictionHead):
         return ~targets.isnan()
 
     def require_fit(self, targets: torch.Tensor) -> None:
-        """Numbers are (batch, outputs), or (batch,) for one."""
+        """Finite numbers are (batch, outputs), or (batch,) for one."""
         count = self.config.num_outputs
         if (1 if targets.dim() == 1 else targets.shape[-1]) != count or targets.dim() > 2:
             raise ValueError(f"Each row has {count} numbers to predict, (batch, {count}); got {describe_targets(targets)}.")
+        require_finite(targets)
 
     def compute_log_probs(self, parameters: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """(batch, 2 * outputs), (batch, outputs) -> (batch, outputs)."""
@@ -201,6 +202,19 @@ def _require_range(targets: torch.Tensor, count: int, known: str) -> None:
     wrong = ((targets < 0) | (targets >= count)) & (targets != -100)
     if wrong.any():
         raise ValueError(f"{known}, and -100 where nothing is known; got {targets[wrong][0].item()}.")
+
+
+def require_tokens(labels: torch.Tensor, vocab_size: int) -> None:
+    """Raise for a label that is no token of a model; a compiled one does not look.
+
+    Args:
+        labels: (batch, target), -100 where there is nothing to predict.
+        vocab_size: Tokens of the model.
+
+    Raises:
+        ValueError: naming one that is not.
+    """
+    _require_range(labels, vocab_size, f"This model writes the tokens 0 to {vocab_size - 1}")
 
 
 _PREDICTION_HEADS: dict[str, type[PredictionHead]] = {
@@ -279,4 +293,5 @@ __all__ = [
     "build_prediction_head",
     "compute_token_loss",
     "divide_losses",
+    "require_tokens",
 ]

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .conditioners_genext import find_missing_rows
+from .conditioners_genext import find_missing_rows, require_whole_vectors
 from .configuration_generative_genext import GenextGenerativeConfig
 
 
@@ -32,7 +32,7 @@ def find_vectors(
         (batch, size), and which rows have one, (batch,).
 
     Raises:
-        ValueError: for several vectors of a row, or one with some numbers missing.
+        ValueError: for several vectors of a row, or one with some numbers missing or infinite.
     """
     if vectors is None:
         return None, torch.zeros(batch_size, dtype=torch.bool, device=None if given is None else given.device)
@@ -43,16 +43,10 @@ def find_vectors(
                 "other as a single vector."
             )
         vectors = vectors[:, 0]
+    require_whole_vectors(vectors, None if given is None else given.bool())
     present = ~find_missing_rows(vectors)
     if given is not None:
         present = present & given.bool()
-    broken = present & ~vectors.isfinite().all(dim=1)
-    if broken.any():
-        row = int(broken.nonzero()[0, 0])
-        raise ValueError(
-            f"In row {row} of the batch {int((~vectors[row].isfinite()).sum())} of {vectors.shape[1]} numbers are not finite. "
-            "Give whole vectors, or make all of the row NaN where there is none."
-        )
     return vectors, present
 
 

@@ -167,6 +167,8 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         parameters = self.read_head(memory, outputs.memory_mask)
         loss = log_probs = losses = None
         if labels is not None and learns_generation:
+        if labels is not None:
+            self._require_targets(memory, labels)
             parts = self._compute_parts(parameters, labels, condition_vectors, condition_mask, latent_noise)
             losses = divide_losses(parts, len(labels) if num_items_in_batch is None else num_items_in_batch)
             loss, losses = sum(losses.values()), {name: part.detach() for name, part in losses.items()}
@@ -216,6 +218,11 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
     @staticmethod
     def _bound(log_probs: torch.Tensor | None, outputs: GenextEncoderOutput) -> torch.Tensor | None:
         """The log-probabilities of the targets, (batch,); with latent numbers the bound of those that were drawn."""
+    @property
+    def _has_one_density(self) -> bool:
+        """Whether nothing is a condition of a density, so that the parameters of one row are those of all."""
+        return self._gives_whole_vectors and isinstance(self.encoder.conditioner, GenextNullConditioner)
+
         if log_probs is None or outputs.latents is None:
             return log_probs
         return log_probs - outputs.latents.kl.sum(dim=1)
@@ -246,8 +253,7 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
     def _average(self, memory: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """The mean of a memory's real slots, of one row for all where nothing is a condition of a density."""
         vectors = average_slots(memory, mask)
-        is_one = self._gives_whole_vectors and isinstance(self.encoder.conditioner, GenextNullConditioner)
-        return vectors[:1] if is_one else vectors
+        return vectors[:1] if self._has_one_density else vectors
 
     def _describe(
         self, parameters: torch.Tensor, batch_size: int, is_scored: bool
@@ -280,19 +286,32 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             inputs: As [`GenextEncoder.forward`] takes them; none for a model without conditions.
 
         Returns:
-            (batch,).
+            (batch,). Not a number (NaN) where nothing of a row's output is known; where some of it is, that is what is scored.
+
+        Raises:
+            ValueError: if there are not as many conditions as labels, or labels that are none of the head's.
         """
         own = {"sample_latents": False} if self.encoder.has_latents else {}
         outputs = self.encoder(**self._count_rows(labels, inputs), **own)
 
         def score(memory: torch.Tensor, mask: torch.Tensor | None, samples: int) -> torch.Tensor:
             return self.head.score(self.read_head(memory, mask), labels.repeat_interleave(samples, dim=0))
+        self._require_targets(outputs.last_hidden_state, labels)
 
-        return self._estimate(outputs, score, num_importance_samples, seed, _ROWS_AT_ONCE)
+        log_probs = self._estimate(outputs, score, num_importance_samples, seed, _ROWS_AT_ONCE)
+        given = self.head.is_given(labels)
+        is_known = given if given.dim() == 1 else given.flatten(1).any(dim=1)
+        return log_probs.masked_fill(~is_known, math.nan)
+
+    def _require_targets(self, memory: torch.Tensor, labels: torch.Tensor) -> None:
+        """Raise unless there are as many memories as labels, or no condition and so one density for all labels."""
+        if len(memory) != len(labels) and not self._has_one_density:
+            raise ValueError(f"There are {len(memory)} conditions and {len(labels)} labels; give one for each.")
 
     def sample(
         self,
         *,
+    @torch.no_grad()
         num_return_sequences: int = 1,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,

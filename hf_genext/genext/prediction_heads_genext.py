@@ -165,9 +165,25 @@ class PredictionHead(GenextPreTrainedModel):
         return -log_probs.sum() / (given if num_items_in_batch is None else num_items_in_batch)
 
 
+def require_finite(targets: torch.Tensor) -> None:
+    """Raise for numbers that are infinite; those that are missing (NaN) may be.
+
+    Raises:
+        ValueError: saying which row has one.
+    """
+    if torch.compiler.is_compiling():
+        return
+    infinite = targets.isinf()
+    if infinite.any():
+        row = int(infinite.nonzero()[0, 0])
+        raise ValueError(
+            f"Numbers to predict are finite, and row {row} of the batch holds an infinite one. Leave it out, or make it NaN."
+        )
+
+
 def describe_targets(targets: torch.Tensor) -> str:
     """Shape and kind of targets, for errors."""
     return f"labels of the shape {tuple(targets.shape)}, {str(targets.dtype).removeprefix('torch.')}"
 
 
-__all__ = ["PredictionHead", "describe_targets"]
+__all__ = ["PredictionHead", "describe_targets", "require_finite"]
