@@ -96,14 +96,13 @@ def prepare_latents(
     model: Any,
     inputs: dict[str, Any],
     arguments: dict[str, Any],
-    asked: dict[str, Any],
+    temperature: float,
     seeds: list[tuple[int, int]] | None,
 ) -> tuple[dict[str, Any], dict[str, Any], list[tuple[int, int]] | None]:
     """Inputs with latent numbers of their own for each output, what is left to ask of `generate`, and seeds of the rows."""
     samples = bool(get_setting(model, arguments, "do_sample"))
     num_beams = get_setting(model, arguments, "num_beams") or 1
     num_returned = (get_setting(model, arguments, "num_return_sequences") or 1) if num_beams == 1 else 1
-    temperature = asked.get("temperature")
     if num_returned > 1:
         arguments = {**arguments, "num_return_sequences": 1}
     if not samples:
@@ -113,7 +112,7 @@ def prepare_latents(
         inputs,
         seeds,
         num_returned=num_returned,
-        temperature=1.0 if temperature is None else temperature,
+        temperature=temperature,
         sample=samples,
     )
     return inputs, arguments, seeds

@@ -279,13 +279,13 @@ def read_sampling(arguments: dict[str, Any], model: str, top_k: int | None) -> d
         top_k: What the call says of likeliest classes.
 
     Returns:
-        Those of `do_sample`, `num_return_sequences`, `temperature` and `guidance_scale` that are given, and `do_sample` where
-        one of the others is.
+        Those of `do_sample`, `num_return_sequences`, `temperature`, `latent_temperature` and `guidance_scale` that are given,
+        and `do_sample` where one of the others is.
 
     Raises:
         ValueError: for anything else, values that cannot be used, or what does not go together.
     """
-    taken = ("do_sample", "num_return_sequences", "temperature", "guidance_scale")
+    taken = ("do_sample", "num_return_sequences", "temperature", "latent_temperature", "guidance_scale")
     unknown = [name for name in arguments if name not in taken]
     if unknown:
         raise ValueError(

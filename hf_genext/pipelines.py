@@ -20,6 +20,7 @@ from .alignments import SourceNamer, describe_alignments
 from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
 from .engines.opening_engines import open_engine
+from .genext.sampling_genext import list_neutral_settings
 from .genext.seeding_genext import KeyedNoise, make_keys
 from .pipeline_folders import find_allowed_outputs, needs_processor, reopen_processor, write_allowed_outputs
 from .pipeline_inputs import (
@@ -51,7 +52,7 @@ from .streaming import OutputChannel, OutputStream, StreamingObserver, StreamsCl
 
 _CONTROL = (
     *("rerank", "return_scores", "guidance_scale", "allowed_outputs", "banned_words", "target_prefix"),
-    *("return_alignments", "alignment_layer", "tgt_lang"),
+    *("return_alignments", "alignment_layer", "tgt_lang", "latent_temperature"),
 )
 _ANSWER = ("clean_up_tokenization_spaces", "output_key")
 
@@ -83,8 +84,8 @@ class ConditionalGenerationPipeline(ScoringPipeline):
 
     Args of a call:
         num_samples: Without any condition: how many to draw. Of a sequence model with latent numbers these are drawn, from the
-            prior, and with `do_sample` the tokens too; without any the tokens are, from all that the model finds possible, but
-            where `do_sample` or `num_beams` is given.
+            prior, and with `do_sample` the tokens too; without any the tokens are, from the model's own distribution, whatever
+            settings it is saved with, but where `do_sample` or `num_beams` is given.
         batch_size: How many inputs run at once, in the order in which they come. Left out, models that are decoded fast take
             many inputs in batches of like length, read ahead by some thousands at most, and all others one by one. Sampling
             without a seed is one by one, too.
@@ -115,7 +116,9 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         top_k: Of a model that predicts a class, how many of the likeliest classes to give; 1 if left out.
         do_sample, num_return_sequences, temperature: Of a model with a single output, whether outputs are drawn from what it
             predicts, how many for each condition, and what logits are divided by, and the standard deviations of numbers
-            multiplied by. Where one of them, a seed, `guidance_scale` or `num_samples` is given, outputs are drawn.
+            multiplied by; 0 draws the likeliest. Where one of them, `latent_temperature`, a seed, `guidance_scale` or
+            `num_samples` is given, outputs are drawn.
+        latent_temperature: Of a model with latent numbers, what is in the place of `temperature` where these are drawn.
         Any argument of `generate`: `num_beams`, `num_return_sequences`, `do_sample`, `max_new_tokens`, ...
 
     Returns of a call: for each condition a list with one `{"generated_text": str}` for each returned sequence; of a model with
@@ -206,6 +209,11 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         for name in ("num_beams", "num_return_sequences"):
             check_count(name, kwargs.get(name))
         scoring = {name: kwargs.pop(name) for name in ("num_importance_samples",) if name in kwargs}
+        if kwargs.get("latent_temperature") is not None and not has_latents(self.model):
+            raise ValueError(
+                f"latent_temperature is for a model with latent numbers, and this {type(self.model).__name__} has none. Leave "
+                "it out; temperature is that of what is drawn."
+            )
         if not self.model.can_generate():
             check_count("top_k", top_k)
             sampling = read_sampling(kwargs, type(self.model).__name__, top_k)
@@ -239,7 +247,8 @@ class ConditionalGenerationPipeline(ScoringPipeline):
                 raise ValueError(f"num_samples must be a whole number of 0 or more, got {num_samples!r}.")
             inputs = [{} for _ in range(int(num_samples))]
             if self._predicts is None and not has_latents(self.model) and not kwargs.keys() & {"do_sample", "num_beams"}:
-                kwargs = {"top_k": 0, **kwargs, "do_sample": True}
+                asked = {"do_sample": True, **kwargs}
+                kwargs = {**list_neutral_settings({**self._generate_kwargs, **asked}), **asked}
             if self._predicts is not None and kwargs.get("batch_size", self._batch_size) is None:
                 kwargs["batch_size"] = SAMPLES_PER_BATCH
         inputs = list_columns(inputs)
@@ -379,6 +388,7 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         drawn = self.model.sample(
             num_return_sequences=count,
             temperature=arguments.get("temperature", 1.0),
+            latent_temperature=arguments.get("latent_temperature"),
             guidance_scale=arguments.get("guidance_scale"),
             noise=noise,
             **inputs,
@@ -405,7 +415,9 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         seeds = None if rows[0].seed is None else [row.seed for row in rows if row.seed is not None]
         num_rows = len(rows)
         if has_latents(self.model):
-            inputs, arguments, seeds = prepare_latents(self.model, inputs, arguments, asked_of_call, seeds)
+            temperatures = (asked.get("latent_temperature"), asked_of_call.get("temperature"))
+            temperature = next((given for given in temperatures if given is not None), 1.0)
+            inputs, arguments, seeds = prepare_latents(self.model, inputs, arguments, temperature, seeds)
         control = Control(
             rerank=bool(asked.get("rerank")),
             seeds=seeds,

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from hf_genext.conditions import list_conditions
+from hf_genext.genext.sampling_genext import list_neutral_settings
 from hf_genext.genext.tokenization_genext import find_unknown_token
 from hf_genext.pipeline_outputs import TargetWriter
 from hf_genext.sample_metrics import Diversity, Novelty, SampleMetric
@@ -165,7 +166,7 @@ def draw_texts(pipe: Any, conditions: Sequence[Any], *, seed: int = 0, batch_siz
         batch_size: Texts that are drawn at once.
         arguments: More that a call of the pipeline takes, such as `guidance_scale`.
     """
-    arguments = {"do_sample": True, "top_k": 0, "top_p": 1.0, **arguments}
+    arguments = {**list_neutral_settings(arguments), **arguments}
     with torch.inference_mode():
         answers = pipe(list(conditions), seed=seed, batch_size=batch_size, **arguments)
     return [answer[0]["generated_text"] for answer in answers]

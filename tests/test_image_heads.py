@@ -196,6 +196,26 @@ def test_samples_of_a_model_with_latent_numbers_are_the_same_alone_and_in_a_batc
     assert model.sample(num_samples=4, seed=1).shape == (4, 2, 2)
 
 
+@pytest.mark.parametrize("context_size", [0, 7])
+@pytest.mark.parametrize("distribution", KINDS)
+def test_pixels_and_latent_numbers_have_temperatures_of_their_own(distribution, context_size):
+    model = build_image_model(distribution, latents=True, context_size=context_size)
+    label, several = torch.tensor([[1]]), {"seed": 5, "num_return_sequences": 40}
+    noise = KeyedNoise(make_keys([(5, 0)], 40)).normal(model.encoder.bottleneck.num_noise).float()
+    with torch.no_grad():  # The likeliest image of each draw of the latent numbers.
+        expected = model(condition_labels=label.expand(40, -1), latent_noise=noise, sample_latents=True).logits
+    drawn = model.sample(condition_labels=label, temperature=0.0, latent_temperature=1.0, **several)
+    assert torch.equal(drawn, expected) and len(drawn.flatten(1).unique(dim=0)) > 1
+    # Left out, it is the one temperature, and at 0 of both there is one image.
+    own = model.sample(condition_labels=label, **several)
+    assert torch.equal(model.sample(condition_labels=label, latent_temperature=1.0, **several), own)
+    assert len(model.sample(condition_labels=label, temperature=0.0, **several).unique(dim=0)) == 1
+    middle = model.sample(condition_labels=label, latent_temperature=0.0, **several)
+    assert not torch.equal(middle, own) and len(middle.unique(dim=0)) > 1
+    with pytest.raises(ValueError, match='latent_temperature is for a model with a bottleneck of kind "variational" or'):
+        build_image_model(distribution).sample(condition_labels=label, latent_temperature=1.0)
+
+
 # The pipeline
 
 
@@ -213,6 +233,17 @@ def test_the_pipeline_draws_pictures_by_seed_alone_and_in_a_batch(tmp_path):
     opened = type(pipe)(model=GenextForPrediction.from_pretrained(tmp_path), processor=pipe.processor)
     same = [np.asarray(answer[0]["generated_image"]) for answer in opened(num_samples=6, seed=3)]
     np.testing.assert_array_equal(same, pictures)
+
+
+def test_the_pipeline_draws_pictures_without_noise_of_their_pixels():
+    pipe = build_image_pipeline()
+    answers = pipe([{"label": "1"}] * 8, seed=3, temperature=0.0, latent_temperature=1.0)
+    places = [[(3, place)] for place in range(8)]
+    noise = torch.cat([KeyedNoise(make_keys(place, 1)).normal(3) for place in places]).float()
+    with torch.no_grad():
+        expected = pipe.model(condition_labels=torch.ones(8, 1).long(), latent_noise=noise, sample_latents=True).logits
+    pictures = [np.rint(np.asarray(answer[0]["generated_image"]) / 127.5) for answer in answers]
+    np.testing.assert_array_equal(np.stack(pictures), expected.numpy())
 
 
 def test_the_pipeline_scores_pictures_and_arrays_by_the_bound():

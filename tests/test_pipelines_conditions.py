@@ -143,13 +143,35 @@ def test_nothing_is_a_condition_too(tmp_path):
     assert pipe(num_samples=2, num_beams=1) == to_answers(processor, model.generate(num_samples=2))
 
 
-def test_texts_out_of_nothing_are_drawn_as_often_as_they_are_likely():
+def build_null_pipe():
+    """A pipeline of texts without a condition."""
     torch.manual_seed(0)
     tokenizer = build_targets()
     own = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
     decoder = GenextDecoderConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, **own)
     model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(GenextNullConditionerConfig(hidden_size=16), decoder)
-    pipe = pipeline(TASK, model=sharpen(model), processor=GenextProcessor(target_tokenizer=tokenizer))
+    return pipeline(TASK, model=sharpen(model), processor=GenextProcessor(target_tokenizer=tokenizer))
+
+
+def test_texts_out_of_nothing_are_of_the_models_own_distribution_whatever_it_is_saved_with():
+    pipe = build_null_pipe()
+    own = pipe(num_samples=20, seed=7, max_new_tokens=6)
+    settings = {
+        **{"temperature": 0.2, "top_k": 1, "top_p": 0.2, "min_p": 0.6, "typical_p": 0.2, "epsilon_cutoff": 0.3},
+        **{"repetition_penalty": 4.0, "no_repeat_ngram_size": 1, "min_new_tokens": 6, "num_beams": 3, "suppress_tokens": [5]},
+    }
+    for name, value in {**settings, "num_return_sequences": 2}.items():
+        setattr(pipe.model.generation_config, name, value)
+    assert pipe(num_samples=20, seed=7, max_new_tokens=6) == own
+    # What a call itself asks for counts, and so does what a pipeline was opened with.
+    (same,) = {str(answer) for answer in pipe(num_samples=20, seed=7, max_new_tokens=6, top_k=1)}
+    opened = pipeline(TASK, model=pipe.model, processor=pipe.processor, top_k=1)
+    assert {str(answer) for answer in opened(num_samples=5, seed=7, max_new_tokens=6)} == {same}
+
+
+def test_texts_out_of_nothing_are_drawn_as_often_as_they_are_likely():
+    pipe = build_null_pipe()
+    model, tokenizer = pipe.model, pipe.target_tokenizer
 
     def draw(count, **arguments):
         answers = pipe(num_samples=count, max_new_tokens=1, batch_size=500, **arguments)

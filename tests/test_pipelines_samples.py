@@ -128,6 +128,28 @@ def test_names_are_drawn_as_often_as_the_model_finds_them_likely(seed):
     assert kstest(values, "norm", args=(answer["value"]["x"], 0.5 * answer["uncertainty"]["x"])).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("kind", sorted(FIELDS))
+def test_at_a_temperature_of_0_the_likeliest_is_drawn(kind):
+    pipe = build_pipe(kind)
+    for row in ROWS:
+        drawn = pipe(row, seed=3, num_return_sequences=5, temperature=0.0)
+        assert_same([drawn], [[drawn[0]] * 5])
+        if kind == "ica":  # The middle of skewed sources is not their mean.
+            continue
+        if kind == "mixture":  # The middle of the heaviest component, where the pipeline gives the mean.
+            with torch.no_grad():
+                logits, means, _, _ = pipe.model.head.density.split(pipe.model.read_head(*encode(pipe, row)))
+            expected = [{"value": means[0, logits[0].argmax()].tolist()}]
+        else:
+            (answer,) = pipe(row)
+            expected = [{name: answer[name] for name in drawn[0]}]
+        assert_same([drawn[:1]], [expected])
+
+
+def encode(pipe, row):
+    return pipe.model.encode(condition_vectors=torch.tensor([row["vector"]]), return_mask=True)
+
+
 def test_noise_by_keys_is_uniform_and_depends_on_nothing_but_the_key():
     keys = make_keys([(7, place) for place in range(2000)], 1)
     noise = KeyedNoise(keys)
@@ -145,7 +167,8 @@ def test_noise_by_keys_is_uniform_and_depends_on_nothing_but_the_key():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ({"temperature": 0.0}, "temperature must be a finite number above 0, got 0.0"),
+        ({"temperature": -1.0}, "temperature must be a finite number of 0 or more, got -1.0"),
+        ({"latent_temperature": 1.0}, "latent_temperature is for a model with latent numbers"),
         ({"num_return_sequences": 0}, "num_return_sequences must be a whole number of 1 or more, got 0"),
         ({"temperature": 2.0, "do_sample": False}, "temperature is of what is drawn, and do_sample=False draws nothing"),
         ({"seed": 1, "do_sample": False}, "A seed is of what is drawn"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scipy import stats
 from specimens import build_config, build_inputs, sharpen
+from transformers import GenerationConfig
 
 from hf_genext import (
     ConditionalGenerationPipeline,
@@ -125,6 +126,72 @@ def test_probabilities_of_all_outcomes_sum_to_one(prior):
     torch.testing.assert_close(drawn, exact, atol=0.03, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "saved",
+    [
+        {"temperature": 0.2},
+        {"top_k": 1},
+        {"top_p": 0.2},
+        {"top_h": 0.2},
+        {"min_p": 0.6},
+        {"typical_p": 0.2},
+        {"epsilon_cutoff": 0.3},
+        {"eta_cutoff": 0.6},
+        {"repetition_penalty": 4.0},
+        {"no_repeat_ngram_size": 1},
+        {"bad_words_ids": [[3]]},
+        {"suppress_tokens": [3]},
+        {"begin_suppress_tokens": [3, 4]},
+        {"sequence_bias": [[[3], -9.0]]},
+        {"exponential_decay_length_penalty": (1, 3.0)},
+        {"forced_eos_token_id": 2, "max_new_tokens": 2},
+        {"min_length": 6},
+        {"min_new_tokens": 6},
+        {"num_beams": 3},
+        {"num_return_sequences": 2, "do_sample": True},
+    ],
+    ids=lambda saved: next(iter(saved)),
+)
+def test_draws_are_of_the_models_own_distribution_whatever_it_is_saved_with(saved):
+    model = build_tiny("mixture").float()
+    model.generation_config.max_new_tokens = saved.get("max_new_tokens", 6)
+    own, likeliest = model.sample(30, seed=3), model.sample(1, temperature=0.0)
+    asked = {name: value for name, value in saved.items() if name not in ("max_new_tokens", "temperature", "num_beams")}
+    for name, value in saved.items():
+        setattr(model.generation_config, name, value)
+    assert torch.equal(model.sample(30, seed=3), own)
+    assert torch.equal(model.sample(1, temperature=0.0), likeliest)
+    if not asked or "num_return_sequences" in asked:
+        return
+    # What a call itself asks for counts.
+    for arguments in (asked, {"generation_config": GenerationConfig(**asked)}):
+        assert not torch.equal(model.sample(30, seed=3, **arguments), own)
+
+
+def test_a_setting_of_the_model_itself_stays_in_its_draws():
+    model = build_tiny()
+    model.generation_config.update(max_new_tokens=3, forced_bos_token_id=4)
+    drawn = model.sample(20, seed=1)
+    assert drawn.shape[1] <= 4 and (drawn[:, 1] == 4).all()
+
+
+def test_latent_numbers_may_have_a_temperature_of_their_own():
+    model = build_tiny("mixture").float()
+    # The likeliest tokens of drawn latent numbers.
+    latents = model.encoder(num_samples=20, latent_noise=model.draw_latent_noise(20, 5), sample_latents=True).latents.values
+    expected = model.decode(*model.write_latents(latents.view(20, 1, 2)), max_new_tokens=4)
+    drawn = model.sample(20, temperature=0.0, latent_temperature=1.0, seed=5, max_new_tokens=4)
+    assert torch.equal(drawn, expected) and len(drawn.unique(dim=0)) > 1
+    assert torch.equal(
+        model.sample(20, latent_temperature=1.0, seed=5, max_new_tokens=4), model.sample(20, seed=5, max_new_tokens=4)
+    )
+    with pytest.raises(ValueError, match="latent_temperature must be a finite number of 0 or more, got -1"):
+        model.sample(2, latent_temperature=-1.0)
+    plain = GenextForConditionalGeneration(build_config())
+    with pytest.raises(ValueError, match='latent_temperature is for a model with a bottleneck of kind "variational"'):
+        plain.sample(latent_temperature=1.0, **build_inputs(with_labels=False))
+
+
 def test_at_a_temperature_of_0_nothing_is_drawn():
     model = build_tiny("mixture")
     first, *others = (model.sample(1, temperature=0.0, seed=seed, max_new_tokens=4).tolist() for seed in range(6))
@@ -166,6 +233,17 @@ def test_without_latent_numbers_log_prob_is_exact_and_sums_to_one():
     with torch.no_grad():
         found = model.log_prob(outcomes, input_ids=torch.tensor([[1, 3]]).expand(len(outcomes), -1))
     assert float(found.exp().sum()) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_target_that_is_missing_has_no_probability_and_unknown_tokens_are_told():
+    model, outcomes = build_tiny(), list_outcomes()[:3].clone()
+    outcomes[1] = -100
+    found = model.log_prob(outcomes, 4, seed=1, input_ids=outcomes.clamp(min=1))
+    assert found.isnan().tolist() == [False, True, False]
+    outcomes[2, 1] = VOCAB
+    for call in (model, model.log_prob):
+        with pytest.raises(ValueError, match=f"This model writes the tokens 0 to {VOCAB - 1}, and -100 .*; got {VOCAB}"):
+            call(labels=outcomes, input_ids=outcomes.clamp(1, VOCAB - 1))
 
 
 # Divergence and prior
@@ -365,87 +443,6 @@ def test_mutual_information_and_active_units_of_known_posteriors():
     assert found["kl"] == 0.75 and found["kl_unit_2"] == 0.25
 
 
-class Rows(torch.utils.data.Dataset):
-    """Pairs of tokens, and themselves as targets."""
-
-    def __init__(self, count: int) -> None:
-        tokens = torch.randint(3, VOCAB, (count, 2), generator=torch.Generator().manual_seed(1))
-        self.tokens = torch.cat([tokens, torch.full((count, 1), 2)], dim=1).numpy()
-        self.lengths = np.full((count, 2), 3)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, place: int) -> dict[str, np.ndarray]:
-        return {"input_ids": self.tokens[place], "labels": self.tokens[place]}
-
-
-def test_the_trainer_plans_the_weight_logs_the_parts_and_reports_collapse(tmp_path):
-    model = build_tiny(kl_warmup=0.5).float()
-    arguments = GenextTrainingArguments(
-        str(tmp_path),
-        max_steps=20,
-        max_tokens_per_batch=24,
-        gradient_accumulation_steps=2,
-        logging_steps=5,
-        eval_strategy="steps",
-        eval_steps=10,
-        save_strategy="no",
-        learning_rate=0.01,
-        seed=3,
-        report_to="none",
-        disable_tqdm=True,
-        num_evaluations=1,
-    )
-    trainer = GenextTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=Rows(64),
-        eval_dataset=Rows(16),
-        data_collator=ConditionalCollator(0),
-    )
-    trainer.train()
-    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert [entry["kl_weight"] for entry in logs] == pytest.approx([0.4, 0.9, 1.0, 1.0])
-    for entry in logs:
-        assert entry["loss"] == pytest.approx(entry["loss_reconstruction"] + entry["loss_kl"], abs=2e-4)
-    found = trainer.evaluate()
-    names = {
-        *("eval_kl", "eval_active_units", "eval_active_share", "eval_informative_units", "eval_mutual_information"),
-        *("eval_kl_unit_0", "eval_kl_unit_1"),
-    }
-    assert names <= set(found)
-    assert found["eval_kl"] == pytest.approx(found["eval_kl_unit_0"] + found["eval_kl_unit_1"], rel=1e-5)
-    again = trainer.evaluate()
-    assert {name: again[name] for name in (*names, "eval_loss")} == {name: found[name] for name in (*names, "eval_loss")}
-    # The bound of one draw of each row, by hand.
-    ids = torch.from_numpy(Rows(16).tokens)
-    with torch.no_grad():
-        order = list(next(iter(trainer.get_eval_dataloader()))["input_ids"])
-        noise = model.draw_latent_noise(16, 3)
-        rows = torch.stack(order)
-        outputs = model(input_ids=rows, labels=rows, latent_noise=noise, sample_latents=True)
-    assert rows.shape == ids.shape and found["eval_loss"] == pytest.approx(float(outputs.loss), rel=1e-5)
-
-
-def test_label_smoothing_beside_latent_numbers_is_refused(tmp_path):
-    arguments = GenextTrainingArguments(str(tmp_path), label_smoothing_factor=0.1, report_to="none")
-    with pytest.raises(ValueError, match="label_smoothing_factor and compute_loss_func put another in the place of"):
-        GenextTrainer(model=build_tiny(), args=arguments, data_collator=ConditionalCollator(0))
-
-
-# The pipeline
-
-
-def build_text_pipeline() -> ConditionalGenerationPipeline:
-    """A sequence VAE of words, random, that writes something else for each draw."""
-    words = ["cat", "violin", "tacit", "civil"]
-    tokenizers = [train_tokenizer(words, unit="character", model_max_length=24) for _ in range(2)]
-    processor = GenextProcessor(tokenizer=tokenizers[0], target_tokenizer=tokenizers[1])
-    config = build_config("variational")
-    config.conditioner.vocab_size = config.decoder.vocab_size = len(tokenizers[0])
-    model = sharpen(GenextForConditionalGeneration(config))
-    with torch.no_grad():
 def build_clusters(centres: torch.Tensor, scales: torch.Tensor, shifts: torch.Tensor) -> dict[str, torch.Tensor]:
     """Posteriors of rows with a class, in the last unit as their prior, in the first in clusters around its mean.
 
@@ -552,6 +549,87 @@ def test_the_prior_of_a_mixture_is_described_as_a_whole():
     assert found == [0.0] * 3
 
 
+class Rows(torch.utils.data.Dataset):
+    """Pairs of tokens, and themselves as targets."""
+
+    def __init__(self, count: int) -> None:
+        tokens = torch.randint(3, VOCAB, (count, 2), generator=torch.Generator().manual_seed(1))
+        self.tokens = torch.cat([tokens, torch.full((count, 1), 2)], dim=1).numpy()
+        self.lengths = np.full((count, 2), 3)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, place: int) -> dict[str, np.ndarray]:
+        return {"input_ids": self.tokens[place], "labels": self.tokens[place]}
+
+
+def test_the_trainer_plans_the_weight_logs_the_parts_and_reports_collapse(tmp_path):
+    model = build_tiny(kl_warmup=0.5).float()
+    arguments = GenextTrainingArguments(
+        str(tmp_path),
+        max_steps=20,
+        max_tokens_per_batch=24,
+        gradient_accumulation_steps=2,
+        logging_steps=5,
+        eval_strategy="steps",
+        eval_steps=10,
+        save_strategy="no",
+        learning_rate=0.01,
+        seed=3,
+        report_to="none",
+        disable_tqdm=True,
+        num_evaluations=1,
+    )
+    trainer = GenextTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Rows(64),
+        eval_dataset=Rows(16),
+        data_collator=ConditionalCollator(0),
+    )
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["kl_weight"] for entry in logs] == pytest.approx([0.4, 0.9, 1.0, 1.0])
+    for entry in logs:
+        assert entry["loss"] == pytest.approx(entry["loss_reconstruction"] + entry["loss_kl"], abs=2e-4)
+    found = trainer.evaluate()
+    names = {
+        *("eval_kl", "eval_active_units", "eval_active_share", "eval_informative_units", "eval_mutual_information"),
+        *("eval_kl_unit_0", "eval_kl_unit_1"),
+    }
+    assert names <= set(found)
+    assert found["eval_kl"] == pytest.approx(found["eval_kl_unit_0"] + found["eval_kl_unit_1"], rel=1e-5)
+    again = trainer.evaluate()
+    assert {name: again[name] for name in (*names, "eval_loss")} == {name: found[name] for name in (*names, "eval_loss")}
+    # The bound of one draw of each row, by hand.
+    ids = torch.from_numpy(Rows(16).tokens)
+    with torch.no_grad():
+        order = list(next(iter(trainer.get_eval_dataloader()))["input_ids"])
+        noise = model.draw_latent_noise(16, 3)
+        rows = torch.stack(order)
+        outputs = model(input_ids=rows, labels=rows, latent_noise=noise, sample_latents=True)
+    assert rows.shape == ids.shape and found["eval_loss"] == pytest.approx(float(outputs.loss), rel=1e-5)
+
+
+def test_label_smoothing_beside_latent_numbers_is_refused(tmp_path):
+    arguments = GenextTrainingArguments(str(tmp_path), label_smoothing_factor=0.1, report_to="none")
+    with pytest.raises(ValueError, match="label_smoothing_factor and compute_loss_func put another in the place of"):
+        GenextTrainer(model=build_tiny(), args=arguments, data_collator=ConditionalCollator(0))
+
+
+# The pipeline
+
+
+def build_text_pipeline() -> ConditionalGenerationPipeline:
+    """A sequence VAE of words, random, that writes something else for each draw."""
+    words = ["cat", "violin", "tacit", "civil"]
+    tokenizers = [train_tokenizer(words, unit="character", model_max_length=24) for _ in range(2)]
+    processor = GenextProcessor(tokenizer=tokenizers[0], target_tokenizer=tokenizers[1])
+    config = build_config("variational")
+    config.conditioner.vocab_size = config.decoder.vocab_size = len(tokenizers[0])
+    model = sharpen(GenextForConditionalGeneration(config))
+    with torch.no_grad():
         model.encoder.bottleneck.latents_projection.weight.mul_(4.0)
     model.generation_config.max_new_tokens = 7
     return ConditionalGenerationPipeline(model=model, processor=processor, tokenizer=processor.tokenizer)
@@ -576,6 +654,27 @@ def test_the_pipeline_draws_new_texts_by_seed_alone_and_in_a_batch():
     assert middle[0] == middle[1] == middle[2]
     one, several = (pipe({}, seed=7, do_sample=True, num_return_sequences=count) for count in (1, 3))
     assert several[0] == one[0]
+
+
+def test_the_pipeline_gives_latent_numbers_a_temperature_of_their_own():
+    pipe = build_text_pipeline()
+    drawn = pipe(num_samples=6, seed=7)
+    # Without do_sample tokens are the likeliest, so that it is that of the latent numbers either way.
+    assert pipe(num_samples=6, seed=7, latent_temperature=1.0) == drawn
+    assert pipe(num_samples=6, seed=7, temperature=0.0, latent_temperature=1.0) == drawn
+    middle = pipe(num_samples=6, seed=7, latent_temperature=0.0)
+    assert middle == pipe(num_samples=6, seed=7, temperature=0.0) != drawn
+    sampled = pipe(num_samples=6, seed=7, do_sample=True, temperature=1e-4, latent_temperature=1.0)
+    assert sampled == drawn != pipe(num_samples=6, seed=7, do_sample=True, temperature=1e-4)
+    plain = GenextForConditionalGeneration(build_config())
+    with pytest.raises(ValueError, match="latent_temperature is for a model with latent numbers"):
+        ConditionalGenerationPipeline(model=plain, processor=pipe.processor)("cat", latent_temperature=1.0)
+
+
+def test_bounds_of_many_rows_have_errors_that_average_out():
+    pipe = build_text_pipeline()
+    many = [one["score"] for one in pipe.score([{}] * 40, ["violin"] * 40, num_importance_samples=1, batch_size=40)]
+    assert len({round(score, 3) for score in many}) > 30
 
 
 def test_the_pipeline_encodes_a_text_to_the_means_and_scores_by_the_bound():

@@ -107,8 +107,7 @@ class LatentEncoding:
             ValueError: for a model without latent numbers, or a temperature below 0.
         """
         self._require_latents("draw_latent_noise")
-        if not 0.0 <= temperature < math.inf:
-            raise ValueError(f"temperature must be a finite number of 0 or more, got {temperature!r}.")
+        check_temperature("temperature", temperature)
         size = self.encoder.bottleneck.num_noise
         if seed is None:
             noise = torch.randn(num_rows * num_samples, size, device=self.device)
@@ -132,6 +131,13 @@ class LatentEncoding:
                 f'{name} is for a model with a bottleneck of kind "variational" or "quantized", and this one\'s is '
                 f'"{self.config.bottleneck.kind}". Build it with bottleneck={{"kind": "variational"}} or "quantized".'
             )
+
+    def _choose_latent_temperature(self, temperature: float, latent_temperature: float | None) -> float:
+        """What the latent numbers are drawn at: the temperature of the outputs, unless they have one of their own."""
+        if latent_temperature is None:
+            return temperature
+        self._require_latents("latent_temperature")
+        return check_temperature("latent_temperature", latent_temperature)
 
     def _estimate(
         self,
@@ -163,6 +169,17 @@ class LatentEncoding:
         memory, mask = bottleneck.write(values.transpose(0, 1).flatten(0, 1), latents)
         log_likelihoods = score(memory, mask, samples)
         return log_likelihoods.view(-1, samples).T + bottleneck.compute_log_ratio(values, latents)
+
+
+def check_temperature(name: str, temperature: object) -> float:
+    """A temperature as a number.
+
+    Raises:
+        ValueError: unless it is a finite number of 0 or more.
+    """
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0.0 <= temperature < math.inf:
+        raise ValueError(f"{name} must be a finite number of 0 or more, got {temperature!r}.")
+    return float(temperature)
 
 
 def count_conditions(inputs: Mapping[str, Any]) -> int | None:
@@ -203,4 +220,12 @@ def repeat_conditions(inputs: Mapping[str, Any], count: int) -> dict[str, Any]:
     return repeated
 
 
-__all__ = ["ENCODER_INPUTS", "LatentEncoding", "Score", "count_conditions", "move_inputs", "repeat_conditions"]
+__all__ = [
+    "ENCODER_INPUTS",
+    "LatentEncoding",
+    "Score",
+    "check_temperature",
+    "count_conditions",
+    "move_inputs",
+    "repeat_conditions",
+]

@@ -27,7 +27,7 @@ from .decoders_genext import build_decoder
 from .encoders_genext import CONDITION_INPUTS, GenextEncoder
 from .fitting_genext import ClosedFormFitting
 from .guidance_genext import GuidedGeneration
-from .heads_genext import TokenHead, add_losses, compute_token_loss
+from .heads_genext import TokenHead, add_losses, compute_token_loss, require_tokens
 from .latents_genext import count_conditions
 from .memory_genext import MemoryDecoding, MemoryEncoding
 from .outputs_genext import GenextEncoderOutput, GenextSeq2SeqLMOutput
@@ -325,6 +325,9 @@ class GenextForConditionalGeneration(
             )
         else:
             encoder_outputs = self._take_encoder_outputs(encoder_outputs, attention_mask)
+        if labels is not None and labels.device.type == "cpu":
+            # Elsewhere asking would wait for the device at every step.
+            require_tokens(labels, self.config.vocab_size)
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         memory, memory_mask = encoder_outputs.last_hidden_state, encoder_outputs.memory_mask

@@ -23,7 +23,7 @@ from .field_conditioners_genext import GenextNullConditioner
 from .fitting_genext import ClosedFormFitting
 from .guidance_genext import check_guidance_scale, double_memory
 from .heads_genext import add_losses, build_prediction_head, divide_losses
-from .latents_genext import count_conditions, move_inputs, repeat_conditions
+from .latents_genext import check_temperature, count_conditions, move_inputs, repeat_conditions
 from .memory_genext import MemoryEncoding, average_slots
 from .missing_labels_genext import compute_generative_losses, find_vectors
 from .noise_genext import Noise
@@ -33,6 +33,9 @@ from .seeding_genext import KeyedNoise, check_seed, make_keys
 
 _ROWS_AT_ONCE = 4096
 """Draws of latent numbers that are scored at once."""
+
+_LEAST_TEMPERATURE = 1e-30
+"""What stands for 0, by which nothing can be divided: at both the likeliest is drawn."""
 
 
 class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedModel):
@@ -164,11 +167,11 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             **kwargs,
         )
         memory = outputs.last_hidden_state
+        if labels is not None:
+            self._require_targets(memory, labels)
         parameters = self.read_head(memory, outputs.memory_mask)
         loss = log_probs = losses = None
         if labels is not None and learns_generation:
-        if labels is not None:
-            self._require_targets(memory, labels)
             parts = self._compute_parts(parameters, labels, condition_vectors, condition_mask, latent_noise)
             losses = divide_losses(parts, len(labels) if num_items_in_batch is None else num_items_in_batch)
             loss, losses = sum(losses.values()), {name: part.detach() for name, part in losses.items()}
@@ -215,14 +218,14 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         """Whether the output is a vector or an image with one probability. The head itself may be wrapped in an adapter."""
         return self.config.head.kind in (*DENSITY_KINDS, "image")
 
-    @staticmethod
-    def _bound(log_probs: torch.Tensor | None, outputs: GenextEncoderOutput) -> torch.Tensor | None:
-        """The log-probabilities of the targets, (batch,); with latent numbers the bound of those that were drawn."""
     @property
     def _has_one_density(self) -> bool:
         """Whether nothing is a condition of a density, so that the parameters of one row are those of all."""
         return self._gives_whole_vectors and isinstance(self.encoder.conditioner, GenextNullConditioner)
 
+    @staticmethod
+    def _bound(log_probs: torch.Tensor | None, outputs: GenextEncoderOutput) -> torch.Tensor | None:
+        """The log-probabilities of the targets, (batch,); with latent numbers the bound of those that were drawn."""
         if log_probs is None or outputs.latents is None:
             return log_probs
         return log_probs - outputs.latents.kl.sum(dim=1)
@@ -293,10 +296,10 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         """
         own = {"sample_latents": False} if self.encoder.has_latents else {}
         outputs = self.encoder(**self._count_rows(labels, inputs), **own)
+        self._require_targets(outputs.last_hidden_state, labels)
 
         def score(memory: torch.Tensor, mask: torch.Tensor | None, samples: int) -> torch.Tensor:
             return self.head.score(self.read_head(memory, mask), labels.repeat_interleave(samples, dim=0))
-        self._require_targets(outputs.last_hidden_state, labels)
 
         log_probs = self._estimate(outputs, score, num_importance_samples, seed, _ROWS_AT_ONCE)
         given = self.head.is_given(labels)
@@ -308,12 +311,13 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         if len(memory) != len(labels) and not self._has_one_density:
             raise ValueError(f"There are {len(memory)} conditions and {len(labels)} labels; give one for each.")
 
+    @torch.no_grad()
     def sample(
         self,
         *,
-    @torch.no_grad()
         num_return_sequences: int = 1,
         temperature: float = 1.0,
+        latent_temperature: float | None = None,
         generator: torch.Generator | None = None,
         noise: Noise | None = None,
         seed: int | None = None,
@@ -325,7 +329,10 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         Args:
             num_return_sequences: Outputs of each condition.
             temperature: What logits are divided by, and the standard deviations of numbers multiplied by: below 1 the outputs
-                are likelier, and more alike.
+                are likelier, and more alike; 0 draws the likeliest.
+            latent_temperature: Factor of the standard deviations of latent numbers, or what logits of codes are divided by,
+                where that is not to be the temperature of the outputs. With 1 and a temperature of 0 pixels have no noise of
+                their own, and images differ by their latent numbers; 0 takes the middle of the prior.
             generator: Where the randomness comes from.
             noise: In place of it, that of each output; [`KeyedNoise`] draws the same for a row in any batch.
             seed: In place of both: rows differ by their places, and each is the same in any batch that it stands at its place.
@@ -338,13 +345,12 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             each other.
 
         Raises:
-            ValueError: for a temperature that is not above 0, fewer than one output of each condition, or guidance of a model
-                that has none.
+            ValueError: for a temperature below 0, or one of latent numbers that the model lacks, fewer than one output of each
+                condition, or guidance of a model that has none.
         """
-        if not (isinstance(temperature, (int, float)) and 0.0 < temperature < math.inf):
-            raise ValueError(
-                f"temperature must be a finite number above 0, got {temperature!r}. For the likeliest do not sample."
-            )
+        temperature = check_temperature("temperature", temperature)
+        latent_temperature = self._choose_latent_temperature(temperature, latent_temperature)
+        temperature = max(temperature, _LEAST_TEMPERATURE)
         if not isinstance(num_return_sequences, int) or num_return_sequences < 1:
             raise ValueError(f"num_return_sequences must be a whole number of 1 or more, got {num_return_sequences!r}.")
         count = count_conditions(inputs)
@@ -357,8 +363,8 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         if self.encoder.has_latents:
             inputs = repeat_conditions(inputs or {"num_samples": 1}, num_return_sequences)
             drawn = noise.normal(self.encoder.bottleneck.num_noise).to(self.device, torch.float32)
-            drawn = self.encoder.bottleneck.shape_noise(drawn, temperature)
-            inputs = {**inputs, "latent_noise": drawn, "sample_latents": True}
+            drawn = self.encoder.bottleneck.shape_noise(drawn, latent_temperature)
+            inputs = {**inputs, "latent_noise": drawn, "sample_latents": latent_temperature > 0.0}
         # At 1 there is nothing to mix.
         if guidance_scale is not None and check_guidance_scale(guidance_scale) != 1.0:
             doubled = double_memory(self, inputs)
