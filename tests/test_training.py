@@ -12,15 +12,16 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from specimens import build_config, build_processor, sharpen
+from specimens import build_config, build_prediction, build_processor, sharpen
 from transformers import set_seed
 
 from hf_genext import GenextForConditionalGeneration, GenextProcessor
-from hf_genext.batching import ConditionalCollator, EncodedPairs
+from hf_genext.batching import ConditionalCollator, EncodedPairs, EncodedRows
 from hf_genext.checkpoints import (
     MARKER_NAME,
     begin_checkpoint,
@@ -455,6 +456,18 @@ def test_evaluations_are_of_the_loss_that_is_trained(tmp_path):
     plain = build_trainer(tmp_path)
     doubled = Doubled(plain.model, plain.args, plain.data_collator, plain.train_dataset, plain.eval_dataset)
     assert doubled.evaluate()["eval_loss"] == pytest.approx(2 * plain.evaluate()["eval_loss"], rel=1e-6)
+
+
+def test_a_step_without_any_label_changes_nothing(tmp_path):
+    model = build_prediction("class")
+    rows = EncodedRows({"input_ids": [[5, 6, 2]] * 4}, np.array([1, -100, -100, 2]))
+    args = GenextTrainingArguments(
+        str(tmp_path), max_steps=4, per_device_train_batch_size=1, logging_steps=1, report_to="none", disable_tqdm=True
+    )
+    trainer = GenextTrainer(model=model, args=args, train_dataset=rows, data_collator=ConditionalCollator(0))
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 4 and sorted(loss == 0.0 for loss in losses) == [False, False, True, True]
 
 
 def test_it_is_known_which_metrics_are_to_be_low(tmp_path):

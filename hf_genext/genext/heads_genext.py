@@ -13,7 +13,7 @@ from .configuration_heads_genext import GenextHeadConfig
 from .density_heads_genext import FlowHead, LinearHead, MixtureHead
 from .image_heads_genext import ImageHead
 from .noise_genext import Noise
-from .prediction_heads_genext import PredictionHead, describe_targets, require_finite
+from .prediction_heads_genext import PredictionHead, at_least_one, describe_targets, require_finite
 
 
 class TokenHead(nn.Module):
@@ -254,7 +254,7 @@ def compute_token_loss(
     )
     if num_items_in_batch is None:
         return total / labels.ne(-100).sum().clamp(min=1).to(total.device)
-    return total / (num_items_in_batch.to(total.device) if torch.is_tensor(num_items_in_batch) else num_items_in_batch)
+    return total / at_least_one(num_items_in_batch, total.device)
 
 
 def add_losses(
@@ -279,9 +279,7 @@ def add_losses(
 
 def divide_losses(parts: dict[str, torch.Tensor], count: torch.Tensor | int) -> dict[str, torch.Tensor]:
     """Named parts of a loss in nats of each row, (batch,), as scalars: sums divided by a number of targets, at least 1."""
-    if not torch.is_tensor(count):
-        return {name: part.sum() / max(count, 1) for name, part in parts.items()}
-    return {name: part.sum() / count.to(part.device).clamp(min=1) for name, part in parts.items()}
+    return {name: part.sum() / at_least_one(count, part.device) for name, part in parts.items()}
 
 
 __all__ = [

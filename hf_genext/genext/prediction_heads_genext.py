@@ -161,8 +161,8 @@ class PredictionHead(GenextPreTrainedModel):
         self, log_probs: torch.Tensor, targets: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """The negative of what `score` gave, averaged over the targets that are given, or divided by a number of them."""
-        given = self.is_given(targets).sum().clamp(min=1)
-        return -log_probs.sum() / (given if num_items_in_batch is None else num_items_in_batch)
+        count = self.is_given(targets).sum() if num_items_in_batch is None else num_items_in_batch
+        return -log_probs.sum() / at_least_one(count, log_probs.device)
 
 
 def require_finite(targets: torch.Tensor) -> None:
@@ -181,9 +181,14 @@ def require_finite(targets: torch.Tensor) -> None:
         )
 
 
+def at_least_one(count: torch.Tensor | int, device: torch.device) -> torch.Tensor | int:
+    """A number of targets to divide by; of an optimizer step that has none the loss is 0."""
+    return count.to(device).clamp(min=1) if torch.is_tensor(count) else max(1, count)
+
+
 def describe_targets(targets: torch.Tensor) -> str:
     """Shape and kind of targets, for errors."""
     return f"labels of the shape {tuple(targets.shape)}, {str(targets.dtype).removeprefix('torch.')}"
 
 
-__all__ = ["PredictionHead", "describe_targets", "require_finite"]
+__all__ = ["PredictionHead", "at_least_one", "describe_targets", "require_finite"]
