@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class EncodedPairs(Dataset):
@@ -254,6 +254,53 @@ def _split_to_multiple(starts: np.ndarray, ends: np.ndarray, multiple: int) -> t
     return np.array([start for start, _ in pieces]), np.array([end for _, end in pieces])
 
 
+class EpochDataLoader(DataLoader):
+    """A loader whose batch sampler is told the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch."""
+        self.batch_sampler.set_epoch(epoch)
+
+
+def build_token_budget_loader(dataset: Any, collator: Any, args: Any, max_tokens: int, *, shuffle: bool) -> EpochDataLoader:
+    """A loader of token-budget batches, of one rank.
+
+    Args:
+        dataset: Rows that know their lengths; others have one target token each, where nobody asks for a budget of tokens.
+        collator: What makes batches; where it gives each row two targets, these count.
+        args: [`hf_genext.training_arguments.GenextTrainingArguments`].
+        max_tokens: Padded target tokens of a batch.
+        shuffle: Whether the order is another in each epoch, as in training.
+
+    Raises:
+        ValueError: for rows that do not know their lengths.
+    """
+    targets_of_a_row = 1 if getattr(collator, "reversed_start_token_id", None) is None else 2
+    lengths = getattr(dataset, "lengths", None)
+    if lengths is None and args.max_tokens_per_batch is not None:
+        raise ValueError(
+            f"max_tokens_per_batch needs rows that know their lengths, got a {type(dataset).__name__}. Encode the rows "
+            "with encode_pairs or encode_rows, or leave max_tokens_per_batch out."
+        )
+    sampler = TokenBudgetBatchSampler(
+        np.ones((len(dataset), 2), dtype=np.int64) if lengths is None else lengths,
+        max(1, max_tokens // targets_of_a_row),
+        max_source_tokens=args.max_source_tokens_per_batch if shuffle else None,
+        seed=args.data_seed if args.data_seed is not None else args.seed,
+        shuffle=shuffle,
+        num_replicas=args.world_size,
+        rank=args.process_index,
+    )
+    return EpochDataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collator,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory and args.device.type != "cpu",
+        persistent_workers=args.dataloader_persistent_workers,
+    )
+
+
 class ConditionalCollator:
     """Pads rows on the right to a batch.
 
@@ -375,4 +422,10 @@ def _pad(rows: list[Any], value: int) -> tuple[np.ndarray, np.ndarray]:
     return padded, mask
 
 
-__all__ = ["ConditionalCollator", "EncodedPairs", "EncodedRows", "TokenBudgetBatchSampler"]
+__all__ = [
+    "ConditionalCollator",
+    "EncodedPairs",
+    "EncodedRows",
+    "TokenBudgetBatchSampler",
+    "build_token_budget_loader",
+]

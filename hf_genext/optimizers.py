@@ -219,6 +219,23 @@ def build_muon_groups(
     return groups
 
 
+def build_muon(model: nn.Module, args: Any, dtype: torch.dtype) -> Muon:
+    """The optimizer that the arguments of a training ask for.
+
+    Args:
+        model: What is trained.
+        args: [`hf_genext.training_arguments.GenextTrainingArguments`] with a `muon_learning_rate`.
+        dtype: What [`Muon`] computes in.
+    """
+    groups = build_muon_groups(
+        model,
+        learning_rate=args.learning_rate,
+        muon_learning_rate=args.muon_learning_rate,
+        weight_decay=args.weight_decay,
+    )
+    return Muon(groups, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon, dtype=dtype)
+
+
 def build_rate_groups(
     model: nn.Module,
     fresh: Iterable[nn.Module],
@@ -263,4 +280,4 @@ def build_rate_groups(
     return [group for group in groups if group["params"]]
 
 
-__all__ = ["Muon", "build_muon_groups", "build_rate_groups", "orthogonalize"]
+__all__ = ["Muon", "build_muon", "build_muon_groups", "build_rate_groups", "orthogonalize"]

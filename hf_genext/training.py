@@ -27,7 +27,7 @@ from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 
 from hf_genext.adapters import find_fresh_modules
-from hf_genext.batching import ConditionalCollator, TokenBudgetBatchSampler
+from hf_genext.batching import ConditionalCollator, build_token_budget_loader
 from hf_genext.checkpoints import (
     begin_checkpoint,
     check_same_model,
@@ -42,7 +42,7 @@ from hf_genext.divergence import DivergenceGuard
 from hf_genext.genext.conditioners_genext import GenextFusionConditioner
 from hf_genext.latent_metrics import LatentMonitor
 from hf_genext.media import get_sampling_rate, open_condition
-from hf_genext.optimizers import Muon, build_muon_groups, build_rate_groups
+from hf_genext.optimizers import build_muon, build_rate_groups
 from hf_genext.publishing import complete_folder
 from hf_genext.sequence_metrics import SequenceMetrics, count_target_characters
 from hf_genext.time_budget import TimeBudget, TimeBudgetCallback, build_budgeted_schedule
@@ -197,30 +197,7 @@ class GenextTrainer(Seq2SeqTrainer):
         return self._build_token_budget_loader(eval_dataset, budget, shuffle=False)
 
     def _build_token_budget_loader(self, dataset: Dataset, max_tokens: int, *, shuffle: bool) -> DataLoader:
-        targets_of_a_row = 1 if getattr(self.data_collator, "reversed_start_token_id", None) is None else 2
-        lengths = getattr(dataset, "lengths", None)
-        if lengths is None and self.args.max_tokens_per_batch is not None:
-            raise ValueError(
-                f"max_tokens_per_batch needs rows that know their lengths, got a {type(dataset).__name__}. Encode the rows "
-                "with encode_pairs or encode_rows, or leave max_tokens_per_batch out."
-            )
-        sampler = TokenBudgetBatchSampler(
-            np.ones((len(dataset), 2), dtype=np.int64) if lengths is None else lengths,
-            max(1, max_tokens // targets_of_a_row),
-            max_source_tokens=self.args.max_source_tokens_per_batch if shuffle else None,
-            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
-            shuffle=shuffle,
-            num_replicas=self.args.world_size,
-            rank=self.args.process_index,
-        )
-        return _EpochDataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory and self.args.device.type != "cpu",
-            persistent_workers=self.args.dataloader_persistent_workers,
-        )
+        return build_token_budget_loader(dataset, self.data_collator, self.args, max_tokens, shuffle=shuffle)
 
     # Training
 
@@ -331,17 +308,8 @@ class GenextTrainer(Seq2SeqTrainer):
             return self.optimizer
         if self.args.muon_learning_rate is None or self.optimizer is not None:
             return super().create_optimizer(model)
-        self.optimizer = Muon(
-            build_muon_groups(
-                self.model if model is None else model,
-                learning_rate=self.args.learning_rate,
-                muon_learning_rate=self.args.muon_learning_rate,
-                weight_decay=self.args.weight_decay,
-            ),
-            betas=(self.args.adam_beta1, self.args.adam_beta2),
-            eps=self.args.adam_epsilon,
-            dtype=torch.bfloat16 if has_fast_bfloat16() else torch.float32,
-        )
+        dtype = torch.bfloat16 if has_fast_bfloat16() else torch.float32
+        self.optimizer = build_muon(self.model if model is None else model, self.args, dtype)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
@@ -608,13 +576,6 @@ def compile_layers(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.compile(dynamic=True)
-
-
-class _EpochDataLoader(DataLoader):
-    """A loader whose batch sampler is told the epoch."""
-
-    def set_epoch(self, epoch: int) -> None:
-        self.batch_sampler.set_epoch(epoch)
 
 
 def _mark_missing(labels: torch.Tensor) -> torch.Tensor:
