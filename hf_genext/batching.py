@@ -254,15 +254,14 @@ def _split_to_multiple(starts: np.ndarray, ends: np.ndarray, multiple: int) -> t
     return np.array([start for start, _ in pieces]), np.array([end for _, end in pieces])
 
 
-class EpochDataLoader(DataLoader):
+class _EpochDataLoader(DataLoader):
     """A loader whose batch sampler is told the epoch."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch."""
         self.batch_sampler.set_epoch(epoch)
 
 
-def build_token_budget_loader(dataset: Any, collator: Any, args: Any, max_tokens: int, *, shuffle: bool) -> EpochDataLoader:
+def build_token_budget_loader(dataset: Any, collator: Any, args: Any, max_tokens: int, *, shuffle: bool) -> DataLoader:
     """A loader of token-budget batches, of one rank.
 
     Args:
@@ -291,7 +290,7 @@ def build_token_budget_loader(dataset: Any, collator: Any, args: Any, max_tokens
         num_replicas=args.world_size,
         rank=args.process_index,
     )
-    return EpochDataLoader(
+    return _EpochDataLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collator,

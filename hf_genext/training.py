@@ -137,7 +137,7 @@ class GenextTrainer(Seq2SeqTrainer):
             compile_layers(self.model)
         self._steps_of_log = 1
         self._guard = DivergenceGuard(self.args.divergence_factor)
-        self._scored: Any = None
+        self._scored: Any = None  # What the evaluation that runs generates from.
         self._is_predicting = False
         self._budget_callback: TimeBudgetCallback | None = None
         if self.args.max_minutes is not None:

@@ -31,6 +31,7 @@ from hf_genext import (
     train_tokenizer,
 )
 from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS, LINEAR_KINDS
+from hf_genext.genext.outputs_genext import GaussianOutput
 from hf_genext.genext.quantized_genext import Codebook
 
 WORDS = ["cat", "violin", "violins", "at", "tacit", "a", "civil", "vital"]
@@ -194,6 +195,23 @@ def build_prediction(kind: str, bottleneck: str = "none", **fields) -> GenextFor
         fields["context_size"] = 6 if bottleneck == "quantized" else 0
     config.head = GenextHeadConfig(kind=kind, num_outputs={"class": 5, "labels": 3, "image": 6}.get(kind, 2), **fields)
     return GenextForPrediction(config)
+
+
+def build_latents(components: int, rows: int = 4, units: int = 3) -> GaussianOutput:
+    """Posteriors of rows and a prior of several components for each, in float64."""
+    generator = torch.Generator().manual_seed(components)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return GaussianOutput(
+        means=draw(rows, units),
+        log_variances=0.5 * draw(rows, units) - 1.0,
+        is_encoded=torch.ones(rows, dtype=torch.bool),
+        prior_log_weights=draw(rows, components).log_softmax(dim=1),
+        prior_means=2.0 * draw(rows, components, units),
+        prior_log_variances=0.5 * draw(rows, components, units),
+    )
 
 
 MODEL_SPECIMENS = (

@@ -489,7 +489,7 @@ def test_a_second_training_begins_anew(tmp_path):
     trainer = build_trainer(tmp_path)
     assert trainer.elapsed_minutes == 0.0
     trainer.train()
-    trainer._guard.has_diverged(1e-9, 1000)
+    trainer._guard.restore({"first": -1e9, "best": -1e9})  # By which any loss would be far too high.
     before = trainer._started_at
     trainer.train()
     assert trainer._started_at > before and trainer.state.global_step == 12

@@ -9,23 +9,19 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from specimens import build_config, build_inputs, sharpen
+from specimens import build_config, build_inputs, build_latents, sharpen
 from transformers import GenerationConfig
 
 from hf_genext import (
-    ConditionalGenerationPipeline,
     GenextConfig,
     GenextForConditionalGeneration,
     GenextForPrediction,
-    GenextProcessor,
-    train_tokenizer,
 )
 from hf_genext.batching import ConditionalCollator
 from hf_genext.genext.guidance_genext import double_memory
 from hf_genext.genext.outputs_genext import GaussianOutput, GenextEncoderOutput
 from hf_genext.genext.seeding_genext import draw_normal, make_keys
 from hf_genext.genext.variational_genext import compute_divergence, draw_from_prior
-from hf_genext.latent_metrics import describe_priors, measure_latents
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 
 TINY = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -249,22 +245,6 @@ def test_a_target_that_is_missing_has_no_probability_and_unknown_tokens_are_told
 # Divergence and prior
 
 
-def build_latents(components: int, rows: int = 4, units: int = 3) -> GaussianOutput:
-    generator = torch.Generator().manual_seed(components)
-
-    def draw(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    return GaussianOutput(
-        means=draw(rows, units),
-        log_variances=0.5 * draw(rows, units) - 1.0,
-        is_encoded=torch.ones(rows, dtype=torch.bool),
-        prior_log_weights=draw(rows, components).log_softmax(dim=1),
-        prior_means=2.0 * draw(rows, components, units),
-        prior_log_variances=0.5 * draw(rows, components, units),
-    )
-
-
 def test_the_divergence_of_two_normal_distributions_is_exact():
     latents = build_latents(1)
     posterior = torch.distributions.Normal(latents.means, (0.5 * latents.log_variances).exp())
@@ -429,126 +409,6 @@ def test_the_weight_of_the_divergence_is_planned_in_cycles():
     assert found == pytest.approx(expected)
 
 
-# The report
-
-
-def test_mutual_information_and_active_units_of_known_posteriors():
-    torch.manual_seed(0)
-    means = torch.zeros(1000, 3)
-    means[:, 0] = torch.tensor([-20.0, 0.0, 20.0, 40.0]).repeat(250)
-    means[:, 1] = 0.05 * torch.randn(1000)
-    found = measure_latents(means, torch.zeros(1000, 3), torch.full((1000, 3), 0.25))
-    assert found["active_units"] == 1.0 and found["active_share"] == pytest.approx(1 / 3)
-    assert found["mutual_information"] == pytest.approx(math.log(4.0), abs=0.02)
-    assert found["kl"] == 0.75 and found["kl_unit_2"] == 0.25
-
-
-def build_clusters(centres: torch.Tensor, scales: torch.Tensor, shifts: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Posteriors of rows with a class, in the last unit as their prior, in the first in clusters around its mean.
-
-    Args:
-        centres: Of the clusters in standard deviations of the prior, (classes, clusters).
-        scales: Standard deviations of the priors, (classes,).
-        shifts: Means of the priors, (classes,).
-    """
-    rows = 2000
-    classes = torch.arange(rows) % len(centres)
-    clusters = (torch.arange(rows) // len(centres)) % centres.shape[1]
-    prior_means = shifts[classes][:, None].expand(-1, 2)
-    prior_log_variances = 2.0 * scales.log()[classes][:, None].expand(-1, 2)
-    means, log_variances = prior_means.clone(), prior_log_variances.clone()
-    means[:, 0] += centres[classes, clusters] * scales[classes]
-    log_variances[:, 0] -= 2.0 * math.log(10.0)
-    latents = GaussianOutput(
-        means=means,
-        log_variances=log_variances,
-        prior_log_weights=torch.zeros(rows, 1),
-        prior_means=prior_means[:, None],
-        prior_log_variances=prior_log_variances[:, None],
-    )
-    # Rounding differs from batch to batch.
-    noisy = prior_means + 1e-6 * torch.randn(rows, 2, dtype=prior_means.dtype)
-    return {
-        "means": means,
-        "log_variances": log_variances,
-        "kl": compute_divergence(latents),
-        "prior_means": noisy,
-        "prior_log_variances": prior_log_variances,
-    }
-
-
-def test_what_a_conditional_prior_knows_is_no_activity_and_no_information():
-    torch.manual_seed(0)
-    scales, shifts = torch.tensor([1.0, 0.1, 2.0]).double(), torch.tensor([-50.0, 0.0, 50.0]).double()
-    collapsed = build_clusters(torch.zeros(3, 1).double(), scales, shifts)
-    collapsed |= {"log_variances": collapsed["prior_log_variances"], "kl": torch.zeros(2000, 2)}
-    found = measure_latents(**collapsed)
-    assert (found["active_units"], found["informative_units"], found["kl"]) == (0.0, 0.0, 0.0)
-    assert found["mutual_information"] == pytest.approx(0.0, abs=0.01)
-    # The same without the priors: classes far apart, of which the posteriors know what the priors know.
-    blind = measure_latents(**{name: collapsed[name] for name in ("means", "log_variances", "kl")})
-    assert blind["active_units"] == 2.0 and blind["mutual_information"] == pytest.approx(math.log(3.0), abs=0.1)
-
-
-def test_mutual_information_given_the_condition_is_that_of_each_condition_by_itself():
-    torch.manual_seed(1)
-    # Elsewhere in each class, so that where a row stands tells its class, too.
-    centres = torch.tensor([[-4.0, -1.0], [5.0, 9.0], [-9.0, 1.5]]).double()
-    scales, shifts = torch.tensor([1.0, 0.1, 2.0]).double(), torch.tensor([-50.0, 0.0, 50.0]).double()
-    posteriors, noise = build_clusters(centres, scales, shifts), torch.randn(2000, 2)
-    found = measure_latents(**posteriors, noise=noise)
-    by_class = []
-    for first in range(3):
-        rows = torch.arange(first, 2000, 3)
-        normal = torch.distributions.Normal(posteriors["means"][rows], (0.5 * posteriors["log_variances"][rows]).exp())
-        values = normal.mean + normal.stddev * noise[rows]
-        densities = normal.log_prob(values[:, None]).sum(dim=-1)
-        by_class.append(densities.diagonal() - (densities.logsumexp(dim=1) - math.log(len(rows))))
-    assert found["mutual_information"] == pytest.approx(float(torch.cat(by_class).mean()), abs=1e-4)
-    assert found["mutual_information"] == pytest.approx(math.log(2.0), abs=0.02)
-    assert found["active_units"] == 1.0 and found["informative_units"] == 1.0
-    # Conditions that come once have nothing of their own to be compared with, and are in the units of their priors.
-    shifted = posteriors["prior_means"] + 5.0 * torch.arange(2000, dtype=torch.float64)[:, None]
-    single = {**posteriors, "means": posteriors["means"] - posteriors["prior_means"] + shifted, "prior_means": shifted}
-    found = measure_latents(**single, noise=noise)
-    assert found["mutual_information"] == pytest.approx(math.log(6.0), abs=0.05)
-
-
-def test_units_that_free_bits_keep_active_are_not_informative():
-    torch.manual_seed(0)
-    means = torch.randn(500, 3) * torch.tensor([0.4, 0.4, 2.0])
-    kl = torch.tensor([[0.08, 0.15, 2.0]]).expand(500, -1)
-    found = [measure_latents(means, torch.zeros(500, 3), kl, free_nats=free)["informative_units"] for free in (0.0, 0.05, 0.1)]
-    assert found == [3.0, 2.0, 1.0]
-    assert measure_latents(means, torch.zeros(500, 3), kl, free_nats=0.1)["active_units"] == 3.0
-    assert measure_latents(means, torch.zeros(500, 3), 0.1 * kl)["informative_units"] == 2.0
-
-
-def test_the_prior_of_a_mixture_is_described_as_a_whole():
-    latents = build_latents(4, rows=2)
-    prior = torch.distributions.MixtureSameFamily(
-        torch.distributions.Categorical(logits=latents.prior_log_weights[:, None].expand(-1, 3, -1)),
-        torch.distributions.Normal(
-            latents.prior_means.transpose(1, 2), (0.5 * latents.prior_log_variances.transpose(1, 2)).exp()
-        ),
-    )
-    means, log_variances = describe_priors(latents)
-    torch.testing.assert_close(means, prior.mean)
-    torch.testing.assert_close(log_variances.exp(), prior.variance)
-    # As many posteriors spread as much, whatever the unit of the latent numbers.
-    found = [
-        measure_latents(
-            0.05 * size * torch.randn(500, 3, generator=torch.Generator().manual_seed(1)),
-            torch.zeros(500, 3),
-            torch.ones(500, 3),
-            prior_means=torch.zeros(500, 3),
-            prior_log_variances=torch.full((500, 3), 2.0 * math.log(size)),
-        )["active_units"]
-        for size in (0.1, 1.0, 100.0)
-    ]
-    assert found == [0.0] * 3
-
-
 class Rows(torch.utils.data.Dataset):
     """Pairs of tokens, and themselves as targets."""
 
@@ -616,87 +476,6 @@ def test_label_smoothing_beside_latent_numbers_is_refused(tmp_path):
     arguments = GenextTrainingArguments(str(tmp_path), label_smoothing_factor=0.1, report_to="none")
     with pytest.raises(ValueError, match="label_smoothing_factor and compute_loss_func put another in the place of"):
         GenextTrainer(model=build_tiny(), args=arguments, data_collator=ConditionalCollator(0))
-
-
-# The pipeline
-
-
-def build_text_pipeline() -> ConditionalGenerationPipeline:
-    """A sequence VAE of words, random, that writes something else for each draw."""
-    words = ["cat", "violin", "tacit", "civil"]
-    tokenizers = [train_tokenizer(words, unit="character", model_max_length=24) for _ in range(2)]
-    processor = GenextProcessor(tokenizer=tokenizers[0], target_tokenizer=tokenizers[1])
-    config = build_config("variational")
-    config.conditioner.vocab_size = config.decoder.vocab_size = len(tokenizers[0])
-    model = sharpen(GenextForConditionalGeneration(config))
-    with torch.no_grad():
-        model.encoder.bottleneck.latents_projection.weight.mul_(4.0)
-    model.generation_config.max_new_tokens = 7
-    return ConditionalGenerationPipeline(model=model, processor=processor, tokenizer=processor.tokenizer)
-
-
-def test_the_pipeline_draws_new_texts_by_seed_alone_and_in_a_batch():
-    pipe = build_text_pipeline()
-    drawn = pipe(num_samples=8, seed=7)
-    assert len({answer[0]["generated_text"] for answer in drawn}) > 2
-    assert pipe(num_samples=3, seed=7, batch_size=1) == drawn[:3]
-    assert pipe({}, seed=7) == drawn[0]
-    assert pipe(num_samples=8, seed=8) != drawn
-    several = pipe({}, seed=7, num_return_sequences=4)
-    assert len(several) == 4 and len({answer["generated_text"] for answer in several}) > 1
-    assert pipe([{}, {}], seed=7, num_return_sequences=4)[0] == several
-    sampled = pipe(num_samples=4, seed=7, do_sample=True, return_scores=True)
-    assert (
-        pipe(num_samples=2, seed=7, do_sample=True, return_scores=True, batch_size=1)[0][0]["generated_text"]
-        == (sampled[0][0]["generated_text"])
-    )
-    middle = pipe(num_samples=3, seed=7, temperature=0.0)
-    assert middle[0] == middle[1] == middle[2]
-    one, several = (pipe({}, seed=7, do_sample=True, num_return_sequences=count) for count in (1, 3))
-    assert several[0] == one[0]
-
-
-def test_the_pipeline_gives_latent_numbers_a_temperature_of_their_own():
-    pipe = build_text_pipeline()
-    drawn = pipe(num_samples=6, seed=7)
-    # Without do_sample tokens are the likeliest, so that it is that of the latent numbers either way.
-    assert pipe(num_samples=6, seed=7, latent_temperature=1.0) == drawn
-    assert pipe(num_samples=6, seed=7, temperature=0.0, latent_temperature=1.0) == drawn
-    middle = pipe(num_samples=6, seed=7, latent_temperature=0.0)
-    assert middle == pipe(num_samples=6, seed=7, temperature=0.0) != drawn
-    sampled = pipe(num_samples=6, seed=7, do_sample=True, temperature=1e-4, latent_temperature=1.0)
-    assert sampled == drawn != pipe(num_samples=6, seed=7, do_sample=True, temperature=1e-4)
-    plain = GenextForConditionalGeneration(build_config())
-    with pytest.raises(ValueError, match="latent_temperature is for a model with latent numbers"):
-        ConditionalGenerationPipeline(model=plain, processor=pipe.processor)("cat", latent_temperature=1.0)
-
-
-def test_bounds_of_many_rows_have_errors_that_average_out():
-    pipe = build_text_pipeline()
-    many = [one["score"] for one in pipe.score([{}] * 40, ["violin"] * 40, num_importance_samples=1, batch_size=40)]
-    assert len({round(score, 3) for score in many}) > 30
-
-
-def test_the_pipeline_encodes_a_text_to_the_means_and_scores_by_the_bound():
-    pipe = build_text_pipeline()
-    assert pipe("violin") == pipe("violin")
-    scored = pipe.score([{}, "civil", {}], ["violin", "violin", ["cat", "tacit"]], num_importance_samples=5)
-    assert scored[0]["num_importance_samples"] == 5 and len(scored[2]) == 2
-    assert pipe.score([{}], ["violin"], num_importance_samples=5) == [scored[0]]
-    # Of draws of their own, by the places; with a number of its own a row has the same score alone.
-    again = pipe.score([{}, "civil", {}], ["violin", "violin", "cat"], num_importance_samples=5, batch_size=3)
-    assert [one["score"] for one in again] == pytest.approx([*(one["score"] for one in scored[:2]), scored[2][0]["score"]])
-    assert pipe.score("civil", "violin", num_importance_samples=5)["score"] != pytest.approx(scored[1]["score"], abs=1e-4)
-    same = pipe.score(["civil"] * 2, ["violin"] * 2, num_importance_samples=5, seed=[0, 0])
-    alone = pipe.score("civil", "violin", num_importance_samples=5)["score"]
-    assert [one["score"] for one in same] == pytest.approx([alone] * 2, abs=1e-4)
-    with pytest.raises(ValueError, match="There are 2 inputs, but 3 seeds"):
-        pipe.score([{}] * 2, ["violin"] * 2, seed=[1, 2, 3])
-    ids = pipe.processor(text="violin", text_target="violin", return_tensors="pt")
-    with torch.no_grad():
-        labels = torch.as_tensor(ids["labels"])
-        expected = pipe.model.log_prob(labels, 5, seed=0, input_ids=ids["input_ids"])
-    assert scored[0]["score"] == pytest.approx(float(expected), rel=1e-4)
 
 
 # What is refused
