@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import platform
 import shutil
 from pathlib import Path
 
 import torch
+
+_MALLOC_VARIABLES = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+_KEEPING = ((-4, 0), (-1, -1), (-2, 64 << 20))
+"""Of malloc.h: M_MMAP_MAX (nothing gets a mapping of its own), M_TRIM_THRESHOLD (never give back), M_TOP_PAD (grow by that)."""
 
 
 def has_fast_bfloat16() -> bool:
@@ -24,6 +30,31 @@ def has_compiler() -> bool:
     return torch.cuda.is_available() or any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, for its next tensors (Linux with the GNU C library).
+
+    Else each tensor of more than some kilobytes is new memory from the system, which clears it page by page, at each step of
+    a training anew: on a virtual machine that takes as long as the arithmetic (`benchmarks/allocator.py`). The process then
+    stays as large as it has been at its largest. Whoever sets one of the library's own variables (`MALLOC_ARENA_MAX` apart)
+    has decided for themselves, and is left alone.
+
+    Returns:
+        Whether it was done.
+
+    Examples:
+        ```python
+        >>> from hf_genext.devices import keep_freed_memory
+        >>> keep_freed_memory() in (True, False)
+        True
+
+        ```
+    """
+    if platform.system() != "Linux" or any(name in os.environ for name in _MALLOC_VARIABLES):
+        return False
+    tune = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none.
+    return tune is not None and all(tune(parameter, value) == 1 for parameter, value in _KEEPING)
+
+
 def describe_device(num_threads: int | None = None) -> str:
     """The accelerator, or the processor and how many of its threads are used; for results."""
     if torch.cuda.is_available():
@@ -39,4 +70,4 @@ def _read_processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-__all__ = ["describe_device", "has_compiler", "has_fast_bfloat16"]
+__all__ = ["describe_device", "has_compiler", "has_fast_bfloat16", "keep_freed_memory"]

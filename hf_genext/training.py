@@ -37,7 +37,7 @@ from hf_genext.checkpoints import (
     require_complete,
 )
 from hf_genext.decoding import Control, generate_with_control
-from hf_genext.devices import has_fast_bfloat16
+from hf_genext.devices import has_fast_bfloat16, keep_freed_memory
 from hf_genext.divergence import DivergenceGuard
 from hf_genext.genext.conditioners_genext import GenextFusionConditioner
 from hf_genext.latent_metrics import LatentMonitor
@@ -234,6 +234,8 @@ class GenextTrainer(Seq2SeqTrainer):
                 check_same_model(resume_from_checkpoint, self.model.config.to_dict())
         # Transformers would give the model the token ids of the source tokenizer, and looks for one where there is none.
         self._hidden, self.processing_class = self.processing_class, None
+        if self.args.device.type == "cpu":
+            keep_freed_memory()
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
