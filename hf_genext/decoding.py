@@ -15,6 +15,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from .agreement import generate_by_agreement
 from .alignments import align_tokens, find_real_slots
 from .call_settings import resolve_generation
+from .consensus import Consensus
 from .constraints import AllowedOutputs, OutputTrie
 from .fast_decoding import generate_fast_if_possible
 from .genext.guidance_genext import GuidedScores, check_guidance_scale, double_memory
@@ -85,6 +86,15 @@ class Generated:
         }
         is_real = None if self.is_real is None else self.is_real[:: len(self.sequences) // num_conditions]
         return replace(self, **parts, is_real=is_real)
+
+    def select(self, places: torch.LongTensor) -> Generated:
+        """Some of the outputs of each condition, by their places (batch, returned)."""
+        rows = torch.arange(len(places), device=places.device)[:, None]
+        parts: dict[str, Any] = {
+            name: None if (part := getattr(self, name)) is None else part[rows, places]
+            for name in ("sequences", "token_scores", "is_scored", "alignments")
+        }
+        return replace(self, **parts)
 
     def cut(self, length: int) -> Generated:
         """Without so many tokens at the start of each output."""
@@ -213,6 +223,25 @@ def generate_with_control(
     return generated.cut(watcher.length - len(control.target_prefix)) if watcher.prompts is not None else generated
 
 
+def generate_best(
+    model: PreTrainedModel, inputs: dict[str, torch.Tensor], arguments: dict[str, Any], hidden: Sequence[int]
+) -> torch.LongTensor:
+    """The one output of each condition that a model gives by the settings that it is saved with: ids, (batch, target).
+
+    Args:
+        model: Any encoder-decoder that generates.
+        inputs: The encoder's inputs of a batch.
+        arguments: What `generate` takes besides.
+        hidden: Ids of special tokens.
+    """
+    consensus = Consensus.find(model, arguments)
+    if consensus is None:
+        return generate_with_control(model, inputs, arguments, Control()).sequences[:, 0]
+    control = Control(seeds=[(0, 0)] * next(iter(inputs.values())).shape[0])
+    drawn = generate_with_control(model, inputs, consensus.draw(arguments), control)
+    return drawn.select(consensus.choose(drawn.sequences, hidden)).sequences[:, 0]
+
+
 def _look_back(
     model: PreTrainedModel,
     inputs: dict[str, torch.Tensor],
@@ -260,4 +289,4 @@ def _list_first_tokens(config: GenerationConfig) -> list[int]:
     return [] if config.forced_bos_token_id is None else [config.forced_bos_token_id]
 
 
-__all__ = ["Control", "Generated", "generate_with_control"]
+__all__ = ["Control", "Generated", "generate_best", "generate_with_control"]

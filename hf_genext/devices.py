@@ -10,7 +10,10 @@ from pathlib import Path
 
 import torch
 
-_MALLOC_VARIABLES = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+_MALLOC_VARIABLES = (
+    "GLIBC_TUNABLES",
+    *("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_"),
+)
 _KEEPING = ((-4, 0), (-1, -1), (-2, 64 << 20))
 """Of malloc.h: M_MMAP_MAX (nothing gets a mapping of its own), M_TRIM_THRESHOLD (never give back), M_TOP_PAD (grow by that)."""
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from transformers import Pipeline
 
 from .call_settings import LastAnswer
+from .consensus import Consensus
 from .fast_decoding import find_obstacle, get_setting
 from .length_batches import (
     MAX_ROWS_PER_BATCH,
@@ -101,9 +102,12 @@ class LengthSortedPipeline(Pipeline):
             return int(batch_size)
         if not self.model.can_generate():
             return None
-        arguments = self._list_arguments({**self._forward_params, **self._sanitize_parameters(**kwargs)[1]})
-        if find_obstacle(self.model, **arguments) is not None:
+        asked = {**self._forward_params, **self._sanitize_parameters(**kwargs)[1]}
+        arguments = self._list_arguments(asked)
+        # Guidance is not left to the loop.
+        if find_obstacle(self.model, **{**arguments, "guidance_scale": 1.0}) is not None:
             return None
+        is_seeded = is_seeded or self._find_consensus(asked) is not None
         return AUTOMATIC if is_seeded or not get_setting(self.model, arguments, "do_sample") else None
 
     @functools.cached_property
@@ -118,7 +122,15 @@ class LengthSortedPipeline(Pipeline):
 
     def _list_arguments(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Of what is asked of the model, what `generate` takes."""
-        return self._prepare_generate_kwargs({name: value for name, value in asked.items() if name not in self._own_arguments})
+        consensus = self._find_consensus(asked)
+        arguments = self._prepare_generate_kwargs(
+            {name: value for name, value in asked.items() if name not in self._own_arguments}
+        )
+        return arguments if consensus is None else consensus.draw(arguments)
+
+    def _find_consensus(self, asked: Mapping[str, Any]) -> Consensus | None:
+        """How outputs are chosen from many, if they are."""
+        return Consensus.find(self.model, {**self._generate_kwargs, **asked}, asked.get("num_candidates"))
 
     def get_iterator(
         self,

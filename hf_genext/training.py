@@ -36,7 +36,7 @@ from hf_genext.checkpoints import (
     mark_complete,
     require_complete,
 )
-from hf_genext.decoding import Control, generate_with_control
+from hf_genext.decoding import generate_best
 from hf_genext.devices import has_fast_bfloat16, keep_freed_memory
 from hf_genext.divergence import DivergenceGuard
 from hf_genext.genext.conditioners_genext import GenextFusionConditioner
@@ -544,6 +544,8 @@ class GenextTrainer(Seq2SeqTrainer):
         order = sorted(range(len(sources)), key=lambda index: len(_get_text(sources[index])))
         mine = order[self.args.process_index :: self.args.world_size]
         answers: list[tuple[int, str]] = []
+        names = ("target_tokenizer", "tokenizer")
+        writer = next((part for name in names if (part := getattr(self.processing_class, name, None))), self.processing_class)
         for start in range(0, len(mine), self.args.per_device_eval_batch_size):
             indices = mine[start : start + self.args.per_device_eval_batch_size]
             inputs = self._read_conditions([sources[index] for index in indices])
@@ -551,7 +553,7 @@ class GenextTrainer(Seq2SeqTrainer):
             if "num_samples" in inputs:
                 generated = model.generate(**inputs, **arguments)
             else:
-                generated = generate_with_control(model, inputs, arguments, Control()).sequences[:, 0]
+                generated = generate_best(model, inputs, arguments, getattr(writer, "all_special_ids", ()))
             texts = self.processing_class.batch_decode(generated, skip_special_tokens=True)
             answers.extend(zip(indices, texts, strict=True))
         if self.args.world_size > 1:

@@ -27,6 +27,7 @@ from hf_genext.conditions import (
     list_kinds,
     stack_targets,
 )
+from hf_genext.consensus import NAMES, Consensus
 from hf_genext.genext.configuration_generative_genext import GENERATED_KINDS
 from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS, LINEAR_KINDS
 from hf_genext.genext.guidance_genext import check_guidance_scale, require_guidance
@@ -422,16 +423,18 @@ def check_generation(model: PreTrainedModel, fields: dict[str, Any]) -> None:
             raise SettingsError(f"generation: {name} changes what is given, not how it is found; leave it out.")
     config = copy.deepcopy(model.generation_config)
     try:
-        for name in ("num_beams", "num_return_sequences", "max_new_tokens"):
+        for name in ("num_beams", "num_return_sequences", "max_new_tokens", "num_candidates"):
             check_count(name, fields.get(name))
-        unknown = list(config.update(**fields))
+        if Consensus.find(model, fields | {"num_beams": None}, fields.get("num_candidates")) is None and NAMES[1] in fields:
+            raise ValueError("candidate_temperature is that of num_candidates, which is missing; give both.")
+        unknown = [name for name in config.update(**fields) if name not in NAMES]
         config.validate(strict=True)
         if config.guidance_scale is not None and check_guidance_scale(config.guidance_scale) != 1.0:
             require_guidance(model)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"generation: {error}") from error
     if unknown:
-        meant = difflib.get_close_matches(unknown[0], GenerationConfig().to_dict(), n=1)
+        meant = difflib.get_close_matches(unknown[0], [*GenerationConfig().to_dict(), *NAMES], n=1)
         hint = f" Did you mean {meant[0]!r}?" if meant else " It takes what generate takes, such as num_beams."
         raise SettingsError(f"generation has no {unknown[0]!r}.{hint}")
 

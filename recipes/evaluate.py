@@ -59,6 +59,9 @@ class EvaluationSettings:
     """What to score, and how to generate."""
 
     num_beams: int | None = field(default=None, metadata={"help": "Beams; 1 is greedy. As the model is saved if left out."})
+    num_candidates: int | None = field(
+        default=None, metadata={"help": "Draw so many outputs, and take the one that is most like the others."}
+    )
     rerank: bool = field(default=False, metadata={"help": "Search in both directions, each judging what the other found."})
     batch_size: int = field(default=256, metadata={"help": "Sources that are generated from at once."})
     limit: int | None = field(default=None, metadata={"help": "Score the first so many sources only."})
@@ -187,6 +190,8 @@ def _score_texts(
     search: dict[str, Any] = {"rerank": settings.rerank}
     if settings.num_beams is not None:
         search["num_beams"] = settings.num_beams
+    if settings.num_candidates is not None:
+        search["num_candidates"] = settings.num_candidates
     answers = generate(stream(), batch_size=settings.batch_size, truncation=True, **search)
     for index, answer in zip(order, tqdm(answers, total=len(order), unit="row", desc="generating"), strict=True):
         predictions[index] = answer[0]["generated_text"]

@@ -78,6 +78,9 @@ class GenerationSettings:
     top_p: float | None = field(default=None, metadata={"help": "Of samples."})
     seed: int | None = field(default=None, metadata={"help": "Of samples: a row draws by it and its place."})
     return_scores: bool | None = field(default=None, metadata={"help": "Give log-probabilities."})
+    num_candidates: int | None = field(
+        default=None, metadata={"help": "Draw so many outputs, and give the one that is most like the others."}
+    )
     rerank: bool | None = field(default=None, metadata={"help": "Search in both directions."})
     truncation: str | None = field(
         default=None, metadata={"help": "Texts that are too long: truncate (or true) cuts them, error (or false) refuses them."}
@@ -97,6 +100,7 @@ _ARGUMENTS = (
     "top_k",
     "top_p",
     "return_scores",
+    "num_candidates",
     "rerank",
     "truncation",
     "prefix",

@@ -192,7 +192,8 @@ def _run(
     else:
         trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if model_settings.generation is not None:
-        model.generation_config.update(**model_settings.generation)
+        for name, value in model_settings.generation.items():
+            setattr(model.generation_config, name, value)
     finished = trainer.accelerator.unwrap_model(trainer.model)
     loader = DataLoader(encoded_validation, args.per_device_eval_batch_size, collate_fn=trainer.data_collator)  # type: ignore[arg-type]
     if model_settings.calibrate:

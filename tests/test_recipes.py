@@ -188,16 +188,24 @@ def test_training_stops_early_when_nothing_gets_better(tmp_path):
     assert state["global_step"] == 12  # Three evaluations, four steps apart: the first, and two that are no better.
 
 
-def test_defaults_of_generation_are_what_the_model_is_scored_and_saved_with(smoke, tmp_path):
+@pytest.mark.parametrize(
+    ("saved", "asked"),
+    [
+        ({"num_beams": 3}, {"num_beams": 3}),
+        ({"num_candidates": 6, "candidate_temperature": 1.5, "num_beams": 2}, {"num_candidates": 6, "temperature": 1.5}),
+    ],
+    ids=["beams", "candidates"],
+)
+def test_defaults_of_generation_are_what_the_model_is_scored_and_saved_with(smoke, tmp_path, saved, asked):
     words = ["cat", "dog", "violin", "read"]
-    beams = {"num_beams": 3, "max_new_tokens": 6}
     pipe = pipeline("conditional-generation", model=str(smoke[0]))
-    answers = [answer[0]["generated_text"] for answer in pipe(words, **beams)]
+    answers = [answer[0]["generated_text"] for answer in pipe(words, max_new_tokens=6, **asked)]
     assert answers != [answer[0]["generated_text"] for answer in pipe(words)]
     rows = write_tsv(tmp_path / "rows.tsv", list(zip(words, answers, strict=True)))
     command = [SMOKE, *PIECES[:-2], "--max_steps", "1", "--learning_rate", "0", "--model", str(smoke[0]), "--train_file", rows]
     command += ["--validation_file", rows, "--test_file", rows, "--output_dir", str(tmp_path / "out")]
-    train([*command, "--generation.num_beams", "3", "--generation.max_new_tokens", "6"])
+    given = {**saved, "max_new_tokens": 6}
+    train([*command, *(word for name, value in given.items() for word in (f"--generation.{name}", str(value)))])
     assert read_results(tmp_path / "out" / "results.json")["metrics"]["word_error_rate"] == 0
     pipe = pipeline("conditional-generation", model=str(tmp_path / "out"))
     assert [answer[0]["generated_text"] for answer in pipe(words)] == answers
@@ -213,6 +221,11 @@ def test_defaults_of_generation_are_what_the_model_is_scored_and_saved_with(smok
         ({"guidance_scale": 2.0}, "generation: .*trained with some of its conditions taken away"),
         ({"max_new_tokens": "many"}, "max_new_tokens must be a whole number of 1 or more, got 'many'"),
         ({"output_scores": True}, "output_scores changes what is given"),
+        ({"num_candidates": 0}, "num_candidates must be a whole number of 1 or more, got 0"),
+        ({"num_candidate": 3}, "generation has no 'num_candidate'. Did you mean 'num_candidates'"),
+        ({"num_candidates": 3, "candidate_temperature": -1}, "candidate_temperature must be a finite number above 0, got -1"),
+        ({"candidate_temperature": 0.5}, "candidate_temperature is that of num_candidates, which is missing"),
+        ({"num_candidates": 3, "num_return_sequences": 4}, "num_return_sequences=4 is more than num_candidates=3"),
     ],
 )
 def test_defaults_of_generation_that_cannot_be_are_refused_before_the_training(smoke, fields, message):
