@@ -45,6 +45,22 @@ def _training(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _allocator(results: dict[str, Any]) -> str:
+    lines = [
+        "| model of g2p | freed memory is | target tokens per CPU s | ratio | time in the system | page faults a step | GiB |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for size, row in results["sizes"].items():
+        for way, ratio in (("given back", 1.0), ("kept", row["ratio"])):
+            found = row[way]
+            lines.append(
+                f"| {size} | {way} | {found['tokens_per_cpu_second']:,.0f} | {ratio:.2f} | {found['system_share']:.0%} "
+                f"| {found['page_faults_per_step']:,.0f} | {found['peak_bytes'] / 2**30:.1f} |"
+            )
+    note = f"{results['hardware']}; {results['steps']} steps each, medians of {results['rounds']} rounds that take turns."
+    return "\n".join([*lines, "", note])
+
+
 def _ranks(results: dict[str, Any]) -> str:
     lines = ["| ranks, one thread each | target tokens/s | ratio |", "|---|---:|---:|"]
     for count, row in results["ranks"].items():
@@ -227,6 +243,7 @@ def _image_sampling(results: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": _training,
+    "allocator": _allocator,
     "ranks": _ranks,
     "imports": _imports,
     "vectors": _vectors,

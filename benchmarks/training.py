@@ -34,7 +34,7 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallba
 from benchmarks.report import write_tables
 from hf_genext.batching import ConditionalCollator, EncodedPairs
 from hf_genext.data import encode_pairs, read_pairs, split_by_source
-from hf_genext.devices import describe_device, has_compiler, has_fast_bfloat16
+from hf_genext.devices import describe_device, has_compiler, has_fast_bfloat16, keep_freed_memory
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 from recipes.arguments import parse_settings
 from recipes.g2p.prepare_data import prepare_data
@@ -311,6 +311,7 @@ def main() -> None:
     parser.add_argument("--final_seconds", type=float, default=240.0)
     options = parser.parse_args()
     torch.set_num_threads(options.num_threads)
+    keep_freed_memory()  # As GenextTrainer does; it holds for the whole process, so that all begin alike.
     task, contenders = load_task(), build_contenders()
 
     speeds: dict[str, list[tuple[float, float, float]]] = {contender.name: [] for contender in contenders}

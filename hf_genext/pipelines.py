@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import GenerationConfig
 
@@ -383,7 +384,7 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             answers = {name: outputs[name] for name in ("logits", "scale") if outputs.get(name) is not None}
         else:
             answers = self._generate(model_inputs, rows, arguments)
-        return {**answers, "was_cut": torch.tensor([row.was_cut for row in rows])}
+        return {**answers, "was_cut": torch.from_numpy(np.array([row.was_cut for row in rows], dtype=bool))}
 
     def _sample(self, inputs: dict[str, Any], rows: list[Row], arguments: dict[str, Any]) -> torch.Tensor:
         """Single outputs as they are drawn: (batch, returned) of classes, or (batch, returned, outputs)."""

@@ -272,7 +272,8 @@ def _list_real(ids: torch.Tensor, mask: torch.Tensor | None) -> list[list[int]]:
 def _pad(rows: list[list[int]], padding: int | None) -> torch.Tensor:
     """Rows of unlike length as (rows, longest), padded on the right."""
     longest = max(map(len, rows))
-    return torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=torch.long)
+    padded = np.array([[*row, *[padding] * (longest - len(row))] for row in rows], dtype=np.int64)
+    return torch.from_numpy(padded)  # `torch.tensor` takes twenty times as long.
 
 
 __all__ = ["CTranslate2Model", "CTranslate2Whisper", "open_ctranslate2_model"]
