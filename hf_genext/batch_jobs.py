@@ -356,9 +356,12 @@ def _answer_rows(pipe: Any, job: BatchJob, plan: dict[str, Any], rows: Sequence[
     """Rows with their answers, or with their errors."""
     conditions = [_read_condition(row, job) for row in rows]
     good = [index for index, condition in enumerate(conditions) if not isinstance(condition, Exception)]
-    given = [Row(conditions[index], seed=(plan["seed"], place + index)) for index in good]
     answers: list[Any] = list(conditions)
     arguments = _list_arguments(pipe, job)
+    # What is chosen from draws is an answer, which is the same each time, as a call of the pipeline gives it.
+    is_chosen = job.seed is None and pipe.model.can_generate() and pipe.chooses_from_draws(**arguments)
+    seeds = [(0, 0) if is_chosen else (plan["seed"], place + index) for index in good]
+    given = [Row(conditions[index], seed=seed) for index, seed in zip(good, seeds, strict=True)]
     for index, answer in zip(good, pipe.answer_each(given, batch_size=job.batch_size, **arguments), strict=True):
         answers[index] = answer
     failures = [answers[index] for index in good]

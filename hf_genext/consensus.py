@@ -41,38 +41,52 @@ class Consensus:
     temperature: float | None = None
 
     @classmethod
-    def find(cls, model: PreTrainedModel, asked: Mapping[str, Any], num_candidates: int | None = None) -> Consensus | None:
+    def find(cls, model: PreTrainedModel, asked: Mapping[str, Any]) -> Consensus | None:
         """What a call comes to, or `None` where outputs are not chosen so.
 
         Args:
-            model: Its saved settings may have `num_candidates`, which count where the call asks for no other way, and
+            model: Its saved settings may have `num_candidates`, which count where no other way is asked for, and
                 `candidate_temperature` (settings with a `temperature` would have to sample always).
-            asked: What the call gives of `generate`'s arguments, and of other ways to find outputs.
-            num_candidates: What the call gives; 1 is as if there were none.
+            asked: Arguments of `generate`, `num_candidates` (1 is as if it were not there) and `rerank`.
 
         Raises:
-            ValueError: for another way beside it, or if more is to be returned than drawn.
+            ValueError: if more is to be returned than drawn, or for a temperature that is none.
         """
-        num_beams, do_sample, rerank = asked.get("num_beams"), asked.get("do_sample"), bool(asked.get("rerank"))
-        if num_candidates is None:
-            if num_beams is not None or do_sample is not None or rerank:
-                return None
-            num_candidates = get_setting(model, asked, "num_candidates")
+        config = asked.get("generation_config")
+        num_candidates = asked.get("num_candidates")
+        if num_candidates is None and not _list_ways(asked):
+            num_candidates = getattr(config, "num_candidates", None)
+            if num_candidates is None and (config is None or not _list_ways(vars(config))):
+                num_candidates = getattr(model.generation_config, "num_candidates", None)
         if num_candidates is None or num_candidates <= 1:
             return None
-        if (num_beams or 1) > 1 or do_sample is False or rerank:
-            other = "rerank" if rerank else "do_sample=False" if do_sample is False else f"num_beams={num_beams}"
+        num_returned = int(get_setting(model, asked, "num_return_sequences") or 1)
+        if num_returned > num_candidates:
+            raise ValueError(f"num_return_sequences={num_returned} is more than num_candidates={num_candidates}.")
+        is_given = any(given is not None for given in (asked.get("temperature"), getattr(config, "temperature", None)))
+        temperature = None if is_given else get_setting(model, asked, "candidate_temperature")
+        if temperature is not None and (isinstance(temperature, (bool, str)) or not 0.0 < temperature < float("inf")):
+            raise ValueError(f"candidate_temperature must be a finite number above 0, got {temperature!r}.")
+        return cls(int(num_candidates), num_returned, temperature)
+
+    @staticmethod
+    def settle(asked: Mapping[str, Any]) -> dict[str, int]:
+        """What a call adds, so that the way that it asks for counts before that of settings and of an opened pipeline.
+
+        Raises:
+            ValueError: for two ways.
+        """
+        ways, num_candidates = _list_ways(asked), asked.get("num_candidates")
+        if num_candidates is None:
+            return {"num_candidates": 1} if ways else {}
+        others = [name for name, value in ways.items() if value not in _GOES_WITH[name]]
+        if num_candidates > 1 and others:
+            other = "rerank" if others[0] == "rerank" else f"{others[0]}={ways[others[0]]}"
             raise ValueError(
                 f"num_candidates={num_candidates} draws outputs and compares them, which {other} does not go with; leave one "
                 "of them out."
             )
-        num_returned = int(get_setting(model, asked, "num_return_sequences") or 1)
-        if num_returned > num_candidates:
-            raise ValueError(f"num_return_sequences={num_returned} is more than num_candidates={num_candidates}.")
-        temperature = None if asked.get("temperature") is not None else get_setting(model, asked, "candidate_temperature")
-        if temperature is not None and (isinstance(temperature, (bool, str)) or not 0.0 < temperature < float("inf")):
-            raise ValueError(f"candidate_temperature must be a finite number above 0, got {temperature!r}.")
-        return cls(int(num_candidates), num_returned, temperature)
+        return {}
 
     def draw(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """What `generate` has to be asked for, beside all else that was asked."""
@@ -91,8 +105,19 @@ class Consensus:
         return ranked[:, : self.num_returned]
 
 
+_GOES_WITH: dict[str, tuple[Any, ...]] = {"num_beams": (1,), "do_sample": (True,), "rerank": ()}
+
 NAMES = ("num_candidates", "candidate_temperature")
 """What Transformers does not know of saved settings, and keeps."""
+
+
+def _list_ways(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Other ways to find outputs that are asked for, or asked not to be taken."""
+    return {
+        name: asked[name]
+        for name in ("num_beams", "do_sample", "rerank")
+        if asked.get(name) is not None and (name != "rerank" or asked[name])
+    }
 
 
 def measure_agreement(sequences: torch.LongTensor, hidden: Sequence[int]) -> torch.FloatTensor:

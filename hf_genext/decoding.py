@@ -20,6 +20,7 @@ from .constraints import AllowedOutputs, OutputTrie
 from .fast_decoding import generate_fast_if_possible
 from .genext.guidance_genext import GuidedScores, check_guidance_scale, double_memory
 from .genext.seeding_genext import KeyedSampling, make_keys
+from .pipeline_latents import has_latents, prepare_latents
 from .scoring import encode, label_generated, score_tokens
 
 
@@ -217,7 +218,9 @@ def generate_with_control(
     sequences = generate_fast_if_possible(model, **encoded, **arguments)
     sequences = sequences if torch.is_tensor(sequences) else sequences["sequences"]
     sequences = watcher.complete(sequences[: batch_size * num_returned], batch_size, max(num_beams, num_returned))
-    generated = _look_back(model, inputs, sequences.view(batch_size, num_returned, -1), watcher.length, control, config)
+    # Where all are empty, nobody can work out how long they are.
+    sequences = sequences.long().view(batch_size, num_returned, sequences.shape[-1])
+    generated = _look_back(model, inputs, sequences, watcher.length, control, config)
     generated.is_search = num_beams > 1
     # What is not shown is not always a special token, so it is taken away where it is known.
     return generated.cut(watcher.length - len(control.target_prefix)) if watcher.prompts is not None else generated
@@ -237,8 +240,12 @@ def generate_best(
     consensus = Consensus.find(model, arguments)
     if consensus is None:
         return generate_with_control(model, inputs, arguments, Control()).sequences[:, 0]
-    control = Control(seeds=[(0, 0)] * next(iter(inputs.values())).shape[0])
-    drawn = generate_with_control(model, inputs, consensus.draw(arguments), control)
+    num_rows = next(iter(inputs.values())).shape[0]
+    seeds: list[tuple[int, int]] | None = [(0, 0)] * num_rows
+    arguments = consensus.draw(arguments)
+    if has_latents(model):
+        inputs, arguments, seeds = prepare_latents(model, inputs, arguments, arguments.get("temperature", 1.0), seeds)
+    drawn = generate_with_control(model, inputs, arguments, Control(seeds=seeds)).gather(num_rows)
     return drawn.select(consensus.choose(drawn.sequences, hidden)).sequences[:, 0]
 
 

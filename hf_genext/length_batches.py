@@ -9,6 +9,7 @@ Legend: rows (conditions), length (input positions), returned (outputs of each c
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -43,6 +44,7 @@ class LengthSorted(IterableDataset):
         max_rows: Of a batch.
         is_eager: Whether all answers are waited for anyhow, so that the first window may be as large as the others. It begins
             with one row else, and each has twice as many as the one before.
+        window: So many rows make a window, and a batch, whatever their lengths; rows that are unlike, several batches.
     """
 
     def __init__(
@@ -55,7 +57,11 @@ class LengthSorted(IterableDataset):
         max_rows: int = MAX_ROWS_PER_BATCH,
         max_tokens: int = MAX_TOKENS_PER_BATCH,
         is_eager: bool = False,
+        window: int | None = None,
     ) -> None:
+        self._window = window
+        if window is not None:
+            max_rows, max_tokens = window, sys.maxsize
         self._rows, self._forward, self._pad, self._finish = rows, forward, pad, finish
         self._max_rows, self._max_tokens, self._is_eager = max_rows, max_tokens, is_eager
 
@@ -63,14 +69,16 @@ class LengthSorted(IterableDataset):
         return len(self._rows)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[Any]:
-        for window, error in read_windows(self._rows, 1 if not self._is_eager else MAX_ROWS_OF_WINDOW):
+        first = self._window or (1 if not self._is_eager else MAX_ROWS_OF_WINDOW)
+        for window, error in read_windows(self._rows, first, self._window):
             yield from self._answer(window)
             if error is not None:
                 raise error
 
     def _answer(self, window: list[Mapping[str, Any]]) -> list[Any]:
         answers: list[Any] = [None] * len(window)
-        for batch in plan_batches(window, max_tokens=self._max_tokens, max_rows=self._max_rows):
+        for planned in plan_batches(window, max_tokens=self._max_tokens, max_rows=self._max_rows):
+            batch = planned if self._window is None else sorted(planned)
             outputs = self._forward(dict(self._pad([window[index] for index in batch])))
             for index, answer in zip(batch, self._finish(outputs, len(batch)), strict=True):
                 answers[index] = answer
@@ -85,6 +93,7 @@ class RowsAhead:
         iterate: Makes an iterator over them.
         read: Reads some inputs to as many rows.
         first: Inputs that are read at first; twice as many each time, up to the most.
+        most: The most; as many as are good if left out.
     """
 
     def __init__(
@@ -93,13 +102,16 @@ class RowsAhead:
         iterate: Callable[[Any], Iterator[Any]],
         read: Callable[[list[Any]], Iterable[Mapping[str, Any]]],
         first: int,
+        most: int | None = None,
     ) -> None:
         self._inputs, self._iterate, self._read, self._first = inputs, iterate, read, first
+        self._most = most
 
     def __len__(self) -> int:
         return len(self._inputs)
 
     def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        most = self._most or min(MAX_ROWS_READ_AHEAD, MAX_ROWS_OF_WINDOW)
         iterator, count = self._iterate(self._inputs), min(self._first, MAX_ROWS_OF_WINDOW)
         while True:
             given: list[Any] = []
@@ -113,7 +125,7 @@ class RowsAhead:
                 raise error
             if len(given) < count:
                 return
-            count = min(2 * count, MAX_ROWS_READ_AHEAD, MAX_ROWS_OF_WINDOW)
+            count = min(2 * count, most)
 
 
 def run_each(
@@ -151,19 +163,20 @@ def run_each(
 
 
 def read_windows(
-    rows: Iterable[Mapping[str, Any]], first: int = MAX_ROWS_OF_WINDOW
+    rows: Iterable[Mapping[str, Any]], first: int = MAX_ROWS_OF_WINDOW, most: int | None = None
 ) -> Iterator[tuple[list[Mapping[str, Any]], Exception | None]]:
     """Windows of rows, bounded in their number and their bytes, each with the error that ended it, if one did.
 
     Args:
         rows: Read as far as the window goes.
         first: Rows of the first window; each may have twice as many as the one before, up to the most.
+        most: The most; as many as are good if left out, and where it is given, however large they are.
     """
     iterator, place, limit = iter(rows), 0, first
     while True:
         window: list[Mapping[str, Any]] = []
         size, error = 0, None
-        while len(window) < limit and size < MAX_BYTES_OF_WINDOW:
+        while len(window) < limit and (size < MAX_BYTES_OF_WINDOW or most is not None):
             try:
                 row = next(iterator)
             except StopIteration:
@@ -178,7 +191,7 @@ def read_windows(
             place += 1
             size += sum(tensor.nbytes for tensor in row.values() if isinstance(tensor, torch.Tensor))
         yield window, error
-        limit = min(2 * limit, MAX_ROWS_OF_WINDOW)
+        limit = min(2 * limit, most or MAX_ROWS_OF_WINDOW)
 
 
 def count_outputs(model: PreTrainedModel, generate_kwargs: Mapping[str, Any]) -> int:

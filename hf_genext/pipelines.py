@@ -18,6 +18,7 @@ import torch
 from transformers import GenerationConfig
 
 from .alignments import SourceNamer, describe_alignments
+from .consensus import Consensus
 from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
 from .engines.opening_engines import open_engine
@@ -231,6 +232,7 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             kwargs["tgt_lang"] = reading["tgt_lang"]  # Outputs that are given are written in it, too.
         if kwargs.get("alignment_layer") is not None and not kwargs.get("return_alignments"):
             raise ValueError("alignment_layer= says which alignments to give; ask for them with return_alignments=True.")
+        kwargs |= Consensus.settle(kwargs)
         forward = {name: value for name, value in kwargs.items() if value is not None or name not in _CONTROL}
         return reading, {**forward, **scoring}, answer
 
@@ -251,6 +253,10 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             if not isinstance(num_samples, Integral) or isinstance(num_samples, bool) or int(num_samples) < 0:
                 raise ValueError(f"num_samples must be a whole number of 0 or more, got {num_samples!r}.")
             inputs = [{} for _ in range(int(num_samples))]
+            if self._predicts is None and kwargs.get("num_candidates") is None:
+                kwargs["num_candidates"] = 1  # Of what is drawn nothing is to be chosen.
+            elif self._predicts is None and seed is None:
+                seed = int(torch.randint(2**62, (1,)))  # Each sample is another one.
             if self._predicts is None and not has_latents(self.model) and not kwargs.keys() & {"do_sample", "num_beams"}:
                 asked = {"do_sample": True, **kwargs}
                 kwargs = {**list_neutral_settings({**self._generate_kwargs, **asked}), **asked}
@@ -296,6 +302,8 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             raise ValueError(
                 f"{type(self.model).__name__} predicts a single output, which is there at once: call the pipeline."
             )
+        if (kwargs.get("num_candidates") or 1) > 1:
+            raise ValueError("A stream shows what is written, num_candidates chooses at the end; leave one of them out.")
         if (kwargs.get("num_return_sequences") or 1) > 1:
             raise ValueError("A stream shows one output of each condition; call the pipeline for several.")
         kwargs["num_return_sequences"] = 1  # Whatever the model's defaults say.
@@ -407,8 +415,6 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             arguments["bad_words_ids"] = [*(arguments.get("bad_words_ids") or []), *banned]
         asked_of_call = {**self._generate_kwargs, **arguments}
         is_streamed = rows[0].channel is not None
-        if is_streamed and (asked.get("num_candidates") or 1) > 1:
-            raise ValueError("A stream shows what is written, num_candidates chooses at the end; leave one of them out.")
         consensus = None if is_streamed else self._find_consensus({**arguments, **asked})
         arguments = self._prepare_generate_kwargs(arguments)
         if consensus is not None:
@@ -428,7 +434,11 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         default = None if consensus is None else [(0, 0)] * num_rows
         seeds = default if rows[0].seed is None else [row.seed for row in rows if row.seed is not None]
         if has_latents(self.model):
-            temperatures = (asked.get("latent_temperature"), asked_of_call.get("temperature"))
+            temperatures = (
+                asked.get("latent_temperature"),
+                asked_of_call.get("temperature"),
+                consensus and consensus.temperature,
+            )
             temperature = next((given for given in temperatures if given is not None), 1.0)
             inputs, arguments, seeds = prepare_latents(self.model, inputs, arguments, temperature, seeds)
         control = Control(

@@ -121,6 +121,8 @@ class ScoringPipeline(LengthSortedPipeline):
         prompt = self._writer.prompt
         unscored = [-100] * (len(prompt) - 1)
         flat = [torch.tensor([*unscored, *ids]) for row in written for ids in row]
+        if not flat:
+            return [()] * len(written)
         labels = nn.utils.rnn.pad_sequence(flat, batch_first=True, padding_value=-100).to(self.device)
         pad = self.model.generation_config.pad_token_id or 0
         decoder_input_ids = torch.cat([labels.new_zeros(len(labels), 1), labels[:, :-1]], dim=1)

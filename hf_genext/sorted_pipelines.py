@@ -130,7 +130,11 @@ class LengthSortedPipeline(Pipeline):
 
     def _find_consensus(self, asked: Mapping[str, Any]) -> Consensus | None:
         """How outputs are chosen from many, if they are."""
-        return Consensus.find(self.model, {**self._generate_kwargs, **asked}, asked.get("num_candidates"))
+        return Consensus.find(self.model, {**self._generate_kwargs, **asked})
+
+    def chooses_from_draws(self, **kwargs: Any) -> bool:
+        """Whether a call with such arguments draws outputs and gives those that are most like the others."""
+        return self._find_consensus({**self._forward_params, **self._sanitize_parameters(**kwargs)[1]}) is not None
 
     def get_iterator(
         self,
@@ -141,19 +145,20 @@ class LengthSortedPipeline(Pipeline):
         forward_params: dict[str, Any],
         postprocess_params: dict[str, Any],
     ) -> Any:
-        """The answers of many inputs one after the other, as Transformers gives them, or by batches of like length."""
+        """The answers of many inputs: one after the other, so many at once in their order, or by batches of like length."""
         parameters = (preprocess_params, forward_params, postprocess_params)
-        answers: Any = super().get_iterator(inputs, num_workers, batch_size or 1, *parameters)
-        if batch_size != AUTOMATIC:
+        # Rows of several conditions may be unlike, so that no batch of them can be made but by those that are alike.
+        answers: Any = super().get_iterator(inputs, num_workers, 1, *parameters)
+        if batch_size == 1:
             return answers
-        is_eager = isinstance(inputs, list)
+        is_eager, window = isinstance(inputs, list), batch_size or None
         rows = answers.loader.loader
         if not num_workers:
             read = functools.partial(self.preprocess_many, **preprocess_params)
-            rows = RowsAhead(inputs, iterate_inputs, read, MAX_ROWS_READ_AHEAD if is_eager else 1)
+            rows = RowsAhead(inputs, iterate_inputs, read, window or (MAX_ROWS_READ_AHEAD if is_eager else 1), window)
         forward = functools.partial(self.forward, **forward_params)
         finish = functools.partial(self.postprocess_many, **postprocess_params)
-        limits = self._limit_batches(forward_params)
+        limits: dict[str, Any] = self._limit_batches(forward_params) if window is None else {"window": window}
         answers.loader = LengthSorted(rows, forward, RowPadding(self.model), finish, is_eager=is_eager, **limits)
         answers.infer, answers.params = _keep, {}
         return answers

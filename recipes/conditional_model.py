@@ -425,7 +425,7 @@ def check_generation(model: PreTrainedModel, fields: dict[str, Any]) -> None:
     try:
         for name in ("num_beams", "num_return_sequences", "max_new_tokens", "num_candidates"):
             check_count(name, fields.get(name))
-        if Consensus.find(model, fields | {"num_beams": None}, fields.get("num_candidates")) is None and NAMES[1] in fields:
+        if Consensus.find(model, fields) is None and NAMES[1] in fields:
             raise ValueError("candidate_temperature is that of num_candidates, which is missing; give both.")
         unknown = [name for name in config.update(**fields) if name not in NAMES]
         config.validate(strict=True)

@@ -206,7 +206,10 @@ def _score_texts(
             for name, prediction, candidates in zip(names, predictions, references, strict=True)
         )
         Path(settings.predictions_file).write_text("".join(lines), encoding="utf-8")
-    shown = {"num_beams": generate.model.generation_config.num_beams or 1, **search}
+    is_chosen = generate.chooses_from_draws(**search)
+    saved = generate.model.generation_config
+    way = {"num_candidates": saved.num_candidates} if is_chosen and settings.num_candidates is None else {}
+    shown = {**({} if is_chosen else {"num_beams": saved.num_beams or 1}), **way, **search}
     print(json.dumps({"model": model, "sources": len(names), **shown, **scores}))
     for name, value in scores.items():
         print(f"  {name.replace('_', ' '):<28} {value:.2f}")

@@ -162,6 +162,18 @@ def test_several_answers_scores_and_seeds(folder, pipe, tmp_path):
             assert found == pytest.approx(answer["token_scores"], abs=1e-4)
 
 
+def test_what_is_chosen_from_draws_is_the_same_each_time(folder, pipe, tmp_path):
+    words = make_words(12)
+    source = write_words(tmp_path / "in.parquet", words)
+    for name, more in (("one.parquet", []), ("two.parquet", ["--rows_per_shard", 5])):
+        run(folder, source, tmp_path / name, "--num_candidates", 5, *more)
+        found = [row["generated_text"] for row in read(tmp_path / name)]
+        assert found == [row[0]["generated_text"] for row in pipe(words, num_candidates=5)]
+    run(folder, source, tmp_path / "seeded.parquet", "--num_candidates", 5, "--seed", 4)
+    found = [row["generated_text"] for row in read(tmp_path / "seeded.parquet")]
+    assert found == [row[0]["generated_text"] for row in pipe(words, num_candidates=5, seed=4)]
+
+
 @pytest.mark.parametrize("kind", ["class", "labels", "regression"])
 def test_single_outputs(tmp_path, kind):
     config, processor = build_config(), build_processor()
@@ -557,14 +569,14 @@ def test_kills_at_random_moments_lose_and_double_nothing(folder, tmp_path, ranks
     generator, killed = random.Random(ranks), 0
     for _ in range(kills):
         process = start(folder, source, output, *settings, ranks=ranks)
-        at_least = len(row_shards.list_shards(shards)) + generator.randint(0, 15)
+        at_least = len(row_shards.list_shards(shards)) + generator.randint(0, 6)
         killed += kill_when(process, shards, min(at_least, len(words) // 10), generator.uniform(0, 0.3))
         if output.exists():
             break
     process = start(folder, source, output, *settings, ranks=ranks)
     told, _ = process.communicate(timeout=600)
     assert output.exists(), told
-    assert killed >= min(kills, 4)
+    assert killed == kills
     assert read(output) == read(tmp_path / "whole.jsonl")
 
 
@@ -572,8 +584,9 @@ def test_kills_at_random_moments_lose_and_double_nothing(folder, tmp_path, ranks
 def test_two_ranks_share_the_work(folder, tmp_path):
     words = make_words(300)
     source = write_words(tmp_path / "in.parquet", words)
-    run(folder, source, tmp_path / "one.parquet", "--rows_per_shard", 10)
-    process = start(folder, source, tmp_path / "two.parquet", "--rows_per_shard", 10, ranks=2)
+    settings = ["--rows_per_shard", 10, "--do_sample", "true", "--seed", 3]
+    run(folder, source, tmp_path / "one.parquet", *settings)
+    process = start(folder, source, tmp_path / "two.parquet", *settings, ranks=2)
     told, _ = process.communicate(timeout=300)
     assert process.returncode == 0, told
     assert "300 rows" in told

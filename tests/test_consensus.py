@@ -12,10 +12,11 @@ from composition_specimens import DECODERS, build_bert
 from foreign_specimens import BART, TOKENIZER
 from specimens import PHONEMES, WORDS, sharpen
 from test_latent_pipelines import build_text_pipeline
-from transformers import BartConfig, BartForConditionalGeneration, pipeline
+from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig, pipeline
 
-from hf_genext import GenextForConditionalGeneration, GenextProcessor, train_tokenizer
+from hf_genext import GenextForConditionalGeneration, GenextProcessor, decoding, train_tokenizer
 from hf_genext.consensus import BETA, ORDERS, measure_agreement
+from hf_genext.decoding import generate_best
 
 TASK = "conditional-generation"
 N = 7
@@ -135,6 +136,62 @@ def test_saved_settings_count_until_a_call_asks_for_another_way(pipe, tmp_path) 
     assert streamed == [row[0]["generated_text"] for row in greedy]
     saved.save_pretrained(tmp_path / "again")
     assert pipeline(TASK, model=str(tmp_path / "again"))(WORDS) == asked
+
+
+def test_the_call_counts_before_what_a_pipeline_was_opened_with(pipe) -> None:
+    model, processor = pipe.model, pipe.processor
+    asked, beams = pipe(WORDS, num_candidates=N), pipe(WORDS, num_beams=4)
+    with_beams = pipeline(TASK, model=model, processor=processor, num_beams=4)
+    assert with_beams(WORDS) == beams != asked
+    assert with_beams(WORDS, num_candidates=N) == asked
+    with_candidates = pipeline(TASK, model=model, processor=processor, num_candidates=N)
+    assert with_candidates(WORDS) == asked
+    assert with_candidates(WORDS, num_beams=4) == beams
+    assert list(with_candidates.stream("cat"))[-1]["generated_text"] == pipe("cat", num_beams=1)[0]["generated_text"]
+
+
+def test_a_configuration_of_the_call_counts_before_that_of_the_model(pipe) -> None:
+    room = {"max_new_tokens": 6}
+    beams = pipe("violin", num_beams=4)
+    cool = pipe("violin", num_candidates=N, temperature=0.4)
+    pipe.model.generation_config.num_candidates = N
+    pipe.model.generation_config.candidate_temperature = 0.4
+    try:
+        assert pipe("violin") == cool
+        assert pipe("violin", generation_config=GenerationConfig(num_beams=4, **room)) == beams
+        assert pipe("violin", generation_config=GenerationConfig(**room)) == cool
+        asked = {"num_candidates": 3, "do_sample": True, "temperature": 1.0}
+        three = pipe("violin", generation_config=GenerationConfig(**asked, **room))
+    finally:
+        del pipe.model.generation_config.num_candidates, pipe.model.generation_config.candidate_temperature
+    assert three == pipe("violin", num_candidates=3)
+
+
+def test_samples_out_of_nothing_are_not_one_and_the_same() -> None:
+    latent = build_text_pipeline()
+    assert len({row[0]["generated_text"] for row in latent(num_samples=8, num_candidates=3)}) > 1
+    drawn = latent(num_samples=6, seed=7)
+    assert latent(num_samples=4, num_candidates=3, seed=7) == latent(num_samples=4, num_candidates=3, seed=7, batch_size=1)
+    latent.model.generation_config.num_candidates = 3
+    assert latent(num_samples=6, seed=7) == drawn
+
+
+def test_latent_numbers_are_drawn_as_warm_as_the_candidates_and_by_the_trainer_alike() -> None:
+    latent = build_text_pipeline()
+    warm = latent({}, num_candidates=N, temperature=1.7)
+    assert warm != latent({}, num_candidates=N, temperature=0.2)
+    latent.model.generation_config.num_candidates = N
+    latent.model.generation_config.candidate_temperature = 1.7
+    assert latent({}) == warm
+    inputs = {"condition_mask": torch.zeros(2, latent.model.encoder.num_conditions, dtype=torch.long)}
+    tokenizer = latent.target_tokenizer
+    best = generate_best(latent.model, inputs, {}, tokenizer.all_special_ids)
+    assert tokenizer.batch_decode(best, skip_special_tokens=True) == [warm[0]["generated_text"]] * 2
+
+
+def test_a_batch_of_empty_outputs_is_an_answer(pipe, monkeypatch) -> None:
+    monkeypatch.setattr(decoding, "generate_fast_if_possible", lambda model, **kwargs: torch.zeros(2, 0))
+    assert pipe(["cat", "at"], batch_size=2) == [[{"generated_text": ""}]] * 2
 
 
 def test_a_model_saved_with_guidance_answers_lists_in_batches(pipe) -> None:

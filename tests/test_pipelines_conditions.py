@@ -137,6 +137,39 @@ def test_several_conditions_of_which_any_may_be_missing(tmp_path):
         pipe({"text": "cat", "label": "au"})
 
 
+def test_pictures_beside_texts_of_which_any_may_be_missing(tmp_path):
+    letters = train_tokenizer(WORDS, unit="character", model_max_length=24)
+    text = build_bert()
+    text.vocab_size = len(letters)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    picture = ViTConfig(image_size=8, patch_size=4, **sizes)
+    parts = {"tokenizer": letters, "image_processor": ViTImageProcessor(size={"height": 8, "width": 8})}
+    save(tmp_path, {"text": text, "image": picture}, num_latents=None, **parts)
+    pipe = pipeline(TASK, model=str(tmp_path))
+    conditions = [
+        {"text": "cat", "image": PICTURES[0]},
+        {"text": "at"},
+        {"image": PICTURES[1]},
+        {},
+        {"text": "violin", "image": PICTURES[2]},
+        {"text": "at"},
+    ]
+    alone = [pipe(condition) for condition in conditions]
+    check_answers(pipe, conditions, alone)
+    assert pipe(conditions) == list(pipe((condition for condition in conditions), batch_size=4)) == alone
+    assert pipe(conditions, num_workers=1, batch_size=4) == alone
+    streamed = [list(stream)[-1]["generated_text"] for stream in pipe.stream(conditions)]
+    assert streamed == [answer[0]["generated_text"] for answer in alone]
+    targets = ["AE T", "V AY", ["AH"], [], ["S", "K AE T"], "AE"]
+    scored = pipe.score(conditions, targets, batch_size=3)
+    assert scored[3] == [] and len(scored[4]) == 2
+    for found, condition, target in zip(scored, conditions, targets, strict=True):
+        (expected,) = pipe.score([condition], [target])
+        pairs = zip(found, expected, strict=True) if isinstance(target, list) else [(found, expected)]
+        for score, other in pairs:
+            assert score["token_scores"] == pytest.approx(other["token_scores"], abs=1e-4)
+
+
 def test_nothing_is_a_condition_too(tmp_path):
     model, processor = save(tmp_path, None)
     pipe = pipeline(TASK, model=str(tmp_path))

@@ -18,12 +18,14 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from ..call_settings import LastAnswer
+from ..consensus import NAMES
 from .models_engines import EngineModel, require_package
 
 _KNOWN = {
     "bad_words_ids",
     "bos_token_id",
     "cache_implementation",
+    *NAMES,
     "decoder_start_token_id",
     "early_stopping",
     "eos_token_id",
