@@ -127,6 +127,10 @@ def _write_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     return [encoding.ids for encoding in backend.encode_batch(texts)]
 
 
+HUGE_TEXT = 100_000
+"""Characters of a text that is looked at before it is tokenized."""
+
+
 def _to_tensor(rows: list[list[int]]) -> torch.LongTensor:
     """Rows of one length as a tensor; by NumPy, which takes a twentieth of the time of `torch.tensor`."""
     return torch.from_numpy(np.array(rows, dtype=np.int64))
@@ -166,11 +170,13 @@ class ConditionReader:
         condition = self.name(given)
         rate = getattr(self._feature_extractor, "sampling_rate", None)
         condition = open_condition({name: value for name, value in condition.items() if value is not None}, rate)
+        is_cut = False
         if "text" in condition:
-            condition["text"] = options.prefix + _require_content(condition["text"])
+            text = options.prefix + _require_content(condition["text"])
+            condition["text"], is_cut = self._shorten(text, options.truncation)
         if not any(name in condition for name in ARGUMENTS if name != "sampling_rate"):
             return self._make_unconditional(), False
-        is_cut = "audio" in condition and self._check_recording(condition["audio"], options.truncation)
+        is_cut |= "audio" in condition and self._check_recording(condition["audio"], options.truncation)
         inputs, was_cut = (self._read_with_processor if self._is_ours else self._read_with_parts)(condition, options)
         return inputs, was_cut or is_cut
 
@@ -182,6 +188,8 @@ class ConditionReader:
             for a model of more than text.
         """
         if not self._reads_text_alone or not all(isinstance(text, str) and text.strip() for text in texts) or not texts:
+            return None
+        if max(map(len, texts)) > HUGE_TEXT:
             return None
         rows = _write_ids(self._processor.tokenizer, list(texts))
         lengths = [len(ids) for ids in rows]
@@ -303,6 +311,28 @@ class ConditionReader:
             ValueError: for a code that the tokenizer lacks.
         """
         return find_language(self._tokenizer, code)
+
+    def _shorten(self, text: str, truncation: bool) -> tuple[str, bool]:
+        """A text, of one that no tokens of the model can hold its beginning, and whether that is so.
+
+        A tokenizer takes minutes for some megabytes, of which the model would take a page.
+        """
+        if len(text) <= HUGE_TEXT:
+            return text, False
+        longest = max(map(len, self._tokenizer.get_vocab()))
+        limit = self._tokenizer.model_max_length
+        most = 4 * limit * longest  # Normalization may make several letters one.
+        if len(text) <= most or sum(map(len, text.split())) <= most:
+            return text, False
+        if not truncation:
+            raise ValueError(
+                f"The condition {text[:40]!r}... has {len(text):,} characters; the model takes {limit} tokens. Shorten it, or "
+                'pass truncation="truncate".'
+            )
+        end = most
+        while sum(map(len, text[:end].split())) < most:
+            end *= 2
+        return text[:end], True
 
     def _check_length(self, text: str, length: int, truncation: bool) -> bool:
         """Whether a text was cut; an error where it had to be, and may not."""

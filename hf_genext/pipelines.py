@@ -434,11 +434,8 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         default = None if consensus is None else [(0, 0)] * num_rows
         seeds = default if rows[0].seed is None else [row.seed for row in rows if row.seed is not None]
         if has_latents(self.model):
-            temperatures = (
-                asked.get("latent_temperature"),
-                asked_of_call.get("temperature"),
-                consensus and consensus.temperature,
-            )
+            saved = None if consensus is None else consensus.temperature
+            temperatures = (asked.get("latent_temperature"), asked_of_call.get("temperature"), saved)
             temperature = next((given for given in temperatures if given is not None), 1.0)
             inputs, arguments, seeds = prepare_latents(self.model, inputs, arguments, temperature, seeds)
         control = Control(

@@ -172,6 +172,19 @@ def part(request):
     return request.param, pipe, inputs, tensors
 
 
+@pytest.mark.parametrize("name", ["speech", "whisper"])
+def test_silence_is_a_recording_like_any_other(name):
+    build, parts, recordings = MODELS[name]
+    torch.manual_seed(0)
+    pipe = pipeline(TASK, model=sharpen(build()), **parts)
+    silence = {"array": np.zeros(len(recordings[0]["array"]), dtype=np.float32), "sampling_rate": 16_000}
+    alone = pipe(silence, max_new_tokens=8)
+    assert isinstance(alone[0]["generated_text"], str)
+    assert pipe([recordings[0], silence], batch_size=2, max_new_tokens=8)[1] == alone
+    scored = pipe(silence, max_new_tokens=8, return_scores=True)[0]
+    assert np.isfinite(scored["token_scores"]).all()
+
+
 @pytest.mark.parametrize("arguments", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=["greedy", "beams"])
 def test_the_pipeline_gives_what_generate_gives(part, arguments):
     _, pipe, inputs, tensors = part

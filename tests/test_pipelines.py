@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import datasets
 import numpy as np
@@ -155,7 +158,7 @@ def test_the_folder_opens_through_every_door_that_fits(folder):
     torch.testing.assert_close(encoder.encode(**inputs), whole.encode(**inputs))
 
 
-@pytest.mark.parametrize("given", [3, None, {"word": "cat"}, ["cat", 3], b"cat"])
+@pytest.mark.parametrize("given", [3, None, {"word": "cat"}, ["cat", 3], ["cat", None], b"cat"])
 def test_what_is_no_text_is_refused(pipe, given):
     with pytest.raises((TypeError, ValueError), match="must be a string"):
         pipe(given)
@@ -172,6 +175,25 @@ def test_a_text_longer_than_the_model_is_refused_or_cut_on_request(pipe):
         pipe("a" * 40)
     cut = pipe("a" * 40, truncation=True)
     assert cut == [{**answer, "truncated": True} for answer in pipe("a" * 23)]
+
+
+def test_ten_megabytes_of_text_are_refused_or_cut(pipe):
+    for huge in ("a" * 10_000_000, "at " * 3_000_000):
+        with pytest.raises(ValueError, match=rf"has {len(huge):,} characters; the model takes 24 tokens"):
+            pipe(["cat", huge])
+        assert pipe(huge, truncation="truncate") == pipe(huge[:40], truncation="truncate")
+
+
+def test_no_compiler_is_needed_to_generate(folder):
+    code = (
+        "import os, shutil; os.environ['PATH'] = ''; assert shutil.which('cc') is None\n"
+        "from transformers import pipeline; import hf_genext\n"
+        f"pipe = pipeline({TASK!r}, model={str(folder)!r}, engine='torch')\n"
+        "print(pipe(['cat', 'violin']), pipe('cat', num_beams=3), pipe('cat', do_sample=True, seed=1))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name not in ("CC", "CXX")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_folder_without_a_processor_says_what_is_missing(folder, tmp_path):
