@@ -14,13 +14,8 @@ from transformers import PreTrainedModel
 
 from .fast_decoding import get_setting
 
-ORDERS = (1, 2)
-"""Lengths of the n-grams of tokens that two outputs are compared by."""
-
 BETA = 2.0
 """How many times as much it counts to have what another output has as to have nothing else."""
-
-_MULTIPLIER = 0x9E3779B97F4A7C15 - (1 << 64)
 
 
 @dataclass(frozen=True)
@@ -123,8 +118,8 @@ def _list_ways(asked: Mapping[str, Any]) -> dict[str, Any]:
 def measure_agreement(sequences: torch.LongTensor, hidden: Sequence[int]) -> torch.FloatTensor:
     """How like the other outputs of its condition each output is, from 0 to 1: (batch, candidates).
 
-    The mean over all others of the F-score with which an output finds their n-grams of tokens, as chrF does with those of
-    letters (Popovic 2015, "chrF: character n-gram F-score"), counted twice as much by recall as by precision.
+    The mean over all others of the F-score with which an output finds their tokens, each as often as it is there. Recall counts
+    twice as much as precision, as in chrF (Popovic 2015), so that of two outputs that say the same the fuller one is chosen.
 
     Args:
         sequences: Ids, (batch, candidates, target).
@@ -134,7 +129,7 @@ def measure_agreement(sequences: torch.LongTensor, hidden: Sequence[int]) -> tor
         >>> import torch
         >>> from hf_genext.consensus import measure_agreement
         >>> measure_agreement(torch.tensor([[[7, 8, 0], [7, 8, 9], [5, 0, 0]]]), [0]).argmax(dim=1)
-        tensor([0])
+        tensor([1])
     """
     shown = ~torch.isin(sequences, torch.tensor(list(hidden), dtype=sequences.dtype, device=sequences.device))
     return torch.stack([_compare(*row) for row in zip(sequences, shown, strict=True)])
@@ -142,31 +137,14 @@ def measure_agreement(sequences: torch.LongTensor, hidden: Sequence[int]) -> tor
 
 def _compare(ids: torch.LongTensor, shown: torch.BoolTensor) -> torch.FloatTensor:
     """The mean F-score of each of some outputs against all others; ids (candidates, target) -> (candidates,)."""
-    count = len(ids)
-    # What is shown stands first, in its order, so that n-grams reach over what is not.
-    order = (~shown).to(torch.uint8).argsort(dim=1, stable=True)
-    ids, shown = ids.gather(1, order), shown.gather(1, order)
-    grams, there = ids, shown
-    scores = torch.zeros(count, count, device=ids.device)
-    num_orders = torch.zeros(count, count, device=ids.device)
-    for length in range(1, max(ORDERS) + 1):
-        if length > 1:
-            if ids.shape[1] < length:
-                break
-            grams = grams[:, :-1] * _MULTIPLIER + ids[:, length - 1 :]
-            there = shown[:, length - 1 :]
-        if length not in ORDERS:
-            continue
-        kinds, places = torch.unique(grams, return_inverse=True)
-        counts = torch.zeros(count, len(kinds), device=ids.device).scatter_add_(1, places, there.float())
-        totals = counts.sum(dim=1)
-        shared = torch.stack([torch.minimum(counts, counts[place]).sum(dim=1) for place in range(count)], dim=1)
-        # F = (1 + b2) shared / (b2 |other| + |own|): rows are the outputs, columns those they are compared with.
-        weights = BETA**2 * totals[None, :] + totals[:, None]
-        scores += (1 + BETA**2) * shared / weights.clamp(min=1)
-        num_orders += weights > 0
-    scores = torch.where(num_orders > 0, scores / num_orders.clamp(min=1), 1.0)  # Nothing is like nothing.
-    return (scores.sum(dim=1) - scores.diagonal()) / max(1, count - 1)
+    kinds, places = torch.unique(ids, return_inverse=True)
+    counts = torch.zeros(len(ids), len(kinds), device=ids.device).scatter_add_(1, places, shown.float())
+    totals = counts.sum(dim=1)
+    shared = torch.stack([torch.minimum(counts, own).sum(dim=1) for own in counts])
+    # F = (1 + b2) shared / (b2 |other| + |own|): rows are the outputs, columns those they are compared with.
+    weights = BETA**2 * totals[None, :] + totals[:, None]
+    scores = torch.where(weights > 0, (1 + BETA**2) * shared / weights.clamp(min=1), 1.0)  # Nothing is like nothing.
+    return (scores.sum(dim=1) - scores.diagonal()) / max(1, len(ids) - 1)
 
 
-__all__ = ["BETA", "NAMES", "ORDERS", "Consensus", "measure_agreement"]
+__all__ = ["BETA", "NAMES", "Consensus", "measure_agreement"]

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 import hf_genext
 from hf_genext.checkpoints import list_checkpoints
+from hf_genext.devices import keep_freed_memory
 from hf_genext.hub import read_results
 from recipes.arguments import SettingsError
 
@@ -34,6 +35,7 @@ _KEPT_GROUPS: list[Any] = []
 
 def run_main(main: Callable[[], Any]) -> None:
     """Run a recipe from the command line: what the user can mend is said in one line (HF_GENEXT_TRACEBACK=1 shows where)."""
+    keep_freed_memory()
     try:
         main()
     except KeyboardInterrupt:

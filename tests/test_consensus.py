@@ -15,7 +15,7 @@ from test_latent_pipelines import build_text_pipeline
 from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig, pipeline
 
 from hf_genext import GenextForConditionalGeneration, GenextProcessor, decoding, train_tokenizer
-from hf_genext.consensus import BETA, ORDERS, measure_agreement
+from hf_genext.consensus import BETA, measure_agreement
 from hf_genext.decoding import generate_best
 
 TASK = "conditional-generation"
@@ -23,19 +23,15 @@ N = 7
 
 
 def agree_by_hand(rows: list[list[int]]) -> list[float]:
-    """For each output the mean over all others of the mean F-score over the orders that either has."""
+    """For each output the mean over all others of the F-score of its tokens."""
 
     def compare(own: list[int], other: list[int]) -> float:
-        scores = []
-        for order in ORDERS:
-            counts = [Counter(tuple(tokens[i : i + order]) for i in range(len(tokens) - order + 1)) for tokens in (own, other)]
-            shared, (num_own, num_other) = (counts[0] & counts[1]).total(), (each.total() for each in counts)
-            if num_own + num_other == 0:
-                continue
-            precision, recall = (shared / number if number else 0.0 for number in (num_own, num_other))
-            weight = BETA**2 * precision + recall
-            scores.append((1 + BETA**2) * precision * recall / weight if weight else 0.0)
-        return sum(scores) / len(scores) if scores else 1.0
+        if not own and not other:
+            return 1.0
+        shared = (Counter(own) & Counter(other)).total()
+        precision, recall = (shared / len(tokens) if tokens else 0.0 for tokens in (own, other))
+        weight = BETA**2 * precision + recall
+        return (1 + BETA**2) * precision * recall / weight if weight else 0.0
 
     return [sum(compare(own, other) for j, other in enumerate(rows) if j != i) / (len(rows) - 1) for i, own in enumerate(rows)]
 
