@@ -309,6 +309,7 @@ class ConditionalCollator:
             labels, which is needed where the loss is computed outside the model (label smoothing), or for both directions.
         reversed_start_token_id: With it each row has two targets: as it is, and from its last token to its first behind this
             start token. The end token stays last.
+        target_tokenizer: What wrote the labels, where they may be padded already: its padding behind their end is cut off.
 
     Raises:
         ValueError: for a `reversed_start_token_id` without `prepare_decoder_input_ids_from_labels`.
@@ -319,12 +320,16 @@ class ConditionalCollator:
         pad_token_id: int,
         prepare_decoder_input_ids_from_labels: Callable[[torch.Tensor], torch.Tensor] | None = None,
         reversed_start_token_id: int | None = None,
+        target_tokenizer: Any | None = None,
     ) -> None:
         if reversed_start_token_id is not None and prepare_decoder_input_ids_from_labels is None:
             raise ValueError("Both directions need prepare_decoder_input_ids_from_labels: each has a start token of its own.")
         self.pad_token_id = pad_token_id
         self.prepare_decoder_input_ids_from_labels = prepare_decoder_input_ids_from_labels
         self.reversed_start_token_id = reversed_start_token_id
+        self.target_pad_token_id = getattr(target_tokenizer, "pad_token_id", None)
+        ends = {getattr(target_tokenizer, name, None) for name in ("eos_token_id", "sep_token_id")}
+        self._pads_with_end = self.target_pad_token_id in ends
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Build a batch.
@@ -357,6 +362,8 @@ class ConditionalCollator:
         if np.ndim(targets[0]) == 0 or np.asarray(targets[0]).dtype.kind == "f":
             batch["labels"] = torch.from_numpy(np.stack(targets))
         else:
+            if self.target_pad_token_id is not None:
+                targets = [_cut_padding(row, self.target_pad_token_id, int(self._pads_with_end)) for row in targets]
             if self.reversed_start_token_id is not None:
                 targets = [target for row in targets for target in (row, [*row[-2::-1], *row[-1:]])]
             batch["labels"] = torch.from_numpy(_pad(targets, -100)[0])
@@ -373,6 +380,14 @@ class ConditionalCollator:
         if self.reversed_start_token_id is not None:
             batch["decoder_input_ids"][1::2, 0] = self.reversed_start_token_id
         return batch
+
+
+def _cut_padding(target: Any, pad_token_id: int, kept: int) -> Any:
+    """A target without the padding at its end, of which one token stays where that is the end token."""
+    end = len(target)
+    while end > kept and target[end - 1] == pad_token_id and (not kept or target[end - 2] == pad_token_id):
+        end -= 1
+    return target[:end]
 
 
 def _pad_states(rows: list[Any]) -> dict[str, Any]:

@@ -165,6 +165,7 @@ class GenextTrainer(Seq2SeqTrainer):
             pad_token_id=0 if tokenizer is None else tokenizer.pad_token_id,
             prepare_decoder_input_ids_from_labels=self.model.prepare_decoder_input_ids_from_labels if needs_inputs else None,
             reversed_start_token_id=reversed_start_token_id,
+            target_tokenizer=_find_writer(self.processing_class),
         )
 
     # Data
@@ -544,8 +545,7 @@ class GenextTrainer(Seq2SeqTrainer):
         order = sorted(range(len(sources)), key=lambda index: len(_get_text(sources[index])))
         mine = order[self.args.process_index :: self.args.world_size]
         answers: list[tuple[int, str]] = []
-        names = ("target_tokenizer", "tokenizer")
-        writer = next((part for name in names if (part := getattr(self.processing_class, name, None))), self.processing_class)
+        writer = _find_writer(self.processing_class)
         for start in range(0, len(mine), self.args.per_device_eval_batch_size):
             indices = mine[start : start + self.args.per_device_eval_batch_size]
             inputs = self._read_conditions([sources[index] for index in indices])
@@ -585,6 +585,11 @@ def compile_layers(model: nn.Module) -> None:
 def _mark_missing(labels: torch.Tensor) -> torch.Tensor:
     """Labels with -100 where nothing is known; of numbers, whose sign of that is NaN, 0 where something is."""
     return labels.isnan() * -100 if labels.is_floating_point() else labels
+
+
+def _find_writer(processing_class: Any) -> Any:
+    parts = (getattr(processing_class, name, None) for name in ("target_tokenizer", "tokenizer"))
+    return next((part for part in parts if part is not None), processing_class)
 
 
 def _get_text(condition: str | Mapping[str, Any]) -> str:

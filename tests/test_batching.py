@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
-from specimens import build_config, sharpen
+from specimens import PHONEMES, WORDS, build_config, build_processor, sharpen
 
 from hf_genext import GenextForConditionalGeneration
 from hf_genext.batching import ConditionalCollator, EncodedPairs, EncodedRows, TokenBudgetBatchSampler
+from hf_genext.training import GenextTrainer, GenextTrainingArguments
 
 
 def draw_lengths(rows=997, seed=0):
@@ -139,3 +142,41 @@ def test_the_collator_gives_every_target_in_both_directions():
     assert batch["decoder_input_ids"].tolist() == [[1, 8, 9], [3, 9, 8], [1, 2, 0], [3, 2, 0]]
     with pytest.raises(ValueError, match="prepare_decoder_input_ids_from_labels"):
         ConditionalCollator(0, reversed_start_token_id=3)
+
+
+@pytest.mark.parametrize("container", [list, np.array, torch.tensor])
+@pytest.mark.parametrize(
+    ("pad", "end", "given", "expected"),
+    [
+        (0, 2, [[8, 9, 2, 0, 0], [2, 0, 0, 0, 0], [8, 9, 8, 9, 2]], [[8, 9, 2], [2], [8, 9, 8, 9, 2]]),
+        (2, 2, [[8, 9, 2, 2, 2], [2, 2, 2, 2, 2], [8, 9, 8, 9, 2]], [[8, 9, 2], [2], [8, 9, 8, 9, 2]]),
+        (0, None, [[8, 9, 0], [8, 0, 0]], [[8, 9], [8]]),
+    ],
+)
+def test_padding_that_targets_already_have_is_no_target(container, pad, end, given, expected):
+    tokenizer = SimpleNamespace(pad_token_id=pad, eos_token_id=end, sep_token_id=None)
+    rows = [{"labels": container(row)} for row in given]
+    labels = ConditionalCollator(0, target_tokenizer=tokenizer)(rows)["labels"]
+    assert [[token for token in row if token != -100] for row in labels.tolist()] == expected
+    both = ConditionalCollator(0, lambda labels: labels.clone(), reversed_start_token_id=3, target_tokenizer=tokenizer)
+    if container is not torch.tensor:  # Which cannot be read backwards.
+        turned = [[*row[-2::-1], *row[-1:]] for row in expected]
+        assert [[token for token in row if token != -100] for row in both(rows)["labels"][1::2].tolist()] == turned
+
+
+def test_rows_that_the_processor_has_padded_are_trained_on_as_others_are(tmp_path):
+    processor = build_processor()
+    config = build_config("none")
+    config.conditioner.vocab_size, config.decoder.vocab_size = len(processor.tokenizer), len(processor.target_tokenizer)
+    args = GenextTrainingArguments(str(tmp_path), report_to="none")
+    trainer = GenextTrainer(model=GenextForConditionalGeneration(config), args=args, processing_class=processor)
+    batches = []
+    for padding in (False, "max_length"):
+        encoded = processor(text=WORDS, text_target=PHONEMES, padding=padding, max_length=24, truncation=True)
+        rows = [
+            {"input_ids": source, "labels": target}
+            for source, target in zip(encoded["input_ids"], encoded["labels"], strict=True)
+        ]
+        batches.append(trainer.data_collator(rows))
+    assert batches[1]["labels"].tolist() == batches[0]["labels"].tolist()
+    assert trainer._get_num_items_in_batch(batches[1:], args.device) == sum(len(text.split()) + 1 for text in PHONEMES)
