@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 MARKER_NAME = "complete.json"
 WRITING_NAME = "writing"
 """Stands in a checkpoint from before its first file until it is complete."""
+UNPROVEN_NAME = "unproven"
+"""Stands in a checkpoint until its weights have had a loss that gives no cause for doubt."""
+DIVERGED_NAME = "diverged"
+"""Stands in a checkpoint after which the training diverged before it was proven."""
 LOCK_NAME = ".lock"
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -38,7 +42,7 @@ def mark_complete(folder: str | os.PathLike[str]) -> None:
     root = Path(folder)
     sizes = {}
     for path in sorted(root.rglob("*")):
-        if path.is_file() and path.name not in (MARKER_NAME, WRITING_NAME):
+        if path.is_file() and path.name not in (MARKER_NAME, WRITING_NAME, UNPROVEN_NAME):
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
             sizes[str(path.relative_to(root))] = path.stat().st_size
@@ -109,17 +113,65 @@ def list_checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
 
 
 def find_last_complete(output_dir: str | os.PathLike[str]) -> Path | None:
-    """The newest complete checkpoint of an output folder; every damaged one above it is named in the log."""
+    """The newest complete checkpoint of an output folder from which no training diverged.
+
+    Every one above it that is passed over is named in the log.
+    """
     for checkpoint in reversed(list_checkpoints(output_dir)):
         damage = find_damage(checkpoint)
+        if (checkpoint / DIVERGED_NAME).is_file():
+            damage = "the training diverged at it, or soon after"
         if damage is None:
             return checkpoint
         logger.warning("Passing over %s: %s.", checkpoint, damage)
     return None
 
 
+class CheckpointProofs:
+    """Tells which checkpoints of a training are good: those after which a loss was seen that gives no cause for doubt.
+
+    The last loss that is known when a checkpoint is written was computed before the last update, and is no proof of what that
+    made of the weights. Only a file in each checkpoint tells, so that a run that was killed goes on from the newest.
+
+    Args:
+        output_dir: Where the checkpoints are.
+        resumed: The one that the training goes on from; it and those before it are proven or not as they were.
+    """
+
+    def __init__(self, output_dir: str | os.PathLike[str], resumed: str | os.PathLike[str] | None = None) -> None:
+        known = list_checkpoints(output_dir)
+        last = None if resumed is None else Path(resumed).resolve()
+        count = next((place for place, path in enumerate(known, 1) if path.resolve() == last), 0)
+        self._unproven = [path for path in known[:count] if (path / UNPROVEN_NAME).is_file()]
+
+    def add(self, folder: Path) -> None:
+        """Note a checkpoint that is about to be complete."""
+        (folder / UNPROVEN_NAME).touch()
+        self._unproven = [*(path for path in self._unproven if path != folder), folder]
+
+    def prove(self, keep: int | None, best: str | os.PathLike[str] | None) -> None:
+        """Say that all are good, and delete those that were kept in case they are not, as [`delete_old`]."""
+        proven, self._unproven = self._unproven, []
+        for folder in proven:
+            (folder / UNPROVEN_NAME).unlink(missing_ok=True)
+        if proven:
+            delete_old(proven[-1].parent, keep, best, proven[-1])
+
+    def refute(self) -> None:
+        """Say that the training diverged: what is not proven now is not gone on from."""
+        for folder in self._unproven:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(folder / UNPROVEN_NAME, folder / DIVERGED_NAME)
+        self._unproven = []
+
+
 def delete_old(
-    output_dir: str | os.PathLike[str], keep: int | None, best: str | os.PathLike[str] | None, newest: str | os.PathLike[str]
+    output_dir: str | os.PathLike[str],
+    keep: int | None,
+    best: str | os.PathLike[str] | None,
+    newest: str | os.PathLike[str],
+    *,
+    keeps_proven: bool = False,
 ) -> None:
     """Delete all but the last `keep` complete checkpoints to be written and the best one, and those that were never finished.
 
@@ -131,16 +183,21 @@ def delete_old(
         keep: How many; all if left out.
         best: One that stays, wherever the folder stood when it was written.
         newest: One that stays: the one just written. Its number may be below those of an earlier run.
+        keeps_proven: Whether the last one that [`CheckpointProofs`] found good stays, too.
     """
     stays = {Path(path).name for path in (best, newest) if path is not None}
-    written: list[tuple[int, int, Path]] = []
+    written: list[tuple[bool, int, int, Path]] = []
     for number, path in enumerate(list_checkpoints(output_dir)):
         if (path / MARKER_NAME).is_file():
             if find_damage(path) is None:
-                written.append(((path / MARKER_NAME).stat().st_mtime_ns, number, path))
+                is_good = not (path / DIVERGED_NAME).is_file()
+                written.append((is_good, (path / MARKER_NAME).stat().st_mtime_ns, number, path))
         elif (path / WRITING_NAME).is_file() and path.name not in stays:
             shutil.rmtree(path, ignore_errors=True)
-    for *_, path in sorted(written)[: -keep if keep is not None and keep > 0 else 0]:
+    written.sort()
+    proven = [path.name for is_good, *_, path in written if is_good and not (path / UNPROVEN_NAME).is_file()]
+    stays |= set(proven[-1:] if keeps_proven else [])
+    for *_, path in written[: -keep if keep is not None and keep > 0 else 0]:
         if path.name not in stays:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -213,6 +270,7 @@ def hold_folder(output_dir: str | os.PathLike[str]) -> Iterator[None]:
 
 
 __all__ = [
+    "CheckpointProofs",
     "begin_checkpoint",
     "check_same_model",
     "delete_old",

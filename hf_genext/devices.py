@@ -1,4 +1,4 @@
-"""What this machine can do."""
+"""What this machine can do, and what makes it do that."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 _MALLOC_VARIABLES = (
     "GLIBC_TUNABLES",
@@ -31,6 +32,15 @@ def has_fast_bfloat16() -> bool:
 def has_compiler() -> bool:
     """Whether `torch.compile` finds what it needs: a C++ compiler for the CPU, Triton's own for a GPU."""
     return torch.cuda.is_available() or any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def compile_layers(model: torch.nn.Module) -> None:
+    """Compile the layers of a model in place, each kind once and for batches of any shape; names of weights stay."""
+    # Two sizes that happen to be equal in the first batch shall not be taken for one.
+    torch.fx.experimental._config.use_duck_shape = False
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(dynamic=True)
 
 
 def keep_freed_memory() -> bool:
@@ -73,4 +83,4 @@ def _read_processor_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-__all__ = ["describe_device", "has_compiler", "has_fast_bfloat16", "keep_freed_memory"]
+__all__ = ["compile_layers", "describe_device", "has_compiler", "has_fast_bfloat16", "keep_freed_memory"]

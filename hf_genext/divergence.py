@@ -11,6 +11,29 @@ _LEAST_SCALE = 0.5
 """Of the first loss, in nats: what goes on from a model that fits well begins near 0, where a factor says little."""
 
 
+class TrainingDivergedError(RuntimeError):
+    """The loss is no number any more, or far above where it began."""
+
+
+class NewSteps:
+    """Tells the steps since it was last asked from a sum of losses that begins anew at each log."""
+
+    def __init__(self) -> None:
+        self._step, self._total = 0, 0.0
+
+    def take(self, total: float, step: int, logged_step: int) -> tuple[float, int]:
+        """The mean loss of the steps that are new, and how many these are.
+
+        Args:
+            total: The sum of the losses since the last log.
+            step: How many steps have been taken.
+            logged_step: How many had been at the last log.
+        """
+        known, before = (self._step, self._total) if self._step > logged_step else (logged_step, 0.0)
+        self._step, self._total = step, total
+        return (total - before) / max(step - known, 1), step - known
+
+
 class DivergenceGuard:
     """Watches the losses of a training.
 
@@ -24,10 +47,14 @@ class DivergenceGuard:
         [False, False, False, True]
         >>> guard.describe()
         '; it began at 4 and had come down to 2.234'
+
+    Attributes:
+        is_doubtful: Whether the last loss, or the mean, is half the way to a divergence, or back near where it began.
     """
 
     def __init__(self, factor: float) -> None:
         self._factor = factor
+        self.is_doubtful = False
         self._memory: dict[str, Any] = {}
         self._begin(None)
 
@@ -51,7 +78,7 @@ class DivergenceGuard:
             steps: How many these are.
             schedule: What its parts count for. While that changes, a loss rises of itself.
         """
-        memory = self._memory
+        memory, self.is_doubtful = self._memory, False
         if memory["schedule"] != schedule:
             is_new = memory["schedule"] is None and memory["first"] is None
             self._begin(schedule)
@@ -76,7 +103,9 @@ class DivergenceGuard:
             return False
         if mean > first + (self._factor - 1) * scale:
             return True
-        is_forgotten = best < first - 0.2 * scale and mean > first - 0.1 * (first - best)
+        back = first - 0.1 * (first - best) if best < first - 0.2 * scale else math.inf
+        is_forgotten = mean > back
+        self.is_doubtful = max(loss, mean) > min(back, first + 0.5 * (self._factor - 1) * scale)
         memory["forgotten"] = memory["forgotten"] + 1 if is_forgotten else 0
         memory["forgotten_steps"] = memory["forgotten_steps"] + steps if is_forgotten else 0
         memory["best"] = min(best, mean)
@@ -87,5 +116,13 @@ class DivergenceGuard:
         first, best = self._memory["first"], self._memory["best"]
         return "" if first is None else f"; it began at {first:.4g} and had come down to {best:.4g}"
 
+    def explain(self, loss: float, step: int, learning_rate: float, kept: Any) -> str:
+        """What happened and what to do about it, with the last good checkpoint, if there is one."""
+        return (
+            f"The training diverged at step {step}: the loss is {loss:.4g}{self.describe()}. Lower --learning_rate (now "
+            f"{learning_rate:g}), or lengthen the warm-up. "
+            + (f"The last good checkpoint is {kept}." if kept else "No checkpoint is known to be good.")
+        )
 
-__all__ = ["DivergenceGuard"]
+
+__all__ = ["DivergenceGuard", "NewSteps", "TrainingDivergedError"]

@@ -21,7 +21,6 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset
 from transformers import Seq2SeqTrainer
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.optimization import get_scheduler
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
@@ -29,6 +28,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput, has_length
 from hf_genext.adapters import find_fresh_modules
 from hf_genext.batching import ConditionalCollator, build_token_budget_loader
 from hf_genext.checkpoints import (
+    CheckpointProofs,
     begin_checkpoint,
     check_same_model,
     delete_old,
@@ -37,8 +37,8 @@ from hf_genext.checkpoints import (
     require_complete,
 )
 from hf_genext.decoding import generate_best
-from hf_genext.devices import has_fast_bfloat16, keep_freed_memory
-from hf_genext.divergence import DivergenceGuard
+from hf_genext.devices import compile_layers, has_fast_bfloat16, keep_freed_memory
+from hf_genext.divergence import DivergenceGuard, NewSteps, TrainingDivergedError
 from hf_genext.genext.conditioners_genext import GenextFusionConditioner
 from hf_genext.latent_metrics import LatentMonitor
 from hf_genext.media import get_sampling_rate, open_condition
@@ -60,10 +60,6 @@ PredictionMetrics = Callable[[np.ndarray, np.ndarray], dict[str, float]]
 
 The outputs are logits or means, (rows, outputs); of a density the log-probabilities of the labels, (rows,).
 """
-
-
-class TrainingDivergedError(RuntimeError):
-    """The loss is no number any more, or far above where it began."""
 
 
 class GenextTrainer(Seq2SeqTrainer):
@@ -136,7 +132,7 @@ class GenextTrainer(Seq2SeqTrainer):
         if self.args.should_compile_layers:
             compile_layers(self.model)
         self._steps_of_log = 1
-        self._guard = DivergenceGuard(self.args.divergence_factor)
+        self._watch(None)
         self._scored: Any = None  # What the evaluation that runs generates from.
         self._is_predicting = False
         self._budget_callback: TimeBudgetCallback | None = None
@@ -226,7 +222,7 @@ class GenextTrainer(Seq2SeqTrainer):
         started_at = None if self._has_trained else self._started_at
         self._started_at = time.monotonic() if started_at is None else started_at
         self._has_trained, self._seconds_before = True, 0.0
-        self._guard = DivergenceGuard(self.args.divergence_factor)
+        self._watch(resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None)
         if self._budget_callback is not None:
             self._budget_callback.begin(started_at)
         if isinstance(resume_from_checkpoint, str):
@@ -342,21 +338,29 @@ class GenextTrainer(Seq2SeqTrainer):
         return self.lr_scheduler
 
     def _maybe_log_save_evaluate(self, tr_loss: torch.Tensor, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
-        control, steps = self.control, self.state.global_step - self._globalstep_last_logged
-        self._steps_of_log = steps
-        if steps > 0 and (control.should_log or control.should_save or control.should_evaluate):
-            self._raise_if_diverged(float(self.accelerator.gather(tr_loss.detach()).mean()) / steps, steps)
+        control, step, logged_step = self.control, self.state.global_step, self._globalstep_last_logged
+        self._steps_of_log = step - logged_step
+        if control.should_log or control.should_save or control.should_evaluate:
+            total = float(self.accelerator.gather(tr_loss.detach()).mean())
+            loss, steps = self._new_steps.take(total, step, logged_step)
+            if steps > 0:
+                self._raise_if_diverged(loss, steps)
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def _watch(self, resumed: str | None) -> None:
+        self._guard, self._new_steps = DivergenceGuard(self.args.divergence_factor), NewSteps()
+        self._proofs = CheckpointProofs(self.args.output_dir, resumed)
 
     def _raise_if_diverged(self, loss: float, steps: int) -> None:
         if not self._guard.has_diverged(loss, steps, self._latents.schedule):
+            if self.args.should_save and not self._guard.is_doubtful:
+                self._proofs.prove(self.args.save_total_limit, self.state.best_model_checkpoint)
             return
+        if self.args.should_save:
+            self._proofs.refute()
+        self.accelerator.wait_for_everyone()
         kept = find_last_complete(self.args.output_dir)
-        raise TrainingDivergedError(
-            f"The training diverged at step {self.state.global_step}: the loss is {loss:.4g}{self._guard.describe()}. Lower "
-            f"--learning_rate (now {self.args.learning_rate:g}), or lengthen the warm-up. "
-            + (f"The last good checkpoint is {kept}." if kept else "No checkpoint was written yet.")
-        )
+        raise TrainingDivergedError(self._guard.explain(loss, self.state.global_step, self.args.learning_rate, kept))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -396,10 +400,12 @@ class GenextTrainer(Seq2SeqTrainer):
                 "budget": self._budget_callback.state() if self._budget_callback is not None else None,
             }
             (folder / CLOCK_NAME).write_text(json.dumps(clock), encoding="utf-8")
+            self._proofs.add(folder)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             mark_complete(folder)
-            delete_old(folder.parent, limit, self.state.best_model_checkpoint, folder)
+            keeps_proven = not self.control.should_training_stop  # At the end nothing can be proven any more.
+            delete_old(folder.parent, limit, self.state.best_model_checkpoint, folder, keeps_proven=keeps_proven)
 
     @property
     def elapsed_minutes(self) -> float:
@@ -571,15 +577,6 @@ class GenextTrainer(Seq2SeqTrainer):
     def _generation_arguments(self) -> dict[str, Any]:
         limits = {"max_length": self.args.generation_max_length, "num_beams": self.args.generation_num_beams}
         return {name: value for name, value in limits.items() if value is not None}
-
-
-def compile_layers(model: nn.Module) -> None:
-    """Compile the layers of a model in place, each kind once and for batches of any shape; names of weights stay."""
-    # Two sizes that happen to be equal in the first batch shall not be taken for one.
-    torch.fx.experimental._config.use_duck_shape = False
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.compile(dynamic=True)
 
 
 def _mark_missing(labels: torch.Tensor) -> torch.Tensor:

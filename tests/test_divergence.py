@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from hf_genext.divergence import DivergenceGuard
+from hf_genext.divergence import DivergenceGuard, NewSteps
 
 
 @pytest.mark.parametrize("steps", [1, 10, 200])
@@ -49,3 +49,25 @@ def test_it_goes_on_from_what_a_checkpoint_stored():
     second.restore(json.loads(json.dumps(first.state())))
     assert told == halves + [second.has_diverged(loss, 60) for loss in losses[4:]] and True in told
     assert whole.describe() == second.describe()
+
+
+@pytest.mark.parametrize("logging_steps", [20, 200])
+@pytest.mark.parametrize("spike", [20, 400])
+def test_a_step_is_seen_once_however_often_somebody_looks(logging_steps, spike):
+    guard, new_steps = DivergenceGuard(3.0), NewSteps()
+    total, logged_step, seen, told = 0.0, 0, [], []
+    for step in range(1, 2001):
+        total += 6.0 if 800 < step <= 800 + spike else 1.0
+        if step % 20 == 0:  # A checkpoint, at every tenth of which or at all there is a log.
+            seen.append(new_steps.take(total, step, logged_step))
+            told.append(guard.has_diverged(*seen[-1]))
+        if step % logging_steps == 0:
+            total, logged_step = 0.0, step
+    assert seen == [(6.0 if 800 < 20 * number <= 800 + spike else 1.0, 20) for number in range(1, 101)]
+    assert any(told) == (spike == 400)
+
+
+def test_what_is_about_to_diverge_is_doubtful_before_it_is_certain():
+    guard = DivergenceGuard(3.0)
+    doubts = [(guard.has_diverged(loss, 20), guard.is_doubtful) for loss in (4.0, 3.0, 2.0, 1.0, 1.0, 5.0, 1.0, 9.0)]
+    assert doubts == [*[(False, False)] * 5, (False, True), (False, False), (False, True)]

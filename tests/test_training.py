@@ -18,12 +18,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from specimens import build_config, build_prediction, build_processor, sharpen
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from hf_genext import GenextForConditionalGeneration, GenextProcessor
 from hf_genext.batching import ConditionalCollator, EncodedPairs, EncodedRows
 from hf_genext.checkpoints import (
     MARKER_NAME,
+    CheckpointProofs,
     begin_checkpoint,
     check_same_model,
     delete_old,
@@ -214,6 +215,42 @@ def test_a_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(tmp_p
         assert tensor.isfinite().all()
 
 
+def test_the_guard_is_given_every_step_once(tmp_path):
+    trainer, given = build_trainer(tmp_path, logging_steps=5, save_steps=2), []
+    trainer._raise_if_diverged = lambda loss, steps: given.append((loss, steps))
+    trainer.train()
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert [steps for _, steps in given] == [2, 2, 1, 1, 2, 2, 2]
+    assert sum(loss * steps for loss, steps in given[:3]) / 5 == pytest.approx(logged[0])
+    assert sum(loss * steps for loss, steps in given[3:6]) / 5 == pytest.approx(logged[1])
+
+
+class Ruin(TrainerCallback):
+    """Raises the learning rate beyond reason from a step on."""
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        if state.global_step >= 5:
+            for group in optimizer.param_groups:
+                group["lr"] = 30.0
+
+
+def test_a_checkpoint_behind_a_ruinous_update_is_not_called_good(tmp_path):
+    often = {"save_steps": 1, "save_total_limit": 1}
+    trainer = build_trainer(tmp_path, max_steps=200, **often)
+    trainer.add_callback(Ruin)
+    with pytest.raises(TrainingDivergedError, match=r"The last good checkpoint is .*checkpoint-5\."):
+        trainer.train()
+    assert list_checkpoints(tmp_path)[-1].name != "checkpoint-5"
+    again = build_trainer(tmp_path, **often)
+    again.train(resume_from_checkpoint="auto")
+    assert len([entry for entry in again.state.log_history if entry.get("loss", 9.0) < 6.0]) == 12
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-12"]
+    fresh = build_trainer(tmp_path / "fresh", learning_rate=30.0, max_steps=200, **often)
+    with pytest.raises(TrainingDivergedError, match="No checkpoint is known to be good"):
+        fresh.train()
+    assert find_last_complete(tmp_path / "fresh") is None
+
+
 def test_divergence_is_told_from_noise(tmp_path):
     trainer = build_trainer(tmp_path)
     for loss in (4.0, 2.0, 1.0, 1.9, 1.1, 3.9, 3.9, 1.0, 3.9, 3.9):  # Noise, and a spike of two logs.
@@ -384,6 +421,32 @@ def test_only_what_this_trainer_wrote_is_deleted(tmp_path):
     best, newest = newest, write_checkpoint(tmp_path / "checkpoint-200")
     delete_old(tmp_path, 1, Path("where/it/stood/before") / best.name, newest)
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{n}" for n in (100, 200, 500, 600)]
+
+
+def test_a_checkpoint_is_proven_by_a_later_loss_and_kept_until_another_is(tmp_path):
+    names = [f"checkpoint-{number}" for number in (200, 400, 600, 800)]
+    proofs = CheckpointProofs(tmp_path)
+
+    def save(name, proofs):
+        begin_checkpoint(tmp_path / name)
+        (tmp_path / name / "model.safetensors").write_text("{}")
+        proofs.add(tmp_path / name)
+        mark_complete(tmp_path / name)
+        delete_old(tmp_path, 1, None, tmp_path / name, keeps_proven=True)
+        return [path.name for path in list_checkpoints(tmp_path)]
+
+    assert save(names[0], proofs) == names[:1]
+    proofs.prove(1, None)
+    assert save(names[1], proofs) == names[:2]
+    assert save(names[2], proofs) == [names[0], names[2]]  # Nothing was seen after the second.
+    assert find_last_complete(tmp_path) == tmp_path / names[2]  # Where a run goes on that was killed.
+    resumed = CheckpointProofs(tmp_path, tmp_path / names[2])
+    proofs.prove(1, None)
+    assert [path.name for path in list_checkpoints(tmp_path)] == names[2:3]
+    (tmp_path / names[2] / "unproven").touch()
+    assert save(names[3], resumed) == names[3:]
+    resumed.refute()
+    assert find_last_complete(tmp_path) is None
 
 
 def test_a_checkpoint_of_another_trainer_is_gone_on_from_where_it_is_named(tmp_path, caplog):
