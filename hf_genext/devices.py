@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import shutil
+import sysconfig
 from pathlib import Path
 
 import torch
@@ -30,8 +31,10 @@ def has_fast_bfloat16() -> bool:
 
 
 def has_compiler() -> bool:
-    """Whether `torch.compile` finds what it needs: a C++ compiler for the CPU, Triton's own for a GPU."""
-    return torch.cuda.is_available() or any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    """Whether `torch.compile` finds what it needs: a C++ compiler and Python's headers for the CPU, Triton's own for a GPU."""
+    has_headers = Path(sysconfig.get_path("include"), "Python.h").is_file()
+    found = has_headers and any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    return torch.cuda.is_available() or found
 
 
 def compile_layers(model: torch.nn.Module) -> None:

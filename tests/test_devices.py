@@ -1,4 +1,4 @@
-"""Of this machine: the memory that a training keeps."""
+"""Of this machine: the memory that a training keeps, and what compiles."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from hf_genext.devices import has_compiler
 
 _COUNT_FAULTS = """
 import resource, sys, torch
@@ -45,3 +48,14 @@ def test_freed_memory_is_used_again() -> None:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only the GNU C library can be asked to keep freed memory")
 def test_the_users_own_settings_of_malloc_stay() -> None:
     assert _run("kept", MALLOC_TRIM_THRESHOLD_="131072")[0] == "False"
+
+
+def test_a_compiler_without_pythons_headers_is_none(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert not has_compiler()
+    (tmp_path / "Python.h").touch()
+    assert has_compiler()
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not has_compiler()
