@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-STANDARD_FILE = Path("../shared/data/g2p/train.tsv")
+# Beside the repository, wherever the recipe is started.
+STANDARD_FILE = Path(__file__).resolve().parents[3] / "shared" / "data" / "g2p" / "train.tsv"
 
 
 def prepare_data(folder: Path) -> dict[str, Any]:
