@@ -313,9 +313,11 @@ def _read_delimited(content: bytes, block_size: int, column_names: Sequence[str]
     import pyarrow as pa
     import pyarrow.csv
 
+    content = content.strip(b"\r\n") + b"\n"
     first_line = re.match(rb"[^\r\n]*", content).group().decode("utf-8")  # type: ignore[union-attr]
     quotes = csv.QUOTE_MINIMAL if parsing["quote_char"] else csv.QUOTE_NONE
     found = next(csv.reader([first_line], delimiter=parsing["delimiter"], quoting=quotes), [])  # type: ignore[arg-type]
+    content = _fill_blank_lines(content, parsing, len(column_names or found))
     return pa.csv.read_csv(
         io.BytesIO(content),
         read_options=pa.csv.ReadOptions(
@@ -325,6 +327,19 @@ def _read_delimited(content: bytes, block_size: int, column_names: Sequence[str]
         convert_options=pa.csv.ConvertOptions(
             column_types={name: pa.string() for name in column_names or found}, strings_can_be_null=False
         ),
+    )
+
+
+def _fill_blank_lines(content: bytes, parsing: dict[str, Any], num_columns: int) -> bytes:
+    """Write blank lines as rows of empty cells: the reader would not count them, and rows be told by wrong numbers."""
+    if num_columns < 2 or not re.search(rb"\n\r?\n", content):
+        return content
+    delimiter = parsing["delimiter"].encode()
+    quoted = rb'(?<![^\n%b])"[^"]*(?:""[^"]*)*"|' % re.escape(delimiter) if parsing["quote_char"] else b""
+    return re.sub(
+        quoted + rb"(?<=\n)\r?\n",
+        lambda found: found[0] if found[0].startswith(b'"') else delimiter * (num_columns - 1) + b"\n",
+        content,
     )
 
 

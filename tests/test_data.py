@@ -226,6 +226,26 @@ def test_classes_of_datasets_are_read_by_their_names(tmp_path):
     assert (schema.field("class").type, schema.field("several").type) == (pa.string(), pa.list_(pa.string()))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(("kind", "separator"), [(".csv", ","), (".tsv", "\t")])
+def test_blank_lines_change_neither_types_nor_numbers(tmp_path, kind, separator, end):
+    path = tmp_path / f"rows{kind}"
+    lines = ["", "word,phones", "a,007", "", "", "c,NA", "d,", "", 'e"f,1', ""]
+    path.write_bytes(end.join(lines).replace(",", separator).encode())
+    pairs, report = read_pairs(path, **COLUMNS)
+    assert pairs[:] == {"source": ["a", "c", 'e"f'], "target": ["007", "NA", "1"], "row": [1, 4, 7]}
+    assert str(report) == "7 rows read, 3 kept; 3 dropped: empty source (rows 2, 3, 6); 1 dropped: empty target (rows 5)"
+
+
+def test_blank_lines_of_a_quoted_cell_are_its_own(tmp_path):
+    path = tmp_path / "rows.csv"
+    rows = [('5" disk', 'one\n\n"two"\n\n'), ("\n\nthree, four", "AH")]
+    path.write_text('word,phones\n5" disk,"one\n\n""two""\n\n"\n\n"\n\nthree, four",AH\n', encoding="utf-8")
+    pairs, report = read_pairs(path, **COLUMNS)
+    assert list(zip(pairs["source"], pairs["target"], strict=True)) == rows
+    assert list(pairs["row"]) == [1, 3] and report.dropped == {"empty source": 1}
+
+
 def test_no_source_stands_on_both_sides_of_a_split():
     rows = datasets.Dataset.from_dict(
         {"source": [f"{'Ww'[row % 2]}ord{row // 3}" for row in range(300)], "target": [str(row) for row in range(300)]}
