@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hf_genext.data import DataReport, group_by_key
+from hf_genext.data import DataReport, fold_text, group_by_key
 from hf_genext.genext.configuration_heads_genext import DENSITY_KINDS
 from hf_genext.media_columns import MEDIA_KINDS, find_unreadable, list_media, read_media_column
 from hf_genext.tables import is_nested, read_table, require_columns, to_strings
@@ -397,7 +397,7 @@ def group_conditions(dataset: Dataset) -> dict[str, list[Any]]:
     """
     conditions, names, targets = list_conditions(dataset), list(dataset["source"]), list(dataset["target"])
     # Two texts may differ in capitals alone, two files may not.
-    groups = group_by_key(names, str.casefold if "text" in dataset.column_names else str).values()
+    groups = group_by_key(names, fold_text if "text" in dataset.column_names else str).values()
     return {
         "source": [conditions[rows[0]] for rows in groups],
         "name": [names[rows[0]] for rows in groups],

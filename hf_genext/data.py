@@ -6,6 +6,7 @@ Legend: batch, length (input positions), target (output positions).
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -145,12 +146,17 @@ def group_by_key(sources: Sequence[Any], key: Callable[[Any], str]) -> dict[str,
     return groups
 
 
+def fold_text(text: str) -> str:
+    """A text in Unicode NFC, as tokenizers read it, and without case: what makes two sources one."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
 def split_by_source(
     dataset: Dataset,
     validation_size: int | float,
     *,
     seed: int,
-    key: Callable[[Any], str] = str.casefold,
+    key: Callable[[Any], str] = fold_text,
     column: str = "source",
 ) -> tuple[Dataset, Dataset]:
     """Split rows so that no source stands on both sides, whatever the order of the rows.
@@ -182,7 +188,7 @@ def split_by_source(
     return dataset.select(np.flatnonzero(~held_out)), dataset.select(np.flatnonzero(held_out))
 
 
-def group_references(dataset: Dataset, key: Callable[[str], str] = str.casefold) -> Dataset:
+def group_references(dataset: Dataset, key: Callable[[str], str] = fold_text) -> Dataset:
     """Gather the targets of each source.
 
     Args:
@@ -365,6 +371,7 @@ __all__ = [
     "cut_long_rows",
     "encode_pairs",
     "find_unknown_targets",
+    "fold_text",
     "group_by_key",
     "group_references",
     "note_unknown_sources",

@@ -23,7 +23,7 @@ from hf_genext.conditions import (
     parse_condition_columns,
     read_rows,
 )
-from hf_genext.data import DataReport, encode_pairs, group_references, read_pairs, split_by_source
+from hf_genext.data import DataReport, encode_pairs, fold_text, group_references, read_pairs, split_by_source
 from hf_genext.encoding import encode_rows
 from hf_genext.media_columns import MEDIA_KINDS
 from hf_genext.metrics import METRICS, build_metrics
@@ -215,7 +215,7 @@ def group_rows(rows: datasets.Dataset, tokenizer: Any = None) -> dict[str, list[
         return group_conditions(rows)
     texts = list(dict.fromkeys(rows["source"]))
     ids = [None] * len(texts) if tokenizer is None else tokenizer(texts)["input_ids"]
-    keys = {text: f"{text.casefold()}\n{read}" for text, read in zip(texts, ids, strict=True)}
+    keys = {text: f"{fold_text(text)}\n{read}" for text, read in zip(texts, ids, strict=True)}
     grouped = group_references(rows, keys.__getitem__)
     sources = list(grouped["source"])
     return {"source": sources, "name": sources, "references": list(grouped["references"])}

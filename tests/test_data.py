@@ -261,6 +261,16 @@ def test_no_source_stands_on_both_sides_of_a_split():
     assert {word.casefold() for word in split_by_source(rows, 20, seed=5)[1]["source"]} != validation_words
 
 
+def test_a_source_written_in_two_ways_is_one():
+    ways = ["caf\u00e9", "cafe\u0301", "CAFE\u0301"]
+    rows = datasets.Dataset.from_dict({"source": [*ways, "a", "b"], "target": ["1", "2", "3", "4", "5"]})
+    for seed in range(10):
+        train, validation = (set(part["source"]) for part in split_by_source(rows, 1, seed=seed))
+        assert len(train & set(ways)) in (0, 3) and len(validation & set(ways)) in (0, 3)
+    grouped = group_references(rows)
+    assert list(grouped["references"]) == [["1", "2", "3"], ["4"], ["5"]]
+
+
 @pytest.mark.parametrize("size", [0, 3, 7, 0.0, 1.0])
 def test_a_split_that_leaves_a_side_empty_is_refused(size):
     rows = datasets.Dataset.from_dict({"source": ["a", "b", "c"], "target": ["x", "y", "z"]})
