@@ -25,6 +25,7 @@ from hf_genext.conditions import (
 )
 from hf_genext.data import DataReport, encode_pairs, fold_text, group_references, read_pairs, split_by_source
 from hf_genext.encoding import encode_rows
+from hf_genext.genext.tokenization_genext import find_unknown_token
 from hf_genext.media_columns import MEDIA_KINDS
 from hf_genext.metrics import METRICS, build_metrics
 from hf_genext.prediction_metrics import build_prediction_metrics, list_prediction_metrics
@@ -206,11 +207,31 @@ def _limit(length: int, tokenizer: Any) -> int:
     return length if tokenizer is None else min(length, tokenizer.model_max_length)
 
 
-def group_rows(rows: datasets.Dataset, tokenizer: Any = None) -> dict[str, list[Any]]:
+def group_rows(rows: datasets.Dataset, tokenizer: Any = None, target_tokenizer: Any = None) -> dict[str, list[Any]]:
     """`source` (distinct conditions), `name` (what tells them apart) and `references` (the targets of each).
 
     Texts that differ in nothing but case are one source where the source's tokenizer makes no difference between them.
+    References are as the target's tokenizer writes them, white space and capitals for example, but for those with a token that
+    it does not know: no model can write any other text.
     """
+    grouped = _group_sources(rows, tokenizer)
+    if target_tokenizer is not None:
+        texts = list(dict.fromkeys(text for references in grouped["references"] for text in references))
+        written = dict(zip(texts, _rewrite(texts, target_tokenizer), strict=True))
+        grouped["references"] = [[written[text] for text in references] for references in grouped["references"]]
+    return grouped
+
+
+def _rewrite(texts: list[str], tokenizer: Any) -> list[str]:
+    """Texts as a tokenizer writes them."""
+    unknown_id = find_unknown_token(tokenizer)
+    ids = tokenizer(text_target=texts)["input_ids"]
+    written = tokenizer.batch_decode(ids, skip_special_tokens=True)
+    known = [bool(new) and unknown_id not in row for new, row in zip(written, ids, strict=True)]
+    return [new if is_known else text for text, new, is_known in zip(texts, written, known, strict=True)]
+
+
+def _group_sources(rows: datasets.Dataset, tokenizer: Any) -> dict[str, list[Any]]:
     if list_kinds(rows) or not any(rows[:100]["source"]):
         return group_conditions(rows)
     texts = list(dict.fromkeys(rows["source"]))

@@ -176,7 +176,8 @@ def _score_texts(
     if not data.metrics and data.metrics_script is None:
         data = replace(data, metrics=["exact_match", "token_error_rate"])
     metrics = build_text_metrics(data, config_path)
-    grouped = group_rows(rows, generate.tokenizer)
+    # Those of other families are scored as is usual with them, by references as they are.
+    grouped = group_rows(rows, generate.tokenizer, getattr(generate.processor, "target_tokenizer", None))
     grouped = {name: values[: settings.limit] for name, values in grouped.items()}
     conditions, names, references = grouped["source"], grouped["name"], grouped["references"]
     # Sources of one length beside each other need no padding; the answers go back to their places.

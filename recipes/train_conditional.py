@@ -169,7 +169,8 @@ def _run(
         )
     collator = _build_collator(processor)
     is_complete = fit_linear_parts(model.to(args.device), encoded_train, collator, args.per_device_eval_batch_size)
-    references = group_rows(data.validation, processor.tokenizer)
+    tokenizers = (processor.tokenizer, None if predicts else processor.target_tokenizer)
+    references = group_rows(data.validation, *tokenizers)
     trained = model if model_settings.lora is None else adapt(model, model_settings.lora)
     if model_settings.cache_states:
         refuse_trained_encoders(model)
@@ -202,7 +203,7 @@ def _run(
         logger.info("Probability from which on a label is predicted: %s", finished.choose_threshold(loader))
         trainer.prediction_metrics = build_output_metrics(data_settings, output, threshold=model.config.head.threshold)
 
-    scored = references if data.test is None else group_rows(data.test, processor.tokenizer)
+    scored = references if data.test is None else group_rows(data.test, *tokenizers)
     scores: dict[str, float] = {}
     if metrics and not predicts:
         scores = metrics(trainer.generate_texts(scored["source"]), scored["references"])

@@ -510,6 +510,18 @@ def test_sources_that_differ_in_case_are_one_where_the_model_makes_no_difference
     assert kept["source"] == ["Polish", "polish", "POLISH", "cat"] and kept["references"] == [["a"], ["b"], ["c"], ["d"]]
 
 
+def test_references_are_what_the_target_tokenizer_can_write():
+    references = ["K AE T ", "K  AE T", "cafe\u0301", "KAFE", "K ZH T"]
+    rows = datasets.Dataset.from_dict({"source": list("abcde"), "target": references})
+    tokenizer = train_tokenizer(["K AE T", "caf\u00e9", "kafe"], unit="word", lowercase=True)
+    expected = ["k ae t", "k ae t", "caf\u00e9", "kafe", "K ZH T"]
+    assert group_rows(rows, None, tokenizer)["references"] == [[text] for text in expected]
+    assert group_rows(rows)["references"] == [[text] for text in references]
+    written = tokenizer.batch_decode(tokenizer(references)["input_ids"], skip_special_tokens=True)
+    scores = build_metrics(["word_error_rate"])(written, group_rows(rows, None, tokenizer)["references"])
+    assert scores["word_error_rate"] == pytest.approx(20.0)  # The last, whose token is not known.
+
+
 def test_every_recipe_has_its_files_and_its_settings_are_known():
     assert SMOKE_CONFIGS
     for folder in {path.parent for path in SMOKE_CONFIGS}:
