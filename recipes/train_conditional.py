@@ -1,7 +1,8 @@
-"""Train or fine-tune a conditional model.
+r"""Train or fine-tune a conditional model.
 
     accelerate launch recipes/train_conditional.py recipes/g2p/config.yaml
-    accelerate launch recipes/train_conditional.py recipes/g2p/config.yaml --model out/g2p --train_file mine.tsv
+    accelerate launch recipes/train_conditional.py recipes/g2p/config.yaml --model out/g2p --train_file mine.tsv \
+        --validation_size 0.1
 
 A minute on a laptop:
 

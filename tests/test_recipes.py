@@ -29,7 +29,7 @@ from hf_genext.hub import read_results
 from hf_genext.metrics import build_metrics
 from hf_genext.training import GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
-from recipes.conditional_data import group_rows
+from recipes.conditional_data import RowReader, find_data, group_rows, load_data
 from recipes.conditional_model import check_generation, load_model
 from recipes.evaluate import main as evaluate
 from recipes.g2p.prepare_data import prepare_data
@@ -520,6 +520,22 @@ def test_references_are_what_the_target_tokenizer_can_write():
     written = tokenizer.batch_decode(tokenizer(references)["input_ids"], skip_special_tokens=True)
     scores = build_metrics(["word_error_rate"])(written, group_rows(rows, None, tokenizer)["references"])
     assert scores["word_error_rate"] == pytest.approx(20.0)  # The last, whose token is not known.
+
+
+def test_the_readmes_commands_take_files_of_any_size(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = [
+        line.split()[3:] for line in text.splitlines() if line.startswith("accelerate") and "--train_file mine.tsv" in line
+    ]
+    assert len(commands) == 2
+    for words in commands:
+        words[words.index("mine.tsv")] = write_tsv(
+            tmp_path / "mine.tsv", [(f"{number}", f"K {number}") for number in range(60)]
+        )
+        kinds = [ModelSettings, DataSettings, RunSettings, GenextTrainingArguments]
+        _, settings, _, _, config_path = parse_settings(kinds, words)
+        data = load_data(settings, RowReader(settings), find_data(settings, tmp_path, config_path))
+        assert (len(data.train), len(data.validation)) == (54, 6)
 
 
 def test_every_recipe_has_its_files_and_its_settings_are_known():
