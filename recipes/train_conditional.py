@@ -83,6 +83,16 @@ from recipes.running import (
 logger = logging.getLogger("recipes")
 
 
+class EarlyStopping(EarlyStoppingCallback):
+    """Transformers' own, which of a run that goes on knows how many evaluations were no better; its patience is today's."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remember what the checkpoint says."""
+        super().on_train_begin(args, state, control, **kwargs)
+        attributes = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
+        self.early_stopping_patience_counter = attributes.get("early_stopping_patience_counter", 0)
+
+
 def main(argv: list[str] | None = None, started_at: float | None = None) -> None:
     """Run the recipe; see the top of the file.
 
@@ -188,7 +198,7 @@ def _run(
         started_at=started_at,
     )
     if run_settings.early_stopping_patience is not None:
-        trainer.add_callback(EarlyStoppingCallback(run_settings.early_stopping_patience))
+        trainer.add_callback(EarlyStopping(run_settings.early_stopping_patience))
     if is_complete:
         trainer.evaluate()
     else:
@@ -212,7 +222,7 @@ def _run(
     if is_evaluated:
         # By another name than those of the validation rows, beside which they stand in the history.
         side = "eval" if encoded_test is None else "test"
-        trainer.remove_callback(EarlyStoppingCallback)
+        trainer.remove_callback(EarlyStopping)
         final = trainer.evaluate(encoded_test, metric_key_prefix=side)
         known = list_prediction_metrics(output) if predicts else list(SEQUENCE_METRICS) if given_metrics else ["loss"]
         scores |= {name: final[f"{side}_{name}"] for name in known if f"{side}_{name}" in final}

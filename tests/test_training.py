@@ -38,6 +38,7 @@ from hf_genext.prediction_metrics import PREDICTION_METRICS
 from hf_genext.sequence_metrics import SEQUENCE_METRICS
 from hf_genext.training import GenextTrainer, GenextTrainingArguments, TrainingDivergedError
 from hf_genext.training_arguments import LOWER_IS_BETTER
+from recipes.train_conditional import EarlyStopping
 
 PROGRAM = Path(__file__).parent / "programs" / "train_tiny.py"
 
@@ -556,6 +557,22 @@ def test_a_second_training_begins_anew(tmp_path):
     before = trainer._started_at
     trainer.train()
     assert trainer._started_at > before and trainer.state.global_step == 12
+
+
+@pytest.mark.parametrize(("patience", "last"), [(2, 3), (3, 4)])
+def test_a_run_that_goes_on_stops_as_early_as_one_that_was_never_cut_off(tmp_path, patience, last):
+    # Nothing is learned, so that no evaluation but the first is the best.
+    often = {"learning_rate": 0.0, "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "loss"}
+
+    def run(out, patience, steps=12, resume=None):
+        trainer = build_trainer(out, max_steps=steps, **often)
+        trainer.add_callback(EarlyStopping(patience))
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer.state.global_step
+
+    assert run(tmp_path / "whole", patience) == last
+    assert run(tmp_path / "parts", 2, steps=2) == 2
+    assert run(tmp_path / "parts", patience, resume="auto") == last
 
 
 def test_two_choices_of_the_optimizer_are_refused(tmp_path):
