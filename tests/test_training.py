@@ -160,21 +160,22 @@ def test_two_ranks_killed_go_on_to_the_same_weights(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize("delay", [0.0, 0.005, 0.01, 0.02, 0.04, 0.08])
-def test_a_kill_during_a_checkpoint_write_loses_nothing(tmp_path, delay):
+def test_a_kill_during_a_checkpoint_write_loses_nothing(tmp_path, delay, ranks):
     import time
 
     options = (*RESUMABLE, *OPTIMIZERS["adamw"])
-    expected, _ = train(tmp_path / "whole", *options)
+    expected, _ = train(tmp_path / "whole", *options, ranks=ranks)
     out = tmp_path / "killed"
-    process = start(out, *options, "--sleep", "0.05")
+    process = start(out, *options, "--sleep", "0.05", ranks=ranks)
     while not (out / "checkpoint-8").exists():
         assert process.poll() is None
         time.sleep(0.001)
     time.sleep(delay)
     kill_all(process)
     assert find_last_complete(out) is not None, "no complete checkpoint is left"
-    resumed, _ = train(out, *options, "--resume", "auto")
+    resumed, _ = train(out, *options, "--resume", "auto", ranks=ranks)
     assert greatest_difference(expected, resumed) == 0.0
 
 
