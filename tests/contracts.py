@@ -6,8 +6,11 @@ Each check takes a specimen and raises AssertionError where the contract does no
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import logging
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,11 +22,47 @@ from transformers.utils import ModelOutput
 
 TOLERANCE = 1e-5
 
+_IMPORT_TWICE = """
+import json, sys
+import hf_genext
+for name in [name for name in sys.modules if name.startswith("hf_genext")]:
+    del sys.modules[name]
+first = hf_genext
+import hf_genext
+assert hf_genext is not first
+hf_genext.auto.register()
+from transformers import AutoConfig
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.pipelines import PIPELINE_REGISTRY
+auto = hf_genext.auto
+opened = [(kind, type(AutoConfig.for_model(kind.model_type))) for kind in auto.CONFIGS]
+opened += [(kind, door._model_mapping[config]) for door, config, kind in auto.MODELS]
+opened += [(kind, PROCESSOR_MAPPING[config]) for config, kind in auto.PROCESSORS]
+opened += [(kind, PIPELINE_REGISTRY.supported_tasks[task]["impl"]) for task, kind, _ in auto.PIPELINES]
+print(json.dumps([kind.__name__ for kind, found in opened if found is kind]))
+"""
+
 
 def assert_near(actual: torch.Tensor, expected: torch.Tensor, message: str = "") -> None:
     """Equal but for float32 rounding: to 1e-5 of the largest number."""
     difference = (actual - expected).abs().max().item()
     assert difference <= TOLERANCE * max(1.0, expected.abs().max().item()), f"{message} differ by {difference:.2e}"
+
+
+@functools.cache
+def list_classes_after_importing_twice() -> list[str]:
+    """Of the classes of a process that imported the package, and then anew, those that their doors open."""
+    done = subprocess.run([sys.executable, "-c", _IMPORT_TWICE], capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def check_double_import_is_harmless(registered: type) -> None:
+    """Imported a second time, the package registers its classes anew: each door opens the class of today."""
+    assert registered.__name__ in list_classes_after_importing_twice()
+
+
+REGISTRATION_CHECKS = [check_double_import_is_harmless]
 
 
 def run(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -474,4 +513,4 @@ PIPELINE_CHECKS = [
     check_pipeline_refuses_what_is_no_input,
 ]
 
-__all__ = ["CONFIG_CHECKS", "MODEL_CHECKS", "PIPELINE_CHECKS", "PROCESSOR_CHECKS", "run"]
+__all__ = ["CONFIG_CHECKS", "MODEL_CHECKS", "PIPELINE_CHECKS", "PROCESSOR_CHECKS", "REGISTRATION_CHECKS", "run"]

@@ -8,6 +8,7 @@ from contracts import (
     MODEL_CHECKS,
     PIPELINE_CHECKS,
     PROCESSOR_CHECKS,
+    REGISTRATION_CHECKS,
     check_compiles_without_a_graph_break,
 )
 from specimens import CONFIG_SPECIMENS, MODEL_SPECIMENS, PHONEMES, PIPELINE_SPECIMENS, WORDS, build_processor
@@ -24,6 +25,13 @@ COMPILED_ALWAYS = (
     "StaticEmbeddingModel-sif",
 )
 """Of these the fast tests compile each part of a model once; a compilation takes twenty seconds."""
+
+REGISTERED = [
+    *auto.CONFIGS,
+    *(model_class for _, _, model_class in auto.MODELS),
+    *(processor_class for _, processor_class in auto.PROCESSORS),
+    *(pipeline_class for _, pipeline_class, _ in auto.PIPELINES),
+]
 
 
 def list_model_cases():
@@ -56,6 +64,13 @@ def test_processor(check):
 @pytest.mark.parametrize("check", PIPELINE_CHECKS, ids=lambda check: check.__name__)
 def test_pipeline(check, specimen):
     check(specimen)
+
+
+@pytest.mark.xdist_group("registration")
+@pytest.mark.parametrize("registered", REGISTERED, ids=lambda registered: registered.__name__)
+@pytest.mark.parametrize("check", REGISTRATION_CHECKS, ids=lambda check: check.__name__)
+def test_registration(check, registered):
+    check(registered)
 
 
 def test_every_registered_class_has_a_specimen():
