@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from .fast_decoding import get_setting
 
-BETA = 2.0
-"""How many times as much it counts to have what another output has as to have nothing else."""
+BETA = 3.0
+"""How many times as much recall counts as precision: as in METEOR (Banerjee and Lavie 2005)."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def measure_agreement(sequences: torch.LongTensor, hidden: Sequence[int]) -> tor
     """How like the other outputs of its condition each output is, from 0 to 1: (batch, candidates).
 
     The mean over all others of the F-score with which an output finds their tokens, each as often as it is there. Recall counts
-    twice as much as precision, as in chrF (Popovic 2015), so that of two outputs that say the same the fuller one is chosen.
+    three times as much as precision, as in METEOR (Banerjee and Lavie 2005): of two that say the same the fuller is chosen.
 
     Args:
         sequences: Ids, (batch, candidates, target).
