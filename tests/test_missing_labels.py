@@ -236,7 +236,10 @@ def test_every_parameter_has_a_gradient_and_a_saved_model_is_the_same(head, post
     untouched = {
         name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.abs().any()
     }
-    assert untouched == {"generative.encoder.conditioner.null_states.weight"}
+    # Over a single state there is nothing to attend to, so that by what it is chosen has no gradient, but for rounding.
+    choosing = ("q_proj.", "k_proj.", "q_norm.", "k_norm.", "queries")
+    idle = {name for name in untouched if name.startswith("encoder.bottleneck.") and any(map(name.count, choosing))}
+    assert untouched - idle == {"generative.encoder.conditioner.null_states.weight"}
     model.save_pretrained(tmp_path)
     opened = GenextForPrediction.from_pretrained(tmp_path)
     saved = opened.config.generative.to_dict()
