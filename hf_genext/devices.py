@@ -50,9 +50,9 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, for its next tensors (Linux with the GNU C library).
 
     Else each tensor of more than some kilobytes is new memory from the system, which clears it page by page, at each step of
-    a training anew: on a virtual machine that takes as long as the arithmetic (`benchmarks/allocator.py`). The process then
-    stays as large as it has been at its largest. Whoever sets one of the library's own variables (`MALLOC_ARENA_MAX` apart)
-    has decided for themselves, and is left alone.
+    a training anew (`benchmarks/allocator.py`); on a virtual machine whose own pages are new as well, that can take as long as
+    the arithmetic. The process then stays as large as it has been at its largest. Whoever sets one of the library's own
+    variables (`MALLOC_ARENA_MAX` apart) has decided for themselves, and is left alone.
 
     Returns:
         Whether it was done.
