@@ -57,7 +57,7 @@ def _allocator(results: dict[str, Any]) -> str:
                 f"| {size} | {way} | {found['tokens_per_cpu_second']:,.0f} | {ratio:.2f} | {found['system_share']:.0%} "
                 f"| {found['page_faults_per_step']:,.0f} | {found['peak_bytes'] / 2**30:.1f} |"
             )
-    note = f"{results['hardware']}; {results['steps']} steps each, medians of {results['rounds']} rounds that take turns."
+    note = f"{results['hardware']}; {results['steps']} steps each, medians of {results['rounds']} round(s) in turns."
     return "\n".join([*lines, "", note])
 
 

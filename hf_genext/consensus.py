@@ -14,8 +14,14 @@ from transformers import PreTrainedModel
 
 from .fast_decoding import get_setting
 
+NAMES = ("num_candidates", "candidate_temperature")
+"""Saved settings that Transformers does not know, and keeps."""
+
 BETA = 3.0
 """How many times as much recall counts as precision: as in METEOR (Banerjee and Lavie 2005)."""
+
+_OTHER_WAYS: dict[str, tuple[Any, ...]] = {"num_beams": (1,), "do_sample": (True,), "rerank": ()}
+"""Other ways to find outputs, and with which of their values candidates go."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Consensus:
         ways, num_candidates = _list_ways(asked), asked.get("num_candidates")
         if num_candidates is None:
             return {"num_candidates": 1} if ways else {}
-        others = [name for name, value in ways.items() if value not in _GOES_WITH[name]]
+        others = [name for name, value in ways.items() if value not in _OTHER_WAYS[name]]
         if num_candidates > 1 and others:
             other = "rerank" if others[0] == "rerank" else f"{others[0]}={ways[others[0]]}"
             raise ValueError(
@@ -100,19 +106,9 @@ class Consensus:
         return ranked[:, : self.num_returned]
 
 
-_GOES_WITH: dict[str, tuple[Any, ...]] = {"num_beams": (1,), "do_sample": (True,), "rerank": ()}
-
-NAMES = ("num_candidates", "candidate_temperature")
-"""What Transformers does not know of saved settings, and keeps."""
-
-
 def _list_ways(asked: Mapping[str, Any]) -> dict[str, Any]:
     """Other ways to find outputs that are asked for, or asked not to be taken."""
-    return {
-        name: asked[name]
-        for name in ("num_beams", "do_sample", "rerank")
-        if asked.get(name) is not None and (name != "rerank" or asked[name])
-    }
+    return {name: asked[name] for name in _OTHER_WAYS if asked.get(name) is not None and (name != "rerank" or asked[name])}
 
 
 def measure_agreement(sequences: torch.LongTensor, hidden: Sequence[int]) -> torch.FloatTensor:

@@ -317,7 +317,7 @@ class ConditionReader:
 
         A tokenizer takes minutes for some megabytes, of which the model would take a page.
         """
-        if len(text) <= HUGE_TEXT:
+        if len(text) <= HUGE_TEXT or self._tokenizer is None:
             return text, False
         longest = max(map(len, self._tokenizer.get_vocab()))
         limit = self._tokenizer.model_max_length

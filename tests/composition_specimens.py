@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 import torch
-from specimens import build_inputs, sharpen
+from specimens import PHONEMES, WORDS, build_inputs, sharpen
 from transformers import (
     BartConfig,
     BertConfig,
@@ -28,16 +28,20 @@ from transformers import (
     ViTConfig,
     Wav2Vec2Config,
     WhisperConfig,
+    pipeline,
 )
 
 from hf_genext import (
+    ConditionalGenerationPipeline,
     GenextDecoderConfig,
     GenextForConditionalGeneration,
     GenextFusionConditionerConfig,
     GenextLabelConditionerConfig,
+    GenextProcessor,
     GenextTextConditionerConfig,
     GenextVectorConditionerConfig,
     StaticEmbeddingConfig,
+    train_tokenizer,
 )
 
 TARGET_VOCAB = 37
@@ -393,3 +397,20 @@ FAST_CELLS = [
     *LATENT_CELLS,
 ]
 """Each part of the matrix once, and each kind of part that stands beside it."""
+
+
+def build_guidable_pipeline(decoder: str) -> ConditionalGenerationPipeline:
+    """Letters to phonemes by random weights that can do without their condition."""
+    processor = GenextProcessor(
+        tokenizer=train_tokenizer(WORDS, unit="character", model_max_length=24),
+        target_tokenizer=train_tokenizer(PHONEMES, unit="word", model_max_length=24),
+    )
+    encoder, written = build_bert(), DECODERS[decoder]()
+    encoder.vocab_size, written.vocab_size = len(processor.tokenizer), len(processor.target_tokenizer)
+    torch.manual_seed(0)
+    model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(
+        encoder=encoder, decoder=written, condition_dropout=0.1
+    )
+    model = sharpen(model)
+    model.generation_config.max_new_tokens = 6
+    return pipeline("conditional-generation", model=model, processor=processor)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import json
 import os
 import random
 import re
 import resource
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import datasets
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from batch_job_specimens import make_words, read, run, save_model, write_words
 from specimens import WORDS, build_config, build_native_model, build_prediction, build_processor, sharpen
 from transformers import pipeline
 
@@ -34,57 +29,16 @@ from recipes.generate import main
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "conditional-generation"
-LETTERS = "acilntv"
-
-
-def make_words(count, seed=0):
-    """Words of one to nine letters."""
-    generator = random.Random(seed)
-    return ["".join(generator.choices(LETTERS, k=generator.randint(1, 9))) for _ in range(count)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    processor = build_processor()
-    model = build_native_model(processor, tie_word_embeddings=True)
-    model.generation_config.max_new_tokens = 9
-    path = tmp_path_factory.mktemp("model")
-    model.save_pretrained(path)
-    processor.save_pretrained(path)
-    return path
+    return save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def pipe(folder):
     return pipeline(TASK, model=str(folder))
-
-
-def run(folder, source, output, *words):
-    """Run the job in this process."""
-    given = ["--model", str(folder), "--input", str(source), "--output", str(output), "--conditions.text", "word"]
-    return main([*given, *map(str, words)])
-
-
-def read(output):
-    """The rows of an output."""
-    if output.suffix == ".parquet":
-        return pq.read_table(output).to_pylist()
-    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-
-
-def write_words(path, words):
-    """A file of words, each with its number."""
-    rows = [{"word": word, "number": number} for number, word in enumerate(words)]
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=7)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        mark = "," if ".csv" in path.name else "\t"
-        lines = [mark.join(("word", "number")), *(f"{row['word']}{mark}{row['number']}" for row in rows)]
-        content = ("\n".join(lines) + "\n").encode()
-        path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-    return path
 
 
 # Reading, answering, writing
@@ -512,86 +466,6 @@ def test_a_kill_after_the_join_leaves_one_output(folder, tmp_path, monkeypatch):
     assert run(folder, *settings).rows == 20
     assert (tmp_path / "out.jsonl").read_bytes() == before
     assert not shards.exists()
-
-
-def start(folder, source, output, *words, ranks=1):
-    """Start the command."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
-    given = ["--model", str(folder), "--input", str(source), "--output", str(output), "--conditions.text", "word"]
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(ROOT / "recipes" / "generate.py"), *given, *map(str, words), "--num_threads", "1"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def kill_when(process, shards, count, pause):
-    """Kill all processes of a job once so many shards are there and a moment has passed; whether it was still at work."""
-    deadline = time.monotonic() + 240
-    while len(row_shards.list_shards(shards)) < count and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    time.sleep(pause)
-    with contextlib.suppress(psutil.NoSuchProcess):
-        # Ranks stand in groups of their own, and would go on without their launcher.
-        parent = psutil.Process(process.pid)
-        for one in [*parent.children(recursive=True), parent]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                one.kill()
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
-
-
-def test_a_killed_job_goes_on(folder, tmp_path):
-    words = make_words(400)
-    source = write_words(tmp_path / "in.parquet", words)
-    settings = ["--rows_per_shard", 5, "--do_sample", "true", "--seed", 3]
-    run(folder, source, tmp_path / "whole.parquet", *settings)
-    output = tmp_path / "killed.parquet"
-    assert kill_when(start(folder, source, output, *settings), tmp_path / "killed.parquet.shards", 4, 0.01)
-    assert not output.exists()
-    kept = row_shards.list_shards(tmp_path / "killed.parquet.shards")
-    assert len(kept) >= 4
-    run(folder, source, output, *settings)
-    assert read(output) == read(tmp_path / "whole.parquet")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("ranks", "kills"), [(1, 10), (2, 3)])
-def test_kills_at_random_moments_lose_and_double_nothing(folder, tmp_path, ranks, kills):
-    words = make_words(1000 if ranks == 1 else 500)
-    source = write_words(tmp_path / "in.jsonl", words)
-    settings = ["--rows_per_shard", 10, "--num_beams", 2]
-    run(folder, source, tmp_path / "whole.jsonl", *settings)
-    output, shards = tmp_path / "killed.jsonl", tmp_path / "killed.jsonl.shards"
-    generator, killed = random.Random(ranks), 0
-    for _ in range(kills):
-        process = start(folder, source, output, *settings, ranks=ranks)
-        at_least = len(row_shards.list_shards(shards)) + generator.randint(0, 6)
-        killed += kill_when(process, shards, min(at_least, len(words) // 10), generator.uniform(0, 0.3))
-        if output.exists():
-            break
-    process = start(folder, source, output, *settings, ranks=ranks)
-    told, _ = process.communicate(timeout=600)
-    assert output.exists(), told
-    assert killed == kills
-    assert read(output) == read(tmp_path / "whole.jsonl")
-
-
-@pytest.mark.slow
-def test_two_ranks_share_the_work(folder, tmp_path):
-    words = make_words(300)
-    source = write_words(tmp_path / "in.parquet", words)
-    settings = ["--rows_per_shard", 10, "--do_sample", "true", "--seed", 3]
-    run(folder, source, tmp_path / "one.parquet", *settings)
-    process = start(folder, source, tmp_path / "two.parquet", *settings, ranks=2)
-    told, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, told
-    assert "300 rows" in told
-    assert read(tmp_path / "two.parquet") == read(tmp_path / "one.parquet")
-    assert not (tmp_path / "two.parquet.shards").exists()
 
 
 def test_two_jobs_cannot_write_one_output(folder, tmp_path):

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from composition_specimens import DECODERS, build_bert
+from composition_specimens import build_guidable_pipeline
 from foreign_specimens import BART, TOKENIZER
-from specimens import PHONEMES, WORDS, sharpen
+from specimens import WORDS, sharpen
 from test_latent_pipelines import build_text_pipeline
 from transformers import BartConfig, BartForConditionalGeneration, GenerationConfig, pipeline
 
-from hf_genext import GenextForConditionalGeneration, GenextProcessor, decoding, train_tokenizer
+from hf_genext import decoding
 from hf_genext.consensus import BETA, measure_agreement
 from hf_genext.decoding import generate_best
 
@@ -52,19 +52,7 @@ def draw(pipe, condition, seed=0, count=N, **more):
 
 @pytest.fixture(scope="module")
 def pipe():
-    processor = GenextProcessor(
-        tokenizer=train_tokenizer(WORDS, unit="character", model_max_length=24),
-        target_tokenizer=train_tokenizer(PHONEMES, unit="word", model_max_length=24),
-    )
-    encoder, decoder = build_bert(), DECODERS["native"]()
-    encoder.vocab_size, decoder.vocab_size = len(processor.tokenizer), len(processor.target_tokenizer)
-    torch.manual_seed(0)
-    model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(
-        encoder=encoder, decoder=decoder, condition_dropout=0.1
-    )
-    model = sharpen(model)
-    model.generation_config.max_new_tokens = 6
-    return pipeline(TASK, model=model, processor=processor)
+    return build_guidable_pipeline("native")
 
 
 def test_agreement_is_what_counting_gives() -> None:

@@ -6,34 +6,17 @@ import functools
 
 import pytest
 import torch
-from composition_specimens import DECODERS, build_bert
-from specimens import PHONEMES, WORDS, build_pipeline, sharpen
+from composition_specimens import build_guidable_pipeline
+from specimens import PHONEMES, WORDS, build_pipeline
 from transformers import GenerationConfig, pipeline
 from transformers.modeling_outputs import BaseModelOutput
-
-from hf_genext import (
-    GenextForConditionalGeneration,
-    GenextProcessor,
-    train_tokenizer,
-)
 
 TASK = "conditional-generation"
 
 
 @pytest.fixture(scope="module")
 def guided():
-    processor = GenextProcessor(
-        tokenizer=train_tokenizer(WORDS, unit="character", model_max_length=24),
-        target_tokenizer=train_tokenizer(PHONEMES, unit="word", model_max_length=24),
-    )
-    text, decoder = build_bert(), DECODERS["llama"]()
-    text.vocab_size, decoder.vocab_size = len(processor.tokenizer), len(processor.target_tokenizer)
-    torch.manual_seed(0)
-    model = sharpen(
-        GenextForConditionalGeneration.from_encoder_decoder_pretrained(encoder=text, decoder=decoder, condition_dropout=0.1)
-    )
-    model.generation_config.max_new_tokens = 6
-    return pipeline(TASK, model=model, processor=processor)
+    return build_guidable_pipeline("llama")
 
 
 def guide_by_hand(pipe, word, scale, steps=6):
