@@ -281,11 +281,9 @@ def _open_model(settings: ModelSettings) -> tuple[PreTrainedModel, hf_genext.Gen
         model = model_class.from_pretrained(settings.model, attn_implementation=settings.attn_implementation, **tuning)
     except OSError as error:
         raise SettingsError(describe_missing_model(str(settings.model), error)) from error
+    processor = hf_genext.GenextProcessor.from_pretrained(settings.model)
     if settings.both_directions and model.config.reversed_start_token_id is None:
-        raise SettingsError(
-            f"{settings.model!r} was trained forwards only, so both_directions cannot be switched on. Leave it out, or "
-            "train a new model."
-        )
+        _teach_second_direction(model, processor, settings)
     if settings.condition_dropout is not None:
         if not hasattr(model.config.conditioner, "condition_dropout"):
             raise SettingsError(
@@ -300,7 +298,20 @@ def _open_model(settings: ModelSettings) -> tuple[PreTrainedModel, hf_genext.Gen
         )
     # What the settings changed is checked as a new configuration is.
     hf_genext.GenextConfig.from_dict(model.config.to_dict())
-    return model, hf_genext.GenextProcessor.from_pretrained(settings.model)
+    return model, processor
+
+
+def _teach_second_direction(model: PreTrainedModel, processor: hf_genext.GenextProcessor, settings: ModelSettings) -> None:
+    """Give a model that writes forwards the start token from which it learns to write from the end."""
+    if model.config.decoder.model_type != "genext_decoder":
+        raise SettingsError(
+            f"both_directions is for a native decoder, and that of {settings.model!r} is of type "
+            f"{model.config.decoder.model_type}; leave it out."
+        )
+    tokenizer = processor.target_tokenizer
+    tokenizer.add_special_tokens({"extra_special_tokens": [REVERSED]}, replace_extra_special_tokens=False)
+    model.resize_token_embeddings(len(tokenizer))
+    model.config.reversed_start_token_id = tokenizer.convert_tokens_to_ids(REVERSED)
 
 
 def _compose(

@@ -75,7 +75,7 @@ class ModelSettings:
     lora: dict | None = field(default=None, metadata={"help": "Train a low-rank adapter: fields of PEFT's LoraConfig."})
     both_directions: bool = field(
         default=False,
-        metadata={"help": "A new model learns every target also from its end to its start, for reranking."},
+        metadata={"help": "Learn every target also from its end to its start, for reranking."},
     )
     tie_word_embeddings: bool | None = field(
         default=None,

@@ -161,11 +161,18 @@ def test_a_model_of_both_directions_is_trained_reranked_and_tuned_as_such(smoke,
     assert [line.split("\t")[1] for line in predictions[1].read_text().splitlines()] == expected
     with pytest.raises(ValueError, match="writes forwards only"):
         evaluate([SMOKE, "--model", str(smoke[0]), *search, "--rerank", "true"])
-    # What goes on from the folder trains both directions again; a model of one direction cannot be given the other.
+    # What goes on from the folder trains both directions again; a model of one direction can be taught the other.
     train([SMOKE, "--model", str(tmp_path / "both"), "--output_dir", str(tmp_path / "tuned"), *words])
     assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "tuned").config.reversed_start_token_id is not None
-    with pytest.raises(SettingsError, match="trained forwards only"):
-        train([SMOKE, "--model", str(smoke[0]), "--both_directions", "true", "--output_dir", str(tmp_path / "no"), *words])
+    words[1] = write_tsv(tmp_path / "known.tsv", [(source, f"{target[0]} AH") for source, target in rows])
+    train([SMOKE, "--model", str(smoke[0]), "--both_directions", "true", "--output_dir", str(tmp_path / "taught"), *words])
+    taught = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "taught").config
+    names = AutoProcessor.from_pretrained(tmp_path / "taught").target_tokenizer
+    assert (
+        len(names) == taught.decoder.vocab_size == AutoModelForSeq2SeqLM.from_pretrained(smoke[0]).config.decoder.vocab_size + 1
+    )
+    assert names.convert_ids_to_tokens(taught.reversed_start_token_id) == "<reversed>"
+    assert pipeline("conditional-generation", model=str(tmp_path / "taught"))("bark", rerank=True)
 
 
 def test_training_stops_early_when_nothing_gets_better(tmp_path):
