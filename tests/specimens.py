@@ -192,7 +192,8 @@ def build_prediction(kind: str, bottleneck: str = "none", **fields) -> GenextFor
         fields = {"num_components": 1, "num_bins": 4, **fields}
     if kind == "image":
         fields = {"output_shape": [2, 3], "num_levels": 5, "pixel_distribution": "logistic", "num_components": 3, **fields}
-        fields["context_size"] = 6 if bottleneck == "quantized" else 0
+        # Each of the ways in which pixels may read each other, beside one of the bottlenecks.
+        fields |= {"quantized": {"context_size": 6}, "variational": {"context_size": 6, "context_reach": 1}}.get(bottleneck, {})
     config.head = GenextHeadConfig(kind=kind, num_outputs={"class": 5, "labels": 3, "image": 6}.get(kind, 2), **fields)
     return GenextForPrediction(config)
 

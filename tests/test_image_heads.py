@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 from specimens import sharpen
+from torch import nn
 
 from hf_genext import (
     ConditionalGenerationPipeline,
@@ -18,6 +19,7 @@ from hf_genext import (
     GenextNullConditionerConfig,
     GenextProcessor,
 )
+from hf_genext.genext.pixel_contexts_genext import NearContext
 from hf_genext.genext.seeding_genext import KeyedNoise, make_keys
 from hf_genext.prediction_metrics import score_bits_per_dimension
 
@@ -27,7 +29,12 @@ KINDS = {"bernoulli": 2, "categorical": 3, "logistic": 3}
 
 
 def build_image_model(
-    distribution: str = "categorical", *, latents: bool = False, levels: int | None = None, context_size: int = 0
+    distribution: str = "categorical",
+    *,
+    latents: bool = False,
+    levels: int | None = None,
+    context_size: int = 0,
+    context_reach: int | None = None,
 ):
     """A model of 2x2 pixels, by a label, and with latent numbers that read the pixels."""
     torch.manual_seed(2)
@@ -43,6 +50,7 @@ def build_image_model(
         "pixel_distribution": distribution,
         "num_components": 2,
         "context_size": context_size,
+        "context_reach": context_reach,
     }
     return sharpen(GenextForPrediction(GenextConfig(conditioner=conditioner, bottleneck=bottleneck, head=head)))
 
@@ -56,11 +64,18 @@ def list_images(levels: int) -> torch.Tensor:
     return torch.tensor(list(itertools.product(range(levels), repeat=4)), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("context_size", [0, 7])
+CONTEXTS = pytest.mark.parametrize(
+    "context",
+    [{}, {"context_size": 7}, {"context_size": 7, "context_reach": 1}],
+    ids=["independent", "whole context", "near context"],
+)
+
+
+@CONTEXTS
 @pytest.mark.parametrize("distribution", KINDS)
-def test_probabilities_of_all_images_sum_to_one_and_draws_agree(distribution, context_size):
+def test_probabilities_of_all_images_sum_to_one_and_draws_agree(distribution, context):
     levels = KINDS[distribution]
-    model, images = build_image_model(distribution, context_size=context_size).double(), list_images(levels)
+    model, images = build_image_model(distribution, **context).double(), list_images(levels)
     label = torch.tensor([[1]])
     with torch.no_grad():
         expected = model.log_prob(images, condition_labels=label.expand(len(images), -1)).exp()
@@ -92,9 +107,10 @@ def test_the_logistic_distribution_is_that_of_its_definition(levels):
         torch.testing.assert_close(found[0].exp(), expected[level], atol=1e-12, rtol=1e-9)
 
 
+@pytest.mark.parametrize("reach", [None, 1])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_pixels_that_read_those_before_them_run_in_half_precision(dtype):
-    model = build_image_model("logistic", context_size=7, levels=5)
+def test_pixels_that_read_those_before_them_run_in_half_precision(dtype, reach):
+    model = build_image_model("logistic", context_size=7, context_reach=reach, levels=5)
     images, label = torch.randint(0, 5, (6, 2, 2)), torch.zeros(6, 1, dtype=torch.long)
     with torch.no_grad():
         expected = model.log_prob(images, condition_labels=label)
@@ -123,8 +139,31 @@ def test_a_pixel_reads_those_before_it_and_no_other():
     assert added.shape == own.shape
 
 
-def test_guided_pixels_that_read_those_before_them_are_of_the_mixed_distribution():
-    model = build_image_model("categorical", context_size=5).double()
+@pytest.mark.parametrize(("shape", "reach"), [([4, 5], 1), ([5, 4, 3], 1), ([5, 6], 2)])
+def test_a_near_context_is_what_is_drawn_before_within_its_reach(shape, reach):
+    torch.manual_seed(0)
+    context = NearContext(shape, each=2, size=6, reach=reach).double()
+    for weight in context.parameters():
+        nn.init.normal_(weight)
+    height, width, channels = *shape[:2], shape[2] if len(shape) == 3 else 1
+    places = list(itertools.product(range(height), range(width), range(channels)))
+    values, hints = torch.randn(1, len(places), dtype=torch.float64, requires_grad=True), torch.randn(1, 6, dtype=torch.float64)
+    added = context(values, hints)
+    for place, (row, column, _) in enumerate(places):
+        (gradient,) = torch.autograd.grad(added[0, place].square().sum() + 0 * values.sum(), values, retain_graph=True)
+        expected = [
+            other < place and row - above <= reach and abs(column - aside) <= reach
+            for other, (above, aside, _) in enumerate(places)
+        ]
+        assert (gradient[0] != 0).tolist() == expected
+        known = values.detach().clone()
+        known[:, place:] = 0  # As it is while pixels are drawn.
+        torch.testing.assert_close(context.step(place, known, hints), added[:, place : place + 1])
+
+
+@pytest.mark.parametrize("reach", [None, 1])
+def test_guided_pixels_that_read_those_before_them_are_of_the_mixed_distribution(reach):
+    model = build_image_model("categorical", context_size=5, context_reach=reach).double()
     images, generator = list_images(3), torch.Generator().manual_seed(3)
     sets = [torch.randn(1, 4 * 3 + 5, dtype=torch.float64, generator=generator) for _ in range(2)]
     # Of each pixel given those before it, by the two, mixed and made to sum to 1.
@@ -196,10 +235,10 @@ def test_samples_of_a_model_with_latent_numbers_are_the_same_alone_and_in_a_batc
     assert model.sample(num_samples=4, seed=1).shape == (4, 2, 2)
 
 
-@pytest.mark.parametrize("context_size", [0, 7])
+@CONTEXTS
 @pytest.mark.parametrize("distribution", KINDS)
-def test_pixels_and_latent_numbers_have_temperatures_of_their_own(distribution, context_size):
-    model = build_image_model(distribution, latents=True, context_size=context_size)
+def test_pixels_and_latent_numbers_have_temperatures_of_their_own(distribution, context):
+    model = build_image_model(distribution, latents=True, **context)
     label, several = torch.tensor([[1]]), {"seed": 5, "num_return_sequences": 40}
     noise = KeyedNoise(make_keys([(5, 0)], 40)).normal(model.encoder.bottleneck.num_noise).float()
     with torch.no_grad():  # The likeliest image of each draw of the latent numbers.
@@ -322,6 +361,9 @@ def test_a_missing_image_counts_nothing():
         ({"kind": "image", "output_shape": [8, 8], "pixel_distribution": "bernoulli"}, "just 2; got num_levels=256"),
         ({"kind": "image", "output_shape": [1, 2], "output_means": [0.0, 0.0]}, "output_means is for a head of numbers"),
         ({"kind": "class", "output_shape": [8, 8]}, 'output_shape is for a head of kind "image"'),
+        ({"kind": "class", "context_reach": 2}, 'context_reach is for a head of kind "image"'),
+        ({"kind": "image", "output_shape": [8, 8], "context_reach": 2}, "with a context_size, whose units read so far"),
+        ({"kind": "image", "output_shape": [8, 8], "context_size": 4, "context_reach": 0}, "context_reach must be 1 or more"),
     ],
 )
 def test_heads_that_make_no_image_are_refused(fields, message):

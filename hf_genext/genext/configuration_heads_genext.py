@@ -51,6 +51,9 @@ class GenextHeadConfig(PreTrainedConfig):
             else none.
         context_size: Of an image the units of a masked network by which each pixel reads those before it (Germain et al. 2015,
             "MADE"); 0 for pixels that are independent, given the memory.
+        context_reach: How many rows above, and columns to either side, a pixel then reads, by one network for all pixels (van
+            den Oord et al. 2016); all if left out. Latent numbers have to tell what agrees across a longer way, where with all
+            they may tell nothing (Chen et al. 2017, "Variational lossy autoencoder").
         dropout: Dropout before the projection.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
         temperature: What logits are divided by, and the standard deviations of numbers multiplied by, one for all outputs or
@@ -82,6 +85,7 @@ class GenextHeadConfig(PreTrainedConfig):
     pixel_distribution: Literal["bernoulli", "categorical", "logistic"] = "categorical"
     num_hidden_layers: int | None = None
     context_size: int = 0
+    context_reach: int | None = None
     dropout: float | int = 0.0
     initializer_range: float | None = None
     temperature: float | int | list[float] = 1.0
@@ -165,7 +169,12 @@ class GenextHeadConfig(PreTrainedConfig):
 
     def _validate_image(self) -> None:
         if self.kind != "image":
-            for name, is_given in (("output_shape", self.output_shape is not None), ("context_size", self.context_size != 0)):
+            given = {
+                "output_shape": self.output_shape is not None,
+                "context_size": self.context_size != 0,
+                "context_reach": self.context_reach is not None,
+            }
+            for name, is_given in given.items():
                 if is_given:
                     raise ValueError(f'{name} is for a head of kind "image", not "{self.kind}"; leave it out.')
             return
@@ -184,6 +193,11 @@ class GenextHeadConfig(PreTrainedConfig):
             raise ValueError(f"Images are not calibrated, so temperature must be left out; got {self.temperature}.")
         if self.context_size < 0:
             raise ValueError(f"context_size must be 0 or more, got {self.context_size}.")
+        if self.context_reach is not None and (self.context_reach < 1 or self.context_size == 0):
+            raise ValueError(
+                "context_reach must be 1 or more, with a context_size, whose units read so far; got "
+                f"context_reach={self.context_reach} and context_size={self.context_size}."
+            )
 
 
 __all__ = ["DENSITY_KINDS", "LINEAR_KINDS", "GenextHeadConfig"]

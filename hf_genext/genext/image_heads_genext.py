@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from transformers import initialization as init
 
 from .noise_genext import Noise, choose_outcomes
+from .pixel_contexts_genext import NearContext, PixelContext, WholeContext
 from .prediction_heads_genext import PredictionHead
 
 _LEAST_LOG_SCALE = -7.0
@@ -25,64 +25,6 @@ _LARGEST_TABLE = 1 << 24
 
 Choose = Callable[[list[torch.Tensor], slice], torch.Tensor]
 """Levels of some pixels, (rows, pixels), from one or several sets of their parameters, each (rows, pixels, each)."""
-
-
-class PixelContext(nn.Module):
-    """What the pixels before a pixel add to its parameters: one masked hidden layer, and straight lines past it.
-
-    The masks of Germain et al. 2015, "MADE": a unit reads the first so many pixels, and only later pixels read the unit.
-
-    Args:
-        num_pixels: Pixels, in the order in which they are drawn.
-        each: Parameters of a pixel.
-        size: Units.
-    """
-
-    def __init__(self, num_pixels: int, each: int, size: int) -> None:
-        super().__init__()
-        self.num_pixels, self.size = num_pixels, size
-        self.read = nn.Parameter(torch.empty(size, num_pixels))
-        self.write = nn.Parameter(torch.empty(num_pixels, each, size))
-        self.lines = nn.Parameter(torch.empty(num_pixels, each, num_pixels))
-
-    def start_anew(self) -> None:
-        """Set the initial weights: no pixel reads another."""
-        init.normal_(self.read, std=self.num_pixels**-0.5)
-        init.zeros_(self.write)
-        init.zeros_(self.lines)
-
-    def forward(self, values: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
-        """What is added to the parameters.
-
-        Args:
-            values: Of the pixels, in [-1, 1], (batch, pixels).
-            hints: What the units are told besides, (batch, size).
-
-        Returns:
-            (batch, pixels, each).
-        """
-        places = torch.arange(self.num_pixels, device=values.device)
-        seen = self._count_seen()
-        read, write, lines = (weight.to(values.dtype) for weight in (self.read, self.write, self.lines))
-        units = nn.functional.silu(values @ (read * (places < seen[:, None])).T + hints)
-        write = write * (seen <= places[:, None])[:, None, :]
-        lines = lines * (places < places[:, None])[:, None, :]
-        return torch.einsum("bs,pes->bpe", units, write) + torch.einsum("bq,peq->bpe", values, lines)
-
-    def step(self, place: int, values: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
-        """The same for one pixel: values (batch, pixels) known before it, and units before their bend, (batch, size)."""
-        mask = self._count_seen() <= place
-        write, lines = self.write[place].to(values.dtype), self.lines[place, :, :place].to(values.dtype)
-        return (nn.functional.silu(units) @ (write * mask).T + values[:, :place] @ lines.T)[:, None]
-
-    def tell(self, place: int, level: torch.Tensor, units: torch.Tensor) -> torch.Tensor:
-        """The units before their bend, (batch, size), with the value of one more pixel, (batch,)."""
-        return units + level[:, None] * self.read[:, place].to(units.dtype) * (place < self._count_seen())
-
-    def _count_seen(self) -> torch.Tensor:
-        """How many pixels each unit reads, 1 to all but the last: (size,)."""
-        units = torch.arange(self.size, device=self.read.device)
-        return 1 + units * max(self.num_pixels - 1, 1) // self.size
 
 
 class ImageHead(PredictionHead):
@@ -95,8 +37,8 @@ class ImageHead(PredictionHead):
     * `"logistic"`: a mixture of logistic distributions, cut into the levels (Salimans et al. 2017, "PixelCNN++", eq. 2), whose
       tails belong to the first and the last level.
 
-    With a `context_size` the distribution of a pixel depends on those before it, row by row: all are scored in one pass, and
-    drawn one after the other.
+    With a `context_size` the distribution of a pixel depends on those before it, row by row, with a `context_reach` on those
+    near it: all are scored in one pass, and drawn one after the other.
     """
 
     def build(self, hidden_size: int) -> int:
@@ -104,7 +46,11 @@ class ImageHead(PredictionHead):
         config = self.config
         kinds = {"bernoulli": 1, "categorical": config.num_levels, "logistic": 3 * config.num_components}
         self.each = kinds[config.pixel_distribution]
-        self.context = PixelContext(config.num_outputs, self.each, config.context_size) if config.context_size else None
+        self.context: PixelContext | None = None
+        if config.context_reach is not None:
+            self.context = NearContext(config.output_shape, self.each, config.context_size, config.context_reach)
+        elif config.context_size:
+            self.context = WholeContext(config.num_outputs, self.each, config.context_size)
         return config.num_outputs * self.each + config.context_size
 
     @torch.no_grad()
