@@ -15,6 +15,7 @@ the recipe's results file, which score_images.py wrote.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -45,7 +46,8 @@ class BaselineSettings(ImageSettings):
     """How to compare."""
 
     least_scales: list[float] = field(
-        default_factory=lambda: [0.1, 0.2, 0.5, 1.0], metadata={"help": "Least standard deviations of a Gaussian."}
+        default_factory=lambda: [0.0005, 0.002, 0.006, 0.012, 0.03, 0.06],
+        metadata={"help": "Least standard deviations of a pixel, as shares of its range."},
     )
     shrinkages: list[float] = field(
         default_factory=lambda: [0.01, 0.05, 0.2, 0.5], metadata={"help": "Shares of the diagonal of a full covariance."}
@@ -68,6 +70,12 @@ class ByClass:
         classes = np.unique(images.classes) if images.is_conditional else [None]
         self.parts = {name: learn(images.pixels[images.select(name)]) for name in classes}
 
+    def change(self, change: Callable[[PixelDistribution], PixelDistribution]) -> ByClass:
+        """The same with something changed in each distribution."""
+        changed = copy.copy(self)
+        changed.parts = {name: change(part) for name, part in self.parts.items()}
+        return changed
+
     def count_bits(self, images: Images, seed: int = 0) -> float:
         """The bits that a pixel takes."""
         generator = np.random.default_rng(seed)
@@ -87,7 +95,8 @@ class ByClass:
 def _list_baselines(settings: BaselineSettings, images: dict[str, Images], size: int) -> dict[str, ByClass]:
     train = images["train"]
     levels = train.num_levels
-    binned = [ByClass(train, lambda rows, scale=scale: BinnedGaussian(rows, levels, scale)) for scale in settings.least_scales]
+    least_scales = [share * (levels - 1) for share in settings.least_scales]
+    binned = [ByClass(train, lambda rows, scale=scale: BinnedGaussian(rows, levels, scale)) for scale in least_scales]
     full = [ByClass(train, lambda rows, share=share: FullGaussian(rows, levels, share)) for share in settings.shrinkages]
     each = "class-wise " if train.is_conditional else ""
 
@@ -106,8 +115,9 @@ def _list_baselines(settings: BaselineSettings, images: dict[str, Images], size:
         def train_autoencoder(rows: np.ndarray, loss: str) -> PixelDistribution:
             return PythaeAutoencoder(rows, levels, size, parameters, loss=loss, num_epochs=settings.num_epochs)
 
-        tried = [ByClass(train, lambda rows, loss=loss: train_autoencoder(rows, loss)) for loss in ("bce", "mse")]
-        baselines[f"{each}VAE of pythae, {size} dimensions"] = choose(tried)
+        trained = [ByClass(train, lambda rows, loss=loss: train_autoencoder(rows, loss)) for loss in ("bce", "mse")]
+        scaled = [one.change(lambda part, scale=scale: part.limit_scale(scale)) for one in trained for scale in least_scales]
+        baselines[f"{each}VAE of pythae, {size} dimensions"] = choose(scaled)
     return baselines
 
 

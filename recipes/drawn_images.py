@@ -26,7 +26,13 @@ class ImageSettings:
 
     num_drawn: int = field(default=4000, metadata={"help": "Images that are drawn to be judged."})
     num_draws: int = field(default=5, metadata={"help": "How often; what they are worth is averaged."})
-    num_judged: int = field(default=10_000, metadata={"help": "Images, at most, that the judge and the baselines learn from."})
+    num_judged: int = field(
+        default=10_000, metadata={"help": "Images, at most, that the judge learns from, and that are scored."}
+    )
+    num_learned: int | None = field(
+        default=None,
+        metadata={"help": "Images, at most, that the baselines learn from, and that are no new ones; left out, all."},
+    )
 
 
 Settings = TypeVar("Settings", bound=ImageSettings)
@@ -83,11 +89,16 @@ def read_images(
     data.conditions = {"label": column}
     rows = load_data(data, RowReader(data, "image"), files)
     images = {
-        name: _build_images(part, column, model.head or {}, is_conditional, settings.num_judged)
-        for name, part in (("train", rows.train), ("validation", rows.validation), ("test", rows.test or rows.validation))
+        name: _build_images(part, column, model.head or {}, is_conditional, limit)
+        for name, part, limit in (
+            ("train", rows.train, settings.num_learned),
+            ("validation", rows.validation, settings.num_judged),
+            ("test", rows.test or rows.validation, settings.num_judged),
+        )
     }
     train = images["train"]
-    judge = ImageJudge(train.pixels, train.classes, train.num_levels)
+    some = _spread(len(train.classes), settings.num_judged)
+    judge = ImageJudge(train.pixels[some], train.classes[some], train.num_levels, known=train.pixels)
     bottleneck = model.bottleneck if isinstance(model.bottleneck, dict) else {}
     size = bottleneck.get("num_latents", 1)
     if bottleneck.get("kind") != "quantized":
@@ -126,10 +137,14 @@ def _find_class_column(file: Any, target_column: str) -> str:
     return others[0]
 
 
-def _build_images(rows: Any, column: str, head: dict[str, Any], is_conditional: bool, limit: int) -> Images:
-    """The images of a part, of many rows some at even distances."""
-    places = np.unique(np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(int))
-    rows = rows.select(places)
+def _spread(count: int, limit: int | None) -> np.ndarray:
+    """Places of some of many, at even distances."""
+    return np.unique(np.linspace(0, count - 1, min(limit or count, count)).astype(int))
+
+
+def _build_images(rows: Any, column: str, head: dict[str, Any], is_conditional: bool, limit: int | None) -> Images:
+    """The images of a part, of many rows some."""
+    rows = rows.select(_spread(len(rows), limit))
     classes = np.array([str(label[column]) for label in rows["label"]])
     return Images(stack_targets(rows), classes, head.get("num_levels", 256), is_conditional)
 

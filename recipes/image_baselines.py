@@ -14,6 +14,12 @@ from abc import ABC, abstractmethod
 import numpy as np
 from scipy.special import log_ndtr, logsumexp
 
+_ENOUGH_ROWS = 20_000
+"""So many images have noise enough of their own."""
+
+_GRID_STEPS = 32
+"""Points of the table of a density on the width of one of its bumps."""
+
 
 class PixelDistribution(ABC):
     """A distribution over images, (rows, pixels), learned from some."""
@@ -79,7 +85,8 @@ class Dequantised(PixelDistribution):
 
     Args:
         num_levels: Values of a pixel.
-        num_draws: Draws of the noise, for learning and for scoring.
+        num_draws: Draws of the noise, for learning and for scoring; for learning from many images fewer, for the noise of so
+            many is as good as several draws of that of few.
     """
 
     def __init__(self, num_levels: int, num_draws: int) -> None:
@@ -88,7 +95,7 @@ class Dequantised(PixelDistribution):
     def _spread(self, images: np.ndarray) -> np.ndarray:
         """Images with noise, to learn from."""
         generator = np.random.default_rng(0)
-        repeated = np.repeat(images, self._num_draws, axis=0)
+        repeated = np.repeat(images, max(1, min(self._num_draws, _ENOUGH_ROWS // len(images))), axis=0)
         return repeated + generator.random(repeated.shape)
 
     @abstractmethod
@@ -164,6 +171,40 @@ class PrincipalComponents(Dequantised):
         return values + np.sqrt(noise) * generator.standard_normal(values.shape)
 
 
+class BumpDensity:
+    """The mean of normal densities of one width around some numbers, from a table.
+
+    Args:
+        centres: (count,).
+        width: Their standard deviation.
+    """
+
+    def __init__(self, centres: np.ndarray, width: float) -> None:
+        self._centres, self._width = np.sort(centres), width
+        first, last = self._centres[0] - 6.0 * width, self._centres[-1] + 6.0 * width
+        self._grid = np.linspace(first, last, 2 + int((last - first) / width * _GRID_STEPS))
+        # Only bumps that are near add to the density at a point.
+        self._table = np.concatenate([self._sum_up(points) for points in np.array_split(self._grid, 1 + len(self._grid) // 64)])
+
+    def _sum_up(self, points: np.ndarray) -> np.ndarray:
+        reach = 12.0 * self._width
+        start, end = np.searchsorted(self._centres, [points[0] - reach, points[-1] + reach])
+        near = self._centres[start:end]
+        if len(near) == 0:  # A gap: the two bumps at its ends are all that there is.
+            near = self._centres[max(start - 1, 0) : start + 1]
+        exponents = -0.5 * ((points[:, None] - near) / self._width) ** 2
+        return logsumexp(exponents, axis=1) - np.log(len(self._centres) * self._width * np.sqrt(2.0 * np.pi))
+
+    def score(self, values: np.ndarray) -> np.ndarray:
+        """The log-density: (rows,) -> (rows,)."""
+        # Beyond the table the last bump is all that there is.
+        first, last = (self._table[end] + 0.5 * 6.0**2 for end in (0, -1))
+        below = first - 0.5 * ((values - self._centres[0]) / self._width) ** 2
+        above = last - 0.5 * ((values - self._centres[-1]) / self._width) ** 2
+        inside = np.interp(values, self._grid, self._table)
+        return np.where(values < self._grid[0], below, np.where(values > self._grid[-1], above, inside))
+
+
 class IndependentComponents(Dequantised):
     """FastICA (Hyvärinen 1999), scikit-learn's, in the space of the principal components, and noise in all else.
 
@@ -193,17 +234,18 @@ class IndependentComponents(Dequantised):
         self._rotation = np.linalg.qr(ica.components_.T)[0]
         self._centres = self._pca.transform(images + 0.5) @ self._rotation
         self._width = 1.06 * self._centres.std(axis=0) * len(images) ** -0.2
+        columns = zip(self._centres.T, self._width, strict=True)
+        self._densities = [BumpDensity(centres, width) for centres, width in columns]
 
     def score(self, values: np.ndarray) -> np.ndarray:
         """(rows, pixels) -> (rows,)."""
         white = self._pca.transform(values)
         rest = values - self._pca.inverse_transform(white)
         components = white @ self._rotation
-        distances = (components[:, None] - self._centres) / self._width
-        densities = logsumexp(-0.5 * distances**2, axis=1) - np.log(len(self._centres) * self._width * np.sqrt(2.0 * np.pi))
+        densities = sum(density.score(values) for density, values in zip(self._densities, components.T, strict=True))
         size, noise = values.shape[1] - components.shape[1], self._pca.noise_variance_
         normal = -0.5 * (rest**2).sum(axis=1) / noise - 0.5 * size * np.log(2.0 * np.pi * noise)
-        return densities.sum(axis=1) - 0.5 * np.log(self._pca.explained_variance_).sum() + normal
+        return densities - 0.5 * np.log(self._pca.explained_variance_).sum() + normal
 
     def draw(self, count: int, generator: np.random.Generator) -> np.ndarray:
         """(count, pixels)."""
@@ -219,6 +261,7 @@ class IndependentComponents(Dequantised):
 
 __all__ = [
     "BinnedGaussian",
+    "BumpDensity",
     "FullGaussian",
     "IndependentComponents",
     "PixelDistribution",

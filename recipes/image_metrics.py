@@ -18,10 +18,12 @@ class ImageJudge:
         images: Real images to learn from, (rows, pixels).
         classes: What they show, (rows,).
         num_levels: Values of a pixel, from 0 on.
+        known: Images that drawn ones may repeat; those to learn from if left out.
     """
 
-    def __init__(self, images: np.ndarray, classes: np.ndarray, num_levels: int) -> None:
-        self._scale, self._known = num_levels - 1.0, {row.tobytes() for row in images.astype(np.int16)}
+    def __init__(self, images: np.ndarray, classes: np.ndarray, num_levels: int, *, known: np.ndarray | None = None) -> None:
+        self._scale = num_levels - 1.0
+        self._known = {row.tobytes() for row in (images if known is None else known).astype(np.int16)}
         self._classifier = _learn(images / self._scale, classes)
 
     def extract(self, images: np.ndarray) -> np.ndarray:
@@ -54,7 +56,7 @@ class ImageJudge:
             seed: Of the classifier that learns from the drawn images.
 
         Returns:
-            `frechet_distance`; `novelty`, the share of drawn images that are none of those learned from, and `diversity`, the
+            `frechet_distance`; `novelty`, the share of drawn images that are none of those known, and `diversity`, the
             mean variance of their pixels as a share of that of the real ones, both in percent; and where `shown` is given
             `sample_accuracy`, how often a classifier that learned from the drawn images alone is right on the real ones, and
             `validity`, how often the classifier of the real ones sees in a drawn one what it shall show, both in percent.

@@ -5,6 +5,7 @@ Legend: rows, pixels, levels (values of a pixel), units (latent numbers), sample
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 from typing import Any
@@ -16,7 +17,8 @@ from torch import nn
 
 from recipes.image_baselines import PixelDistribution, score_binned
 
-_LEAST_SCALE = 0.1
+_LEAST_SHARE = 0.006
+"""The least standard deviation of a pixel, as a share of its range, unless another is asked for."""
 
 
 def is_there() -> bool:
@@ -50,8 +52,8 @@ class PythaeAutoencoder(PixelDistribution):
     """A variational autoencoder with a standard normal prior, and one hidden layer of encoder and decoder, as pythae's own.
 
     Trained by pythae's trainer. Its pixels are scored as whole numbers: normal around the decoder's mean, with the standard
-    deviation that each pixel has on the images learned from, integrated over the unit interval around each level; by the
-    importance-weighted bound. Drawn images are the decoder's means, as pythae gives them.
+    deviation that each pixel has on the images learned from, or a least one, integrated over the unit interval around each
+    level; by the importance-weighted bound. Drawn images are the decoder's means, as pythae gives them.
 
     Args:
         images: To learn from, (rows, pixels).
@@ -105,7 +107,14 @@ class PythaeAutoencoder(PixelDistribution):
             logging.getLogger(name).setLevel(level)
         self.model.eval()
         means, _ = self._encode(images)
-        self._scale = np.maximum(np.sqrt(((images - self._decode(means)) ** 2).mean(axis=0)), _LEAST_SCALE)
+        self._found_scale = np.sqrt(((images - self._decode(means)) ** 2).mean(axis=0))
+        self._scale = np.maximum(self._found_scale, _LEAST_SHARE * (num_levels - 1))
+
+    def limit_scale(self, least_scale: float) -> PythaeAutoencoder:
+        """The same autoencoder with another least standard deviation of its pixels, in levels."""
+        limited = copy.copy(self)
+        limited._scale = np.maximum(self._found_scale, least_scale)
+        return limited
 
     @torch.no_grad()
     def _encode(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

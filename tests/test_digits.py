@@ -20,7 +20,7 @@ from hf_genext.hub import read_results
 from recipes import compare_images, drawn_images, pythae_baselines, score_images
 from recipes.arguments import SettingsError
 from recipes.digits.prepare_data import prepare_data
-from recipes.image_baselines import BinnedGaussian, FullGaussian, IndependentComponents, PrincipalComponents
+from recipes.image_baselines import BinnedGaussian, BumpDensity, FullGaussian, IndependentComponents, PrincipalComponents
 from recipes.image_metrics import ImageJudge
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,6 +79,16 @@ def test_densities_integrate_to_one_and_bound_a_distribution(build):
     assert -density.score(drawn).mean() == pytest.approx(entropy, abs=0.05)
 
 
+@pytest.mark.parametrize("gap", [0.0, 300.0])
+def test_the_density_of_a_component_is_the_mean_of_its_bumps(gap):
+    generator = np.random.default_rng(4)
+    centres = np.concatenate([generator.normal(size=400), gap + generator.normal(size=50)])
+    values = np.concatenate([generator.normal(scale=4.0, size=300), [-40.0, gap / 2.0, gap + 30.0]])
+    bumps = stats.norm.logpdf(values[:, None], centres, 0.2)
+    expected = np.logaddexp.reduce(bumps, axis=1) - np.log(len(centres))
+    np.testing.assert_allclose(BumpDensity(centres, 0.2).score(values), expected, rtol=1e-3, atol=5e-4)
+
+
 @pytest.mark.slow
 def test_the_autoencoder_of_pythae_is_a_distribution_over_whole_numbers():
     if not pythae_baselines.is_there():
@@ -92,6 +102,9 @@ def test_the_autoencoder_of_pythae_is_a_distribution_over_whole_numbers():
     assert drawn.shape == (1000, 2) and set(np.unique(drawn)) <= set(range(5))
     found = pythae_baselines.count_parameters(2, 1, pythae_baselines.choose_width(2, 1, 50))
     assert model.num_parameters == found == sum(weight.numel() for weight in model.model.parameters())
+    wide = model.limit_scale(2.0)
+    assert (wide._scale >= 2.0).all() and (model._scale < 2.0).any()
+    assert np.exp(wide.log_prob(outcomes, np.random.default_rng(0))).sum() == pytest.approx(1.0, abs=0.05)
 
 
 def test_the_judge_finds_real_images_good_and_noise_bad(tmp_path):
@@ -137,7 +150,15 @@ def test_draws_are_judged_each_by_itself_and_averaged(tmp_path):
 
 @pytest.mark.parametrize("name", ["config", "unconditional"])
 def test_the_judge_knows_what_images_show_whatever_the_model_is_told(tmp_path, name):
-    words = [str(ROOT / "recipes" / "digits" / f"{name}.yaml"), "--output_dir", str(tmp_path), "--num_judged", "50"]
+    words = [
+        str(ROOT / "recipes" / "digits" / f"{name}.yaml"),
+        "--output_dir",
+        str(tmp_path),
+        "--num_judged",
+        "50",
+        "--num_learned",
+        "50",
+    ]
     _, _, size, images, _, _, _ = drawn_images.read_images(drawn_images.ImageSettings, words)
     assert size == 16
     for part in images.values():
@@ -149,7 +170,15 @@ def test_the_judge_knows_what_images_show_whatever_the_model_is_told(tmp_path, n
 
 
 def test_the_scripts_use_as_many_threads_as_they_are_told(tmp_path):
-    words = [str(ROOT / "recipes" / "digits" / "config.yaml"), "--output_dir", str(tmp_path), "--num_judged", "50"]
+    words = [
+        str(ROOT / "recipes" / "digits" / "config.yaml"),
+        "--output_dir",
+        str(tmp_path),
+        "--num_judged",
+        "50",
+        "--num_learned",
+        "50",
+    ]
     try:
         drawn_images.read_images(drawn_images.ImageSettings, [*words, "--num_threads", "2"])
         assert torch.get_num_threads() == 2

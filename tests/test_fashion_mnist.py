@@ -97,7 +97,7 @@ def test_the_smoke_run_leaves_a_model_that_draws_clothes_and_is_scored(tmp_path)
     picture = pipe({"label": "sneaker"}, seed=7)[0]["generated_image"]
     assert picture.size == (28, 28)
     words = [str(ROOT / "recipes" / "fashion_mnist" / "smoke.yaml"), "--output_dir", str(tmp_path / "out")]
-    words += ["--num_drawn", "200", "--num_draws", "1", "--num_judged", "200"]
+    words += ["--num_drawn", "200", "--num_draws", "1", "--num_judged", "200", "--num_learned", "200"]
     scores = score_images.main([*words, "--model", str(tmp_path / "model"), "--num_importance_samples", "5"])
     assert 1.0 < scores["bits_per_dimension"] < 8.0
     assert read_results(tmp_path / "model" / "results.json")["metrics"] == scores
