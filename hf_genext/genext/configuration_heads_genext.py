@@ -54,6 +54,8 @@ class GenextHeadConfig(PreTrainedConfig):
         context_reach: How many rows above, and columns to either side, a pixel then reads, by one network for all pixels (van
             den Oord et al. 2016); all if left out. Latent numbers have to tell what agrees across a longer way, where with all
             they may tell nothing (Chen et al. 2017, "Variational lossy autoencoder").
+        context_dropout: In training, the share of images whose pixels read no others, so that what the memory tells has to do
+            (Bowman et al. 2016, "Generating sentences from a continuous space", section 3.1, drop words so).
         dropout: Dropout before the projection.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
         temperature: What logits are divided by, and the standard deviations of numbers multiplied by, one for all outputs or
@@ -86,6 +88,7 @@ class GenextHeadConfig(PreTrainedConfig):
     num_hidden_layers: int | None = None
     context_size: int = 0
     context_reach: int | None = None
+    context_dropout: float | int = 0.0
     dropout: float | int = 0.0
     initializer_range: float | None = None
     temperature: float | int | list[float] = 1.0
@@ -173,6 +176,7 @@ class GenextHeadConfig(PreTrainedConfig):
                 "output_shape": self.output_shape is not None,
                 "context_size": self.context_size != 0,
                 "context_reach": self.context_reach is not None,
+                "context_dropout": self.context_dropout != 0,
             }
             for name, is_given in given.items():
                 if is_given:
@@ -197,6 +201,11 @@ class GenextHeadConfig(PreTrainedConfig):
             raise ValueError(
                 "context_reach must be 1 or more, with a context_size, whose units read so far; got "
                 f"context_reach={self.context_reach} and context_size={self.context_size}."
+            )
+        if not 0.0 <= self.context_dropout < 1.0 or (self.context_dropout and self.context_size == 0):
+            raise ValueError(
+                "context_dropout must be at least 0 and below 1, and is for pixels that read others by a context_size; got "
+                f"context_dropout={self.context_dropout} and context_size={self.context_size}."
             )
 
 

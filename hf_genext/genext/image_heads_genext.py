@@ -109,7 +109,10 @@ class ImageHead(PredictionHead):
         levels = flat.masked_fill(~given, 0).long()
         own, hints = self._separate(parameters)
         if self.context is not None:
-            own = own + self.context(self._scale(levels, own.dtype), hints)
+            values = self._scale(levels, own.dtype)
+            if self.training and self.config.context_dropout:
+                values = values * (torch.rand_like(values[:, :1]) >= self.config.context_dropout)
+            own = own + self.context(values, hints)
         return (self._score_pixels(own, levels) * given).sum(dim=1)
 
     def _separate(self, parameters: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
