@@ -312,6 +312,16 @@ def test_two_hundred_thousand_outputs():
     assert trie.holds(digits[77].tolist())
 
 
+def test_a_search_stays_among_two_hundred_thousand_outputs(pipe):
+    allowed = [" ".join(sounds) for sounds in itertools.islice(itertools.product(SOUNDS, repeat=6), 0, 1_000_000, 5)]
+    assert len(allowed) == 200_000
+    for arguments in ({}, {"num_beams": 3, "num_return_sequences": 3}, {"do_sample": True, "seed": 1}):
+        answers = pipe(WORDS, allowed_outputs=allowed, batch_size=4, **arguments)
+        found = {answer["generated_text"] for row in answers for answer in row}
+        assert found <= set(allowed) and len(found) > 1
+    assert {row[0]["generated_text"] for row in pipe(WORDS)}.isdisjoint(allowed)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_search_stays_among_the_allowed_outputs(pipe, batch_size):
     allowed = [*PHONEMES[:5], "K AE", "K"]
