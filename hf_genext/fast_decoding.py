@@ -1,7 +1,8 @@
 """Decoding without what costs time in `generate` and changes nothing: greedy search, sampling and beam search by steps.
 
 `generate` itself prepares everything (lengths, special tokens, processors, the encoder's run), and hands the loop over to one
-of those here, by its argument `custom_generate`. So what `generate` takes, warns of and refuses stays as it is. The loops do
+of those here, by its argument `custom_generate`. So what `generate` takes, warns of and refuses stays as it is; what it
+prepared serves the calls that follow and ask alike, for with one input it takes nearly as long as the loop. The loops do
 without a forward pass that serves any caller, keep keys and values in room made beforehand, read a memory once for all of its
 beams, and drop what is finished from the batch.
 
@@ -13,12 +14,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation import logits_process
 from transformers.utils import ModelOutput
+
+from .call_settings import LastAnswer
 
 _UNKNOWN_ARGUMENTS = (
     "assistant_model",
@@ -80,6 +84,9 @@ _ROW_BY_ROW = tuple(
     if hasattr(logits_process, name)
 )
 """Processors of Transformers that treat a row the same wherever in the batch it stands."""
+
+_HANDED_ON = ("generation_config", "logits_processor")
+"""What `generate` takes besides conditions and settings in a call whose preparation serves the next one, too."""
 
 _NOTHING = -1.0e9
 """The score that `generate` gives to a beam that does not exist."""
@@ -168,13 +175,69 @@ def generate_fast_if_possible(model: PreTrainedModel, **generate_kwargs: Any) ->
 
 
 def _generate(model: PreTrainedModel, return_log_probs: bool, generate_kwargs: dict[str, Any]) -> Any:
+    prepared = _find_prepared(model, generate_kwargs)
+    if prepared is not None and prepared.config is not None:
+        inputs = {name: value for name, value in generate_kwargs.items() if torch.is_tensor(value)}
+        with torch.inference_mode():
+            encoder_outputs = model.encode_for_steps(inputs)
+            if encoder_outputs is not None:
+                output = prepared.run(model, encoder_outputs, inputs.get("attention_mask"), return_log_probs)
+        if encoder_outputs is not None:
+            return output if return_log_probs else output.sequences
+
     # Who generates may be the model inside an engine's; the steps are the engine's.
     def decode(_: PreTrainedModel, input_ids: torch.LongTensor, **kwargs: Any) -> FastGenerationOutput:
+        if prepared is not None:
+            prepared.learn(input_ids, **kwargs)
         return _decode(model, input_ids, return_log_probs=return_log_probs, **kwargs)
 
     # Steps keep what they have seen in a room of their own, so `generate` need not make one.
     output = model.generate(**{**generate_kwargs, "use_cache": False}, custom_generate=decode)
     return output if return_log_probs else output.sequences
+
+
+class _Prepared:
+    """What `generate` prepares for calls that ask alike, and without processors: the configuration and the start token."""
+
+    def __init__(self) -> None:
+        self.config: GenerationConfig | None = None
+        self._start = 0
+
+    def learn(
+        self, input_ids: torch.LongTensor, *, generation_config: GenerationConfig, logits_processor: list[Any], **_: Any
+    ) -> None:
+        """Keep what a call was given, if others that ask alike will be given the same."""
+        if not logits_processor and input_ids.shape[1] == 1 and bool((input_ids == input_ids[0, 0]).all()):
+            self.config, self._start = generation_config, int(input_ids[0, 0])
+
+    def run(
+        self, model: Any, encoder_outputs: Any, attention_mask: torch.Tensor | None, return_log_probs: bool
+    ) -> FastGenerationOutput:
+        """Decode, as `generate` would have it done."""
+        assert self.config is not None
+        rows = encoder_outputs.last_hidden_state.shape[0] * _count_outputs(self.config)
+        input_ids = torch.full((rows, 1), self._start, device=encoder_outputs.last_hidden_state.device)
+        return _search(model, input_ids, self.config, [], encoder_outputs, attention_mask, return_log_probs)
+
+
+_prepared: WeakKeyDictionary[Any, LastAnswer[_Prepared]] = WeakKeyDictionary()
+
+
+def _find_prepared(model: Any, generate_kwargs: Mapping[str, Any]) -> _Prepared | None:
+    """What is known of calls that ask for the same of the same kinds of conditions; `None` where a call may ask for more."""
+    inputs = sorted(name for name, value in generate_kwargs.items() if torch.is_tensor(value))
+    settings = {name: value for name, value in generate_kwargs.items() if name not in inputs}
+    known = vars(model.generation_config)
+    if not hasattr(model, "encode_for_steps") or any(name not in known and name not in _HANDED_ON for name in settings):
+        return None
+    # Transformers looks for padding where there is no mask.
+    if not inputs or ("input_ids" in inputs and "attention_mask" not in inputs):
+        return None
+    last = _prepared.get(model)
+    if last is None:
+        last = _prepared[model] = LastAnswer()
+    asked = {**settings, "inputs": inputs, "device": str(model.device)}
+    return last.get(asked, (model.generation_config,), _Prepared)
 
 
 def get_setting(model: PreTrainedModel, generate_kwargs: Mapping[str, Any], name: str) -> Any:
@@ -201,16 +264,34 @@ def _decode(
     **kwargs: Any,
 ) -> FastGenerationOutput:
     """Decode what `generate` has prepared, each condition repeated for its outputs."""
-    outputs = max(generation_config.num_beams or 1, generation_config.num_return_sequences or 1)
+    outputs = _count_outputs(generation_config)
     if outputs > 1:
         encoder_outputs = type(encoder_outputs)(
             **{name: value[::outputs] for name, value in encoder_outputs.items() if torch.is_tensor(value)}
         )
         attention_mask = attention_mask[::outputs] if attention_mask is not None else None
-    search = _BeamSearch if (generation_config.num_beams or 1) > 1 else _RowSearch
+    return _search(model, input_ids, generation_config, logits_processor, encoder_outputs, attention_mask, return_log_probs)
+
+
+def _count_outputs(config: GenerationConfig) -> int:
+    """Rows of each condition."""
+    return max(config.num_beams or 1, config.num_return_sequences or 1)
+
+
+def _search(
+    model: Any,
+    input_ids: torch.LongTensor,
+    config: GenerationConfig,
+    processors: list[Any],
+    encoder_outputs: Any,
+    attention_mask: torch.Tensor | None,
+    return_log_probs: bool,
+) -> FastGenerationOutput:
+    """Decode from the memories of some conditions, and as many given tokens as each has outputs."""
+    search = _BeamSearch if (config.num_beams or 1) > 1 else _RowSearch
     with torch.inference_mode():
-        stepper = model.start_steps(encoder_outputs, attention_mask, outputs)
-        found = search(stepper, input_ids, generation_config, logits_processor, return_log_probs).run()
+        stepper = model.start_steps(encoder_outputs, attention_mask, _count_outputs(config), is_checked=True)
+        found = search(stepper, input_ids, config, processors, return_log_probs).run()
     # What was made in inference mode cannot be used in training.
     return FastGenerationOutput(**{name: value.clone() for name, value in found.items()})
 

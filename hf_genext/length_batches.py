@@ -284,8 +284,11 @@ def _pad_rows(rows: list[torch.Tensor], padding: int) -> torch.Tensor:
 def _describe(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What rows of one batch must have in common."""
     may_differ = _PADDED if all(name in row and row[name].dim() == 2 for name in _PADDED) else ()
-    tensors = [(name, value) for name, value in row.items() if isinstance(value, torch.Tensor)]
-    return tuple(sorted((name, None if name in may_differ else value.shape[1:], str(value.dtype)) for name, value in tensors))
+    return tuple(
+        (name, value.dtype, None if name in may_differ else value.shape[1:])
+        for name, value in row.items()
+        if isinstance(value, torch.Tensor)
+    )
 
 
 def _measure(row: Mapping[str, Any]) -> int:

@@ -6,7 +6,15 @@ import pytest
 import torch
 from peft import get_peft_model
 from specimens import build_config, build_inputs, sharpen
-from transformers import AutoModelForSeq2SeqLM, BartConfig, LogitsProcessor, LogitsProcessorList, TextStreamer
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    GenerationConfig,
+    GenerationMixin,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TextStreamer,
+)
 
 from hf_genext import GenextConfig, GenextForConditionalGeneration
 from hf_genext.adapters import build_lora_config
@@ -110,6 +118,9 @@ def test_tokens_are_those_of_generate(name):
         for label, settings in SETTINGS.items():
             expected = model.generate(**inputs, **settings)
             assert torch.equal(generate_fast(model, **inputs, **settings), expected), label
+            # Once more, of other conditions, with what was prepared for those before.
+            others = build_batch(rows + 1, seed=5)
+            assert torch.equal(generate_fast(model, **others, **settings), model.generate(**others, **settings)), label
             ends = torch.isin(expected[:, 1:], torch.tensor(ENDS))
             ended_apart += settings.get("eos_token_id") == ENDS and len(set(ends.long().argmax(dim=1).tolist())) > 2
     assert ended_apart > 4 or "pooled" in name, "no rows ended at different lengths; the specimen shows nothing"
@@ -300,3 +311,63 @@ def test_a_changed_weight_is_seen_at_once():
     with torch.no_grad():
         model.decoder.layers[0].mlp.down_proj.weight.mul_(-1.0)
     assert torch.equal(generate_fast(model, **inputs, max_new_tokens=8), model.generate(**inputs, max_new_tokens=8))
+
+
+def test_calls_that_ask_alike_are_prepared_once(monkeypatch):
+    model, prepared = build_model(), []
+    prepare = GenerationMixin._get_logits_processor
+    monkeypatch.setattr(
+        GenerationMixin,
+        "_get_logits_processor",
+        lambda self, *args, **kwargs: prepared.append(1) or prepare(self, *args, **kwargs),
+    )
+
+    def count(inputs, **settings):
+        before = len(prepared)
+        found = generate_fast(model, **inputs, **settings)
+        fresh = len(prepared) - before
+        assert torch.equal(found, model.generate(**inputs, **settings))
+        return fresh
+
+    first, second = build_batch(3), build_batch(2, seed=8)
+    beams = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 9, "eos_token_id": ENDS}
+    assert [count(inputs, **beams) for inputs in (first, second, first)] == [1, 0, 0]
+    assert [count(first, max_new_tokens=5), count(second, max_new_tokens=5), count(first, max_new_tokens=6)] == [1, 0, 1]
+    # What the model is saved with counts, and a configuration of the caller's by what it holds.
+    model.generation_config.eos_token_id = 11
+    assert [count(first, max_new_tokens=6), count(first, max_new_tokens=6)] == [1, 0]
+    config = GenerationConfig(max_new_tokens=4, decoder_start_token_id=1, pad_token_id=0, eos_token_id=2)
+    assert [count(first, generation_config=config), count(first, generation_config=config)] == [1, 0]
+    config.max_new_tokens = 7
+    assert [count(first, generation_config=config), count(first, generation_config=config)] == [1, 0]
+    # What may depend on the conditions is prepared for each call: processors, masks that are not given, given tokens.
+    assert [count(inputs, max_new_tokens=6, no_repeat_ngram_size=2) for inputs in (first, second)] == [1, 1]
+    plain = {"input_ids": first["input_ids"]}
+    assert [count(plain, max_new_tokens=6), count(plain, max_new_tokens=6)] == [1, 1]
+    for start in (5, 6, 6):
+        given = {**first, "decoder_input_ids": torch.full((3, 1), start)}
+        assert count(given, max_new_tokens=6) == 1
+    scores = generate_fast(model, **first, max_new_tokens=6, return_log_probs=True).log_probs
+    fresh = build_model()
+    fresh.generation_config.eos_token_id = 11
+    torch.testing.assert_close(scores, generate_fast(fresh, **first, max_new_tokens=6, return_log_probs=True).log_probs)
+
+
+def test_a_generate_of_somebodys_own_is_always_asked():
+    class Own(GenextForConditionalGeneration):
+        calls = 0
+
+        def generate(self, *args, **kwargs):
+            type(self).calls += 1
+            return super().generate(*args, **kwargs)
+
+    model, inputs = Own(build_config("none")).eval(), build_batch(3)
+    for calls in (1, 2, 3):
+        generate_fast(model, **inputs, max_new_tokens=4)
+        assert Own.calls == calls
+    model, asked = build_model(), []
+    own = model.generate
+    model.generate = lambda *args, **kwargs: asked.append(1) or own(*args, **kwargs)
+    for calls in (1, 2, 3):
+        generate_fast(model, **inputs, max_new_tokens=4)
+        assert len(asked) == calls

@@ -9,6 +9,7 @@ Legend: batch (conditions), length (input positions), returned (outputs of each 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,9 @@ _KNOWN = {
 """Settings of generation that are given to CTranslate2, or change nothing without sampling."""
 
 
+_TOKENS_OF_INT8 = 1024
+"""Tokens of the parts that a batch is cut into where weights are whole numbers: what it works on stays near the processor."""
+
 _KNOWN_OF_WHISPER = {
     "alignment_heads",
     "begin_suppress_tokens",
@@ -79,6 +83,7 @@ class CTranslate2Model(EngineModel):
     def __init__(self, model: PreTrainedModel, folder: Path) -> None:
         super().__init__(model)
         self._engine = self._open(require_package("ctranslate2"), str(folder))
+        self._tokens_of_part = _TOKENS_OF_INT8 if "int8" in self._engine.compute_type else 0
         self._settled: LastAnswer[tuple[GenerationConfig, dict[str, Any], str | None]] = LastAnswer()
 
     def _open(self, ctranslate2: Any, folder: str) -> Any:
@@ -152,6 +157,9 @@ class CTranslate2Model(EngineModel):
         if longest < 1:  # There is room for the end alone.
             return torch.tensor([[*prompt, last] for prompt in prompts for _ in range(returned)])
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        num_tokens = sum(map(len, sources))
+        # In parts that are about as large as each other.
+        num_parts = math.ceil(num_tokens / self._tokens_of_part) if self._tokens_of_part else 1
         results = self._engine.translate_batch(
             [_name(row) for row in sources],
             prefixes,
@@ -159,6 +167,8 @@ class CTranslate2Model(EngineModel):
             num_hypotheses=returned,
             length_penalty=config.length_penalty if beams > 1 else 1,
             suppress_sequences=None if not config.bad_words_ids else [_name(words) for words in config.bad_words_ids],
+            max_batch_size=0 if num_parts == 1 else num_tokens // num_parts + max(map(len, sources)),
+            batch_type="tokens",
             end_token=ends,
             return_end_token=True,
             max_input_length=0,

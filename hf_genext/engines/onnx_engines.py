@@ -83,6 +83,11 @@ class OnnxModel(EngineModel):
         memory, *mask = (torch.from_numpy(array) for array in self._encoder.run(None, feeds))
         return GenextEncoderOutput(last_hidden_state=memory, memory_mask=mask[0] if mask else None)
 
+    def encode_for_steps(self, inputs: Mapping[str, torch.Tensor]) -> GenextEncoderOutput | None:
+        """As the PyTorch model's method of this name."""
+        with torch.no_grad():
+            return self.encode_conditions(inputs)
+
     def _encode_first(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments of `generate` with the memory in place of the conditions."""
         names = [name for name in self._encoder_inputs if torch.is_tensor(arguments.get(name))]
@@ -104,7 +109,12 @@ class OnnxModel(EngineModel):
         return (*self.torch_model.encoder.conditioner.input_names, "num_samples")
 
     def start_steps(
-        self, encoder_outputs: Any, attention_mask: torch.Tensor | None = None, num_outputs: int = 1
+        self,
+        encoder_outputs: Any,
+        attention_mask: torch.Tensor | None = None,
+        num_outputs: int = 1,
+        *,
+        is_checked: bool = False,
     ) -> OnnxStepper:
         """Begin to decode one token at a time, as the PyTorch model's method of this name does."""
         outputs = self.torch_model._take_encoder_outputs(encoder_outputs, attention_mask)

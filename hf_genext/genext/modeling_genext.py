@@ -390,11 +390,27 @@ class GenextForConditionalGeneration(
             return "the decoder is a language model and not the native one"
         return find_stepping_obstacle(self.decoder, self.head.projection)
 
+    def encode_for_steps(self, inputs: Mapping[str, torch.Tensor]) -> GenextEncoderOutput | None:
+        """The memory that `generate` would hand to a loop of steps.
+
+        Args:
+            inputs: Tensors as `generate` takes them.
+
+        Returns:
+            As the encoder gives it; `None` where `generate` does more than encode them.
+        """
+        is_own = type(self).generate is GuidedGeneration.generate and "generate" not in vars(self)
+        if not is_own or self.encoder.has_latents or not inputs.keys() <= {*self.encoder.conditioner.input_names}:
+            return None
+        return self.encoder(**inputs)
+
     def start_steps(
         self,
         encoder_outputs: GenextEncoderOutput | BaseModelOutput | tuple[torch.Tensor, ...],
         attention_mask: torch.Tensor | None = None,
         num_outputs: int = 1,
+        *,
+        is_checked: bool = False,
     ) -> GenextStepper:
         """Begin to decode one token at a time, with nothing computed twice.
 
@@ -402,6 +418,7 @@ class GenextForConditionalGeneration(
             encoder_outputs: As `forward` takes them, one row for each condition.
             attention_mask: As `forward` takes it; needed beside the output of somebody else's encoder.
             num_outputs: Outputs of each condition, whose rows stand beside each other.
+            is_checked: Whether [`find_stepping_obstacle`] has just found nothing.
 
         Returns:
             An object whose `step(tokens)` turns ids (rows,) into logits (rows, vocab), and whose `select(rows, memories)` goes
@@ -410,7 +427,7 @@ class GenextForConditionalGeneration(
         Raises:
             ValueError: if there is an obstacle.
         """
-        obstacle = self.find_stepping_obstacle()
+        obstacle = None if is_checked else self.find_stepping_obstacle()
         if obstacle is not None:
             raise ValueError(f"This model cannot be decoded step by step, because {obstacle}. Use generate.")
         outputs = self._take_encoder_outputs(encoder_outputs, attention_mask)
