@@ -241,6 +241,13 @@ def _image_sampling(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", told])
 
 
+def _smoke_runs(results: dict[str, Any]) -> str:
+    lines = ["| recipe | seconds |", "|---|---:|"]
+    for name, row in results["recipes"].items():
+        lines.append(f"| {name} | {row['seconds']:.0f} |" if row["seconds"] else f"| {name} | did not run: {row['said']} |")
+    return "\n".join([*lines, "", f"{results['hardware']}; wall time, imports and scoring included."])
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": _training,
     "allocator": _allocator,
@@ -255,6 +262,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "generation": _generation,
     "batch_jobs": _batch_jobs,
     "image_sampling": _image_sampling,
+    "smoke_runs": _smoke_runs,
 }
 
 
