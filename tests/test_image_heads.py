@@ -35,6 +35,7 @@ def build_image_model(
     levels: int | None = None,
     context_size: int = 0,
     context_reach: int | None = None,
+    context_dropout: float = 0.0,
 ):
     """A model of 2x2 pixels, by a label, and with latent numbers that read the pixels."""
     torch.manual_seed(2)
@@ -51,6 +52,7 @@ def build_image_model(
         "num_components": 2,
         "context_size": context_size,
         "context_reach": context_reach,
+        "context_dropout": context_dropout,
     }
     return sharpen(GenextForPrediction(GenextConfig(conditioner=conditioner, bottleneck=bottleneck, head=head)))
 
@@ -159,6 +161,23 @@ def test_a_near_context_is_what_is_drawn_before_within_its_reach(shape, reach):
         known = values.detach().clone()
         known[:, place:] = 0  # As it is while pixels are drawn.
         torch.testing.assert_close(context.step(place, known, hints), added[:, place : place + 1])
+
+
+@pytest.mark.parametrize("reach", [None, 1])
+def test_in_training_some_images_are_scored_without_their_context(reach):
+    model = build_image_model("categorical", context_size=5, context_reach=reach, context_dropout=0.4).double()
+    head, images = model.head, torch.tensor([[0.0, 2.0, 1.0, 2.0]], dtype=torch.float64).expand(2000, -1)
+    parameters = torch.randn(1, 4 * 3 + 5, dtype=torch.float64)
+    with torch.no_grad():
+        whole = head.score(parameters, images[:1])
+        assert head.score(parameters, images).eq(whole).all(), "outside of training all pixels are read"
+        own, hints = head._separate(parameters)
+        without = head._score_pixels(own + head.context(torch.zeros(1, 4, dtype=torch.float64), hints), images[:1].long()).sum()
+        head.train()
+        scores = head.score(parameters, images)
+    is_without = (scores - without).abs() < 1e-9
+    assert (is_without | ((scores - whole).abs() < 1e-9)).all() and not torch.isclose(whole, without).any()
+    assert stats.binomtest(int(is_without.sum()), len(images), 0.4).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("reach", [None, 1])
@@ -364,6 +383,9 @@ def test_a_missing_image_counts_nothing():
         ({"kind": "class", "context_reach": 2}, 'context_reach is for a head of kind "image"'),
         ({"kind": "image", "output_shape": [8, 8], "context_reach": 2}, "with a context_size, whose units read so far"),
         ({"kind": "image", "output_shape": [8, 8], "context_size": 4, "context_reach": 0}, "context_reach must be 1 or more"),
+        ({"kind": "class", "context_dropout": 0.1}, 'context_dropout is for a head of kind "image"'),
+        ({"kind": "image", "output_shape": [8, 8], "context_dropout": 0.1}, "pixels that read others by a context_size"),
+        ({"kind": "image", "output_shape": [8, 8], "context_size": 4, "context_dropout": 1.0}, "at least 0 and below 1"),
     ],
 )
 def test_heads_that_make_no_image_are_refused(fields, message):
