@@ -178,11 +178,11 @@ def _generate(model: PreTrainedModel, return_log_probs: bool, generate_kwargs: d
     prepared = _find_prepared(model, generate_kwargs)
     if prepared is not None and prepared.config is not None:
         inputs = {name: value for name, value in generate_kwargs.items() if torch.is_tensor(value)}
-        with torch.inference_mode():
+        # Not in inference mode: encoders may keep what they make, and be trained later.
+        with torch.no_grad():
             encoder_outputs = model.encode_for_steps(inputs)
-            if encoder_outputs is not None:
-                output = prepared.run(model, encoder_outputs, inputs.get("attention_mask"), return_log_probs)
         if encoder_outputs is not None:
+            output = prepared.run(model, encoder_outputs, inputs.get("attention_mask"), return_log_probs)
             return output if return_log_probs else output.sequences
 
     # Who generates may be the model inside an engine's; the steps are the engine's.
@@ -207,8 +207,10 @@ class _Prepared:
         self, input_ids: torch.LongTensor, *, generation_config: GenerationConfig, logits_processor: list[Any], **_: Any
     ) -> None:
         """Keep what a call was given, if others that ask alike will be given the same."""
-        if not logits_processor and input_ids.shape[1] == 1 and bool((input_ids == input_ids[0, 0]).all()):
-            self.config, self._start = generation_config, int(input_ids[0, 0])
+        start = generation_config.decoder_start_token_id
+        if not logits_processor and type(start) is int and input_ids.shape[1] == 1 and bool((input_ids == start).all()):
+            self._start = start
+            self.config = generation_config  # Last, for another thread may be waiting for it.
 
     def run(
         self, model: Any, encoder_outputs: Any, attention_mask: torch.Tensor | None, return_log_probs: bool
@@ -228,7 +230,9 @@ def _find_prepared(model: Any, generate_kwargs: Mapping[str, Any]) -> _Prepared 
     inputs = sorted(name for name, value in generate_kwargs.items() if torch.is_tensor(value))
     settings = {name: value for name, value in generate_kwargs.items() if name not in inputs}
     known = vars(model.generation_config)
-    if not hasattr(model, "encode_for_steps") or any(name not in known and name not in _HANDED_ON for name in settings):
+    # What stands before a model, such as an adapter's, may have a `generate` of its own, and all else of the model.
+    is_models = getattr(getattr(model, "encode_for_steps", None), "__self__", None) is model
+    if not is_models or any(name not in known and name not in _HANDED_ON for name in settings):
         return None
     # Transformers looks for padding where there is no mask.
     if not inputs or ("input_ids" in inputs and "attention_mask" not in inputs):
@@ -290,7 +294,8 @@ def _search(
     """Decode from the memories of some conditions, and as many given tokens as each has outputs."""
     search = _BeamSearch if (config.num_beams or 1) > 1 else _RowSearch
     with torch.inference_mode():
-        stepper = model.start_steps(encoder_outputs, attention_mask, _count_outputs(config), is_checked=True)
+        checked = {"is_checked": True} if hasattr(model, "encode_for_steps") else {}
+        stepper = model.start_steps(encoder_outputs, attention_mask, _count_outputs(config), **checked)
         found = search(stepper, input_ids, config, processors, return_log_probs).run()
     # What was made in inference mode cannot be used in training.
     return FastGenerationOutput(**{name: value.clone() for name, value in found.items()})

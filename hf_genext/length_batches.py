@@ -286,7 +286,7 @@ def _describe(row: Mapping[str, Any]) -> tuple[Any, ...]:
     may_differ = _PADDED if all(name in row and row[name].dim() == 2 for name in _PADDED) else ()
     return tuple(
         (name, value.dtype, None if name in may_differ else value.shape[1:])
-        for name, value in row.items()
+        for name, value in sorted(row.items())
         if isinstance(value, torch.Tensor)
     )
 

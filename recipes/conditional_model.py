@@ -310,8 +310,10 @@ def _teach_second_direction(model: PreTrainedModel, processor: hf_genext.GenextP
         )
     tokenizer = processor.target_tokenizer
     tokenizer.add_special_tokens({"extra_special_tokens": [REVERSED]}, replace_extra_special_tokens=False)
-    model.resize_token_embeddings(len(tokenizer))
-    model.config.reversed_start_token_id = tokenizer.convert_tokens_to_ids(REVERSED)
+    reversed_start = tokenizer.convert_tokens_to_ids(REVERSED)
+    if reversed_start >= model.config.decoder.vocab_size:
+        model.resize_token_embeddings(reversed_start + 1)
+    model.config.reversed_start_token_id = reversed_start
 
 
 def _compose(

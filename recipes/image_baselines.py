@@ -17,6 +17,9 @@ from scipy.special import log_ndtr, logsumexp
 _ENOUGH_ROWS = 20_000
 """So many images have noise enough of their own."""
 
+_LARGEST_TABLE = 1 << 22
+"""Numbers that are held at once."""
+
 _GRID_STEPS = 32
 """Points of the table of a density on the width of one of its bumps."""
 
@@ -180,29 +183,25 @@ class BumpDensity:
     """
 
     def __init__(self, centres: np.ndarray, width: float) -> None:
-        self._centres, self._width = np.sort(centres), width
-        first, last = self._centres[0] - 6.0 * width, self._centres[-1] + 6.0 * width
+        self._centres, self._width = centres, width
+        first, last = centres.min() - 6.0 * width, centres.max() + 6.0 * width
         self._grid = np.linspace(first, last, 2 + int((last - first) / width * _GRID_STEPS))
-        # Only bumps that are near add to the density at a point.
-        self._table = np.concatenate([self._sum_up(points) for points in np.array_split(self._grid, 1 + len(self._grid) // 64)])
+        self._table = self._sum_up(self._grid)
 
     def _sum_up(self, points: np.ndarray) -> np.ndarray:
-        reach = 12.0 * self._width
-        start, end = np.searchsorted(self._centres, [points[0] - reach, points[-1] + reach])
-        near = self._centres[start:end]
-        if len(near) == 0:  # A gap: the two bumps at its ends are all that there is.
-            near = self._centres[max(start - 1, 0) : start + 1]
-        exponents = -0.5 * ((points[:, None] - near) / self._width) ** 2
-        return logsumexp(exponents, axis=1) - np.log(len(self._centres) * self._width * np.sqrt(2.0 * np.pi))
+        """The log-density by its definition, (points,)."""
+        found = []
+        for some in np.array_split(points, 1 + len(points) * len(self._centres) // _LARGEST_TABLE):
+            exponents = -0.5 * ((some[:, None] - self._centres) / self._width) ** 2
+            found.append(logsumexp(exponents, axis=1))
+        return np.concatenate(found) - np.log(len(self._centres) * self._width * np.sqrt(2.0 * np.pi))
 
     def score(self, values: np.ndarray) -> np.ndarray:
         """The log-density: (rows,) -> (rows,)."""
-        # Beyond the table the last bump is all that there is.
-        first, last = (self._table[end] + 0.5 * 6.0**2 for end in (0, -1))
-        below = first - 0.5 * ((values - self._centres[0]) / self._width) ** 2
-        above = last - 0.5 * ((values - self._centres[-1]) / self._width) ** 2
-        inside = np.interp(values, self._grid, self._table)
-        return np.where(values < self._grid[0], below, np.where(values > self._grid[-1], above, inside))
+        found = np.interp(values, self._grid, self._table)
+        outside = (values < self._grid[0]) | (values > self._grid[-1])
+        found[outside] = self._sum_up(values[outside])
+        return found
 
 
 class IndependentComponents(Dequantised):

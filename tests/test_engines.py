@@ -340,6 +340,30 @@ def test_ctranslate2_leaves_other_start_tokens_to_pytorch(ctranslate2_folder):
     assert pipe(WORDS, decoder_start_token_id=7) == peer(WORDS, decoder_start_token_id=7)
 
 
+def test_ctranslate2_cuts_batches_of_int8_into_parts_and_answers_the_same(ctranslate2_folder):
+    pipe = open_pipeline(ctranslate2_folder, engine="ctranslate2", quantization="int8")
+    engine, inputs = pipe.engine_model, pipe.processor(text=WORDS, padding=True, return_tensors="pt")
+    whole = engine.generate(**inputs)
+    for engine._tokens_of_part in (1, 7, 20):
+        assert torch.equal(engine.generate(**inputs), whole)
+    # Nothing but padding is no part at all.
+    nothing = {"input_ids": torch.zeros(2, 3, dtype=torch.long), "attention_mask": torch.zeros(2, 3, dtype=torch.long)}
+    assert engine.generate(**nothing).shape[0] == 2
+    assert open_pipeline(ctranslate2_folder, engine="ctranslate2").engine_model._tokens_of_part == 0
+
+
+def test_a_generate_of_somebodys_own_is_asked_by_onnx_too(onnx_folder):
+    engine = open_pipeline(onnx_folder, engine="onnx").engine_model
+    inputs = {"input_ids": torch.tensor([[5, 6, 7]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    expected = [engine.generate(**inputs) for _ in range(3)]
+    assert all(torch.equal(ids, expected[0]) and not ids.is_inference() for ids in expected)
+    asked, own = [], engine.torch_model.generate
+    engine.torch_model.generate = lambda *args, **kwargs: asked.append(1) or own(*args, **kwargs)
+    for calls in (1, 2, 3):
+        assert torch.equal(engine.generate(**inputs), expected[0])
+        assert len(asked) == calls
+
+
 def test_a_row_by_int8_does_not_depend_on_its_batch(tmp_path):
     model = build_model(seed=5)
     # Rows of one length, so that nothing is masked; one of them has far larger states, whose scale the others must not take.

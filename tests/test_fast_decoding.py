@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from peft import get_peft_model
 from specimens import build_config, build_inputs, sharpen
 from transformers import (
+    AutoModel,
     AutoModelForSeq2SeqLM,
     BartConfig,
     GenerationConfig,
@@ -14,9 +17,10 @@ from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
     TextStreamer,
+    Wav2Vec2ConformerConfig,
 )
 
-from hf_genext import GenextConfig, GenextForConditionalGeneration
+from hf_genext import GenextConfig, GenextDecoderConfig, GenextForConditionalGeneration
 from hf_genext.adapters import build_lora_config
 from hf_genext.fast_decoding import find_obstacle, generate_fast
 
@@ -261,13 +265,35 @@ def test_a_constraint_holds_in_every_row():
         assert torch.equal(generate_fast(model, **inputs, **settings), model.generate(**inputs, **settings))
 
 
+def test_what_encoders_keep_can_be_trained_on_after_calls_that_ask_alike():
+    """An encoder whose table of positions is made in the first call that is as long, and kept."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    audio = {
+        "conv_dim": [8],
+        "conv_kernel": [4],
+        "conv_stride": [4],
+        "num_feat_extract_layers": 1,
+        "conv_depthwise_kernel_size": 3,
+    }
+    positions = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "position_embeddings_type": "rotary"}
+    encoder = AutoModel.from_config(Wav2Vec2ConformerConfig(**sizes, **audio, **positions, mask_time_prob=0.0))
+    decoder = GenextDecoderConfig(vocab_size=31, **sizes)
+    model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(encoder, decoder)
+    model.eval()
+    for length in (80, 120, 120):
+        generate_fast(model, input_values=torch.randn(2, length), max_new_tokens=3)
+    model.train()
+    model(input_values=torch.randn(2, 120), labels=torch.tensor([[5, 2], [6, 2]])).loss.backward()
+
+
 def test_what_comes_out_can_be_trained_on():
     model, inputs = build_model(), build_batch(3)
-    output = generate_fast(model, **inputs, max_new_tokens=4, return_log_probs=True)
-    weight = torch.ones(1, requires_grad=True)
-    (output.log_probs * weight).sum().backward()
-    assert not output.sequences.is_inference()
-    assert weight.grad is not None
+    for _ in range(3):  # Those that follow are prepared by the first.
+        output = generate_fast(model, **inputs, max_new_tokens=4, return_log_probs=True)
+        weight = torch.ones(1, requires_grad=True)
+        (output.log_probs * weight).sum().backward()
+        assert not output.sequences.is_inference()
+        assert weight.grad is not None
 
 
 def test_obstacles_are_named():
@@ -361,13 +387,32 @@ def test_a_generate_of_somebodys_own_is_always_asked():
             type(self).calls += 1
             return super().generate(*args, **kwargs)
 
+    class OwnStart(GenextForConditionalGeneration):
+        starts = itertools.count(5)
+
+        def _prepare_decoder_input_ids_for_generation(self, *args, **kwargs):
+            ids, others = super()._prepare_decoder_input_ids_for_generation(*args, **kwargs)
+            return torch.full_like(ids, next(self.starts)), others
+
     model, inputs = Own(build_config("none")).eval(), build_batch(3)
     for calls in (1, 2, 3):
         generate_fast(model, **inputs, max_new_tokens=4)
         assert Own.calls == calls
+    model = OwnStart(build_config("none")).eval()
+    assert [generate_fast(model, **inputs, max_new_tokens=2)[:, 0].tolist() for _ in range(3)] == [[5] * 3, [6] * 3, [7] * 3]
     model, asked = build_model(), []
     own = model.generate
     model.generate = lambda *args, **kwargs: asked.append(1) or own(*args, **kwargs)
     for calls in (1, 2, 3):
         generate_fast(model, **inputs, max_new_tokens=4)
         assert len(asked) == calls
+    model.__dict__.pop("generate")
+    # A start token for each row is nobody else's.
+    model.generation_config.decoder_start_token_id = [5, 5, 5]
+    assert generate_fast(model, **inputs, max_new_tokens=2)[:, 0].tolist() == [5] * 3
+    with pytest.raises(ValueError, match="decoder_start_token_id"):
+        generate_fast(model, **build_batch(2), max_new_tokens=2)
+    model.generation_config.decoder_start_token_id = 1
+    model.config.return_dict = False
+    expected = model.generate(**inputs, max_new_tokens=4)
+    assert all(torch.equal(generate_fast(model, **inputs, max_new_tokens=4), expected) for _ in range(3))

@@ -383,6 +383,7 @@ def test_a_missing_image_counts_nothing():
         ({"kind": "class", "context_reach": 2}, 'context_reach is for a head of kind "image"'),
         ({"kind": "image", "output_shape": [8, 8], "context_reach": 2}, "with a context_size, whose units read so far"),
         ({"kind": "image", "output_shape": [8, 8], "context_size": 4, "context_reach": 0}, "context_reach must be 1 or more"),
+        ({"kind": "image", "output_shape": [8, 9], "context_size": 4, "context_reach": 9}, "up to 8 in an image of 8x9"),
         ({"kind": "class", "context_dropout": 0.1}, 'context_dropout is for a head of kind "image"'),
         ({"kind": "image", "output_shape": [8, 8], "context_dropout": 0.1}, "pixels that read others by a context_size"),
         ({"kind": "image", "output_shape": [8, 8], "context_size": 4, "context_dropout": 1.0}, "at least 0 and below 1"),

@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from hf_genext.checkpoints import hold_folder
 from hf_genext.data import group_references, read_pairs, split_by_source
+from hf_genext.devices import has_compiler
 from hf_genext.genext.tokenization_genext import train_tokenizer
 from hf_genext.hub import read_results
 from hf_genext.metrics import build_metrics
@@ -33,8 +34,6 @@ from recipes.conditional_data import RowReader, find_data, group_rows, load_data
 from recipes.conditional_model import check_generation, load_model
 from recipes.evaluate import main as evaluate
 from recipes.g2p.prepare_data import prepare_data
-from recipes.results import build_results, update_recipe_results
-from recipes.reuse import digest_settings
 from recipes.train_conditional import DataSettings, ModelSettings, RunSettings
 from recipes.train_conditional import main as train
 
@@ -97,9 +96,9 @@ def test_the_folder_is_what_every_door_understands(smoke):
     assert model.generation_config.eos_token_id == processor.target_tokenizer.eos_token_id
 
 
-def test_a_run_that_is_killed_goes_on_to_the_same_weights(smoke, tmp_path):
-    folder = tmp_path / "model"
-    process = start(SMOKE, "--output_dir", folder)
+def kill_and_go_on(folder, *options):
+    """Kill a smoke run behind its first checkpoint, and let it go on; once it has been told to."""
+    process = start(SMOKE, "--output_dir", folder, *options)
     try:
         deadline = time.monotonic() + 300
         while not (folder / "checkpoint-30" / "complete.json").is_file():
@@ -110,17 +109,36 @@ def test_a_run_that_is_killed_goes_on_to_the_same_weights(smoke, tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     assert not (folder / "model.safetensors").exists()
-    process = start(SMOKE, "--output_dir", folder)
+    process = start(SMOKE, "--output_dir", folder, *options)
     printed, _ = process.communicate(timeout=400)
     assert process.returncode != 0
     assert "holds checkpoints of an earlier run" in printed
-    process = start(SMOKE, "--output_dir", folder, "--resume_from_checkpoint", "auto")
+    process = start(SMOKE, "--output_dir", folder, "--resume_from_checkpoint", "auto", *options)
     printed, _ = process.communicate(timeout=400)
     assert process.returncode == 0, printed
     assert f"Going on from {folder / 'checkpoint-30'}" in printed
-    expected, actual = (load_file(path / "model.safetensors") for path in (smoke[0], folder))
+
+
+def assert_same_weights(*folders):
+    expected, actual = (load_file(path / "model.safetensors") for path in folders)
     assert expected.keys() == actual.keys()
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_a_run_that_is_killed_goes_on_to_the_same_weights(smoke, tmp_path):
+    kill_and_go_on(tmp_path / "model")
+    assert_same_weights(smoke[0], tmp_path / "model")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler and Python's headers")
+def test_a_compiled_run_in_half_precision_goes_on_to_the_same_weights(tmp_path):
+    options = ("--precision", "bf16", "--compile_layers", "yes", "--num_threads", "1")
+    process = start(SMOKE, "--output_dir", tmp_path / "whole", *options)
+    printed, _ = process.communicate(timeout=400)
+    assert process.returncode == 0, printed
+    kill_and_go_on(tmp_path / "model", *options)
+    assert_same_weights(tmp_path / "whole", tmp_path / "model")
 
 
 def test_fine_tuning_goes_on_from_the_folder(smoke, tmp_path, capsys):
@@ -172,7 +190,16 @@ def test_a_model_of_both_directions_is_trained_reranked_and_tuned_as_such(smoke,
         len(names) == taught.decoder.vocab_size == AutoModelForSeq2SeqLM.from_pretrained(smoke[0]).config.decoder.vocab_size + 1
     )
     assert names.convert_ids_to_tokens(taught.reversed_start_token_id) == "<reversed>"
-    assert pipeline("conditional-generation", model=str(tmp_path / "taught"))("bark", rerank=True)
+    pipe = pipeline("conditional-generation", model=str(tmp_path / "taught"))
+    first, second = (pipe("bark", rerank=rerank, return_scores=True)[0]["score"] for rerank in (True, False))
+    assert first < 0 > second
+    # What the model knew is as it was: but for the new token it writes what it wrote.
+    before = AutoModelForSeq2SeqLM.from_pretrained(smoke[0]).eval()
+    after, processor = load_model(ModelSettings(model=str(smoke[0]), both_directions=True), None)
+    inputs = processor(text=["bark", "violin"], padding=True, return_tensors="pt")
+    labels = torch.tensor([[5, 6, 7, 2], [9, 4, 2, 2]])
+    logits = [model.eval()(**inputs, labels=labels).logits for model in (before, after)]
+    assert torch.equal(logits[0], logits[1][..., :-1]) and logits[1].shape[-1] == after.config.reversed_start_token_id + 1
 
 
 def test_training_stops_early_when_nothing_gets_better(tmp_path):
@@ -434,60 +461,6 @@ def test_a_command_that_is_interrupted_or_finds_no_room_says_so_in_one_line(tmp_
 def test_an_output_folder_in_use_is_refused(tmp_path):
     with hold_folder(tmp_path), pytest.raises(RuntimeError, match="is in use by process"):
         train([SMOKE, "--output_dir", str(tmp_path), *PIECES])
-
-
-def test_results_of_several_seeds_are_means_with_their_spread(tmp_path):
-    path = tmp_path / "results.json"
-    facts = {
-        "deciding": {"word_error_rate": "lower"},
-        "baselines": {"rival": {"word_error_rate": 21.0}},
-        "data": {},
-        "hardware": "x",
-        "versions": {},
-    }
-    for seed, rate in ((1, 20.0), (2, 24.0), (1, 22.0)):
-        update_recipe_results(path, build_results({"word_error_rate": rate}, seed=seed, minutes=float(seed), **facts))
-    results = read_results(path)
-    assert results["metrics"] == {"word_error_rate": 23.0}
-    assert results["spread"]["word_error_rate"] == pytest.approx(2**0.5)
-    assert results["baselines"] == {"rival": {"word_error_rate": 21.0}}
-    assert (results["seeds"], results["minutes"]) == ([1, 2], 1.5)
-
-
-def test_runs_of_other_settings_or_data_are_no_runs_of_a_recipe(tmp_path, capsys):
-    path = tmp_path / "results.json"
-    facts = {"deciding": {}, "baselines": {}, "hardware": "2 threads", "versions": {}, "minutes": 1.0}
-
-    def add(seed, settings, rows=3):
-        new = build_results({"bleu": float(seed)}, seed=seed, settings=settings, data={"rows": rows}, **facts)
-        update_recipe_results(path, new)
-        return read_results(path)["seeds"]
-
-    assert add(1, None) == [1]  # As results of an earlier version are.
-    assert add(2, "one") == [1, 2]
-    assert add(3, "one") == [1, 2, 3]
-    assert capsys.readouterr().out == ""
-    assert add(1, "other") == [1]
-    assert "taken out of" in (said := capsys.readouterr().out) and "seed 2, 3." in said
-    assert add(2, "other", rows=4) == [2]
-
-
-def test_what_has_no_effect_on_a_run_is_not_in_its_digest(tmp_path):
-    def digest(*words):
-        *settings, _ = parse_settings(
-            [*KINDS, GenextTrainingArguments], ["recipes/g2p/smoke.yaml", "--output_dir", str(tmp_path), *words]
-        )
-        return digest_settings(*settings)
-
-    same = [
-        digest("--seed", "7"),
-        digest("--num_threads", "2"),
-        digest("--output_dir", "elsewhere"),
-        digest("--title", "other"),
-    ]
-    assert set(same) == {digest()}
-    others = [digest("--learning_rate", "0.5"), digest("--decoder.dropout", "0.5"), digest("--max_target_length", "7")]
-    assert len({digest(), *others}) == 4
 
 
 def test_stopping_early_needs_something_to_wait_for(tmp_path):

@@ -159,7 +159,7 @@ class CTranslate2Model(EngineModel):
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         num_tokens = sum(map(len, sources))
         # In parts that are about as large as each other.
-        num_parts = math.ceil(num_tokens / self._tokens_of_part) if self._tokens_of_part else 1
+        num_parts = max(1, math.ceil(num_tokens / self._tokens_of_part)) if self._tokens_of_part else 1
         results = self._engine.translate_batch(
             [_name(row) for row in sources],
             prefixes,

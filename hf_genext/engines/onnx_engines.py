@@ -85,8 +85,7 @@ class OnnxModel(EngineModel):
 
     def encode_for_steps(self, inputs: Mapping[str, torch.Tensor]) -> GenextEncoderOutput | None:
         """As the PyTorch model's method of this name."""
-        with torch.no_grad():
-            return self.encode_conditions(inputs)
+        return None if self.torch_model.changes_generation() else self.encode_conditions(inputs)
 
     def _encode_first(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments of `generate` with the memory in place of the conditions."""

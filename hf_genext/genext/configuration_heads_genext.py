@@ -54,8 +54,9 @@ class GenextHeadConfig(PreTrainedConfig):
         context_reach: How many rows above, and columns to either side, a pixel then reads, by one network for all pixels (van
             den Oord et al. 2016); all if left out. Latent numbers have to tell what agrees across a longer way, where with all
             they may tell nothing (Chen et al. 2017, "Variational lossy autoencoder").
-        context_dropout: In training, the share of images whose pixels read no others, so that what the memory tells has to do
-            (Bowman et al. 2016, "Generating sentences from a continuous space", section 3.1, drop words so).
+        context_dropout: In training, the share of images whose pixels read no others (all that they read is 0), so that the
+            memory has to tell more (Bowman et al. 2016, "Generating sentences from a continuous space", section 3.1, drop words
+            so).
         dropout: Dropout before the projection.
         initializer_range: Standard deviation of the initial weights; left out, scaled to their width.
         temperature: What logits are divided by, and the standard deviations of numbers multiplied by, one for all outputs or
@@ -197,10 +198,11 @@ class GenextHeadConfig(PreTrainedConfig):
             raise ValueError(f"Images are not calibrated, so temperature must be left out; got {self.temperature}.")
         if self.context_size < 0:
             raise ValueError(f"context_size must be 0 or more, got {self.context_size}.")
-        if self.context_reach is not None and (self.context_reach < 1 or self.context_size == 0):
+        farthest = max(shape[:2]) - 1
+        if self.context_reach is not None and (not 1 <= self.context_reach <= max(farthest, 1) or self.context_size == 0):
             raise ValueError(
-                "context_reach must be 1 or more, with a context_size, whose units read so far; got "
-                f"context_reach={self.context_reach} and context_size={self.context_size}."
+                f"context_reach must be 1 or more, up to {farthest} in an image of {shape[0]}x{shape[1]}, with a context_size, "
+                f"whose units read so far; got context_reach={self.context_reach} and context_size={self.context_size}."
             )
         if not 0.0 <= self.context_dropout < 1.0 or (self.context_dropout and self.context_size == 0):
             raise ValueError(

@@ -194,9 +194,26 @@ class ImageHead(PredictionHead):
         """The log-probability of each level: (batch, pixels, each) -> (batch, pixels, levels)."""
         if self.config.pixel_distribution == "categorical":
             return parameters.log_softmax(dim=-1)
-        levels = torch.arange(self.config.num_levels, device=parameters.device).expand(*parameters.shape[:2], -1)
-        each = parameters[:, :, None].expand(-1, -1, self.config.num_levels, -1)
-        return self._score_pixels(each, levels)
+        count = self.config.num_levels
+        if self.config.pixel_distribution == "bernoulli":
+            levels = torch.arange(count, device=parameters.device).expand(*parameters.shape[:2], -1)
+            return self._score_pixels(parameters[:, :, None].expand(-1, -1, count, -1), levels)
+        # As `_score_pixels`, but each edge between two levels is worked out once, component by component.
+        weights, means, log_scales = self._split(parameters)
+        half, shares = 1.0 / (count - 1), weights.log_softmax(dim=-1)
+        edges = torch.linspace(-1.0 + half, 1.0 - half, count - 1, device=parameters.device, dtype=parameters.dtype)
+        total = None
+        for share, mean, log_scale in zip(shares.unbind(-1), means.unbind(-1), log_scales.unbind(-1), strict=True):
+            steepness = (-log_scale).exp()[..., None]
+            places = steepness * (edges - mean[..., None])
+            below = nn.functional.logsigmoid(places)  # Of each edge the logarithm of what lies below it, and above it.
+            above = below - places
+            widths = torch.log(-torch.expm1(-2.0 * half * steepness))
+            inner = torch.cat((below[..., :1], below[..., 1:] + above[..., :-1] + widths, above[..., -1:]), dim=-1)
+            inner += share[..., None]
+            total = inner if total is None else torch.logaddexp(total, inner)
+        assert total is not None
+        return total
 
     def locate(self, parameters: torch.Tensor) -> torch.Tensor:
         """An image that stands for the distribution: (batch, parameters) -> (batch, *output_shape).

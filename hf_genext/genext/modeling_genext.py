@@ -36,6 +36,9 @@ from .resizing_genext import resize_part
 from .sampling_genext import SequenceSampling
 from .stepping_genext import GenextStepper, find_stepping_obstacle
 
+_GENERATION = frozenset(name for name in vars(GenerationMixin) if not name.startswith("__"))
+"""What of a model Transformers' generation consists of."""
+
 
 class GenextModel(MemoryEncoding, ClosedFormFitting, GenextPreTrainedModel):
     """The encoder alone: features and fixed-length states. Opens folders of every kind of `Genext` model.
@@ -399,10 +402,14 @@ class GenextForConditionalGeneration(
         Returns:
             As the encoder gives it; `None` where `generate` does more than encode them.
         """
-        is_own = type(self).generate is GuidedGeneration.generate and "generate" not in vars(self)
-        if not is_own or self.encoder.has_latents or not inputs.keys() <= {*self.encoder.conditioner.input_names}:
+        does_more = self.changes_generation() or self.encoder.has_latents
+        if does_more or not inputs.keys() <= {*self.encoder.conditioner.input_names}:
             return None
-        return self.encoder(**inputs)
+        return self.encoder(**inputs, return_dict=True)
+
+    def changes_generation(self) -> bool:
+        """Whether somebody's class, or something put into this model, may generate otherwise than this class does."""
+        return type(self) is not GenextForConditionalGeneration or not _GENERATION.isdisjoint(vars(self))
 
     def start_steps(
         self,
