@@ -36,6 +36,10 @@ class ScoreSettings(ImageSettings):
     """How to score."""
 
     num_importance_samples: int = field(default=1000, metadata={"help": "Draws of the latent numbers for the bound."})
+    guidance_scale: float = field(
+        default=1.0,
+        metadata={"help": "How much the names count in drawing, of a model that was trained with condition_dropout."},
+    )
 
 
 def count_bits(pipe: object, images: Images, count: int) -> tuple[float, int]:
@@ -48,11 +52,12 @@ def count_bits(pipe: object, images: Images, count: int) -> tuple[float, int]:
     return -total / images.pixels.size / np.log(2.0), taken
 
 
-def draw(pipe: object, images: Images, classes: np.ndarray, seed: int) -> np.ndarray:
+def draw(pipe: object, images: Images, classes: np.ndarray, seed: int, guidance_scale: float = 1.0) -> np.ndarray:
     """Images of some classes, (rows, pixels) of whole numbers."""
     model = pipe.model  # type: ignore[attr-defined]
     given = [_name(name, images) for name in classes]
-    answers = pipe(given, seed=seed, batch_size=500)  # type: ignore[operator]
+    guidance = {} if guidance_scale == 1.0 else {"guidance_scale": guidance_scale}
+    answers = pipe(given, seed=seed, batch_size=500, **guidance)  # type: ignore[operator]
     pictures = np.stack([np.asarray(answer[0]["generated_image"], dtype=np.float64) for answer in answers])
     return np.rint(pictures * ((model.config.head.num_levels - 1) / 255.0)).reshape(len(pictures), -1)
 
@@ -70,7 +75,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     pipe = pipeline("conditional-generation", model=str(folder))
     test = images["test"]
     with torch.inference_mode():
-        found, drawn = judge_draws(judge, lambda classes, seed: draw(pipe, test, classes, seed), images, settings)
+        found, drawn = judge_draws(
+            judge, lambda classes, seed: draw(pipe, test, classes, seed, settings.guidance_scale), images, settings
+        )
         bits, num_importance_samples = count_bits(pipe, test, settings.num_importance_samples)
     scores = {"bits_per_dimension": bits, **found}
 
@@ -79,6 +86,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     facts = {
         "importance_samples": num_importance_samples,
         "drawn_images": f"{settings.num_draws} x {settings.num_drawn}",
+        **({} if settings.guidance_scale == 1.0 else {"guidance_scale": settings.guidance_scale}),
     }
     store_scores(folder, run, scores, facts, recipe_results=recipe_results, pictures={"Samples": "samples.png"})
     if recipe_results is not None and recipe_results.name == "results.json":
