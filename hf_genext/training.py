@@ -161,7 +161,8 @@ class GenextTrainer(Seq2SeqTrainer):
             pad_token_id=0 if tokenizer is None else tokenizer.pad_token_id,
             prepare_decoder_input_ids_from_labels=self.model.prepare_decoder_input_ids_from_labels if needs_inputs else None,
             reversed_start_token_id=reversed_start_token_id,
-            target_tokenizer=_find_writer(self.processing_class),
+            # Only what is written has padding: a 0 at the end of several labels, or of an image, is one.
+            target_tokenizer=_find_writer(self.processing_class) if self.model.can_generate() else None,
         )
 
     # Data

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from composition_specimens import DECODERS, LABELS, TARGET_VOCAB, build_bert, build_numbers
+from specimens import WORDS
 from torch.utils.data import Dataset
 from transformers import AutoModelForSeq2SeqLM, GPT2LMHeadModel, LlamaForCausalLM
 from transformers.trainer_utils import set_seed
@@ -12,9 +14,12 @@ from transformers.trainer_utils import set_seed
 from hf_genext import (
     GenextForConditionalGeneration,
     GenextForPrediction,
+    GenextProcessor,
+    GenextTextConditionerConfig,
     GenextTrainer,
     GenextTrainingArguments,
     GenextVectorConditionerConfig,
+    train_tokenizer,
 )
 
 compose = GenextForConditionalGeneration.from_encoder_decoder_pretrained
@@ -134,6 +139,27 @@ def test_accumulated_steps_of_single_outputs_are_one_batch_though_some_are_not_k
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     for name, tensor in weights[0].items():
         torch.testing.assert_close(weights[1][name], tensor, atol=2e-5, rtol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("head", "output"),
+    [
+        ({"kind": "labels", "num_outputs": 4}, [1, 0, 0, 0]),
+        ({"kind": "image", "output_shape": [1, 4], "num_levels": 4}, [2, 1, 0, 0]),
+    ],
+)
+def test_zeros_at_the_end_of_a_single_output_are_no_padding(head, output, tmp_path):
+    processor = GenextProcessor(tokenizer=train_tokenizer(WORDS, unit="character"))
+    assert processor.target_tokenizer.pad_token_id == 0
+    model = GenextForPrediction.from_encoder_pretrained(
+        GenextTextConditionerConfig(vocab_size=len(processor.tokenizer), num_hidden_layers=1), head, num_latents=1
+    )
+    arguments = GenextTrainingArguments(str(tmp_path), report_to="none", use_cpu=True, disable_tqdm=True, max_steps=1)
+    trainer = GenextTrainer(model=model, args=arguments, processing_class=processor)
+    rows = [{"input_ids": [5, 6], "labels": np.array(output)}, {"input_ids": [7], "labels": np.array([0, 0, 0, 0])}]
+    batch = trainer.data_collator(rows)
+    assert batch["labels"].tolist() == [output, [0, 0, 0, 0]]
+    assert model(**batch).loss.isfinite()
 
 
 def test_a_single_output_is_trained_by_transformers_own_trainer(tmp_path):
