@@ -24,6 +24,8 @@ from recipes.image_baselines import BinnedGaussian, BumpDensity, FullGaussian, I
 from recipes.image_metrics import ImageJudge
 
 ROOT = Path(__file__).resolve().parents[1]
+FEW = ["--num_judged", "50", "--num_learned", "50"]
+"""Images that the judge and the baselines learn from."""
 
 
 def build_images(rows: int = 300, pixels: int = 2, levels: int = 5) -> np.ndarray:
@@ -150,15 +152,7 @@ def test_draws_are_judged_each_by_itself_and_averaged(tmp_path):
 
 @pytest.mark.parametrize("name", ["config", "unconditional"])
 def test_the_judge_knows_what_images_show_whatever_the_model_is_told(tmp_path, name):
-    words = [
-        str(ROOT / "recipes" / "digits" / f"{name}.yaml"),
-        "--output_dir",
-        str(tmp_path),
-        "--num_judged",
-        "50",
-        "--num_learned",
-        "50",
-    ]
+    words = [str(ROOT / "recipes" / "digits" / f"{name}.yaml"), "--output_dir", str(tmp_path), *FEW]
     _, _, size, images, _, _, _ = drawn_images.read_images(drawn_images.ImageSettings, words)
     assert size == 16
     for part in images.values():
@@ -170,15 +164,7 @@ def test_the_judge_knows_what_images_show_whatever_the_model_is_told(tmp_path, n
 
 
 def test_the_scripts_use_as_many_threads_as_they_are_told(tmp_path):
-    words = [
-        str(ROOT / "recipes" / "digits" / "config.yaml"),
-        "--output_dir",
-        str(tmp_path),
-        "--num_judged",
-        "50",
-        "--num_learned",
-        "50",
-    ]
+    words = [str(ROOT / "recipes" / "digits" / "config.yaml"), "--output_dir", str(tmp_path), *FEW]
     try:
         drawn_images.read_images(drawn_images.ImageSettings, [*words, "--num_threads", "2"])
         assert torch.get_num_threads() == 2

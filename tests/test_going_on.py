@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub.errors import StrictDataclassError
 from specimens import PHONEMES, WORDS
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from hf_genext import (
     GenextConfig,
@@ -105,6 +105,34 @@ def test_conditions_are_taken_away_from_models_with_null_states_alone(folder, tm
     processor.save_pretrained(tmp_path / "plain")
     with pytest.raises(SettingsError, match="has no null states that could stand for its condition"):
         load_model(ModelSettings(model=str(tmp_path / "plain"), condition_dropout=0.5), None)
+
+
+@pytest.mark.parametrize("vocabulary", ["its own", "padded"])
+def test_a_second_direction_gets_a_token_of_its_own(vocabulary, tmp_path):
+    processor = GenextProcessor(
+        tokenizer=train_tokenizer(WORDS, unit="character"), target_tokenizer=train_tokenizer(PHONEMES, unit="word")
+    )
+    size = len(processor.target_tokenizer) + (5 if vocabulary == "padded" else 0)
+    conditioner = {"vocab_size": len(processor.tokenizer), **SMALL}
+    model = GenextForConditionalGeneration(GenextConfig(conditioner=conditioner, decoder={"vocab_size": size, **SMALL}))
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    taught, found = load_model(ModelSettings(model=str(tmp_path), both_directions=True), None)
+    assert taught.config.reversed_start_token_id == len(processor.target_tokenizer) == len(found.target_tokenizer) - 1
+    assert taught.config.decoder.vocab_size == max(size, len(found.target_tokenizer))
+    known = model.decoder.embed_tokens.weight
+    assert torch.equal(taught.decoder.embed_tokens.weight[: len(known)], known)
+
+
+def test_a_second_direction_is_for_native_decoders(tmp_path):
+    processor = GenextProcessor(vector_size=3, target_tokenizer=train_tokenizer(PHONEMES, unit="word"))
+    gpt = GPT2LMHeadModel(GPT2Config(vocab_size=len(processor.target_tokenizer), n_embd=16, n_layer=1, n_head=2))
+    vector = GenextVectorConditionerConfig(vector_size=3, hidden_size=16)
+    model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(vector, gpt)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(SettingsError, match=r"both_directions is for a native decoder, and that of .* is of type gpt2"):
+        load_model(ModelSettings(model=str(tmp_path), both_directions=True), None)
 
 
 @pytest.mark.parametrize(
