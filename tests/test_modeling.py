@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from scipy.stats import chisquare
 from specimens import build_config, build_inputs, sharpen
 
-from hf_genext import GenextForConditionalGeneration
+from hf_genext import GenextDecoderConfig, GenextForConditionalGeneration
 from hf_genext.genext.heads_genext import TokenHead, compute_token_loss
 
 
@@ -47,3 +48,34 @@ def test_the_token_head_scores_and_draws_what_the_loss_is_of():
     for row, probabilities in zip(drawn, head(states[:, 0]).softmax(dim=-1), strict=True):
         counts = torch.bincount(row, minlength=5).numpy()
         assert chisquare(counts, 20_000 * probabilities.detach().numpy()).pvalue > 1e-3
+
+
+def test_dropped_tokens_change_nothing_in_training_and_all_are_read_otherwise():
+    config = build_config("pooled")
+    config.decoder.token_dropout = 0.4
+    model = sharpen(GenextForConditionalGeneration(config)).train()
+    inputs = {**build_inputs(with_labels=False), "use_cache": False}
+    tokens = torch.randint(4, 37, (3, 40), generator=torch.Generator().manual_seed(5))
+    embedded = []
+    model.get_decoder().dropout.register_forward_pre_hook(lambda module, values: embedded.append(values[0]))
+
+    def run(tokens: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(11)
+        return model(**inputs, decoder_input_ids=tokens).logits
+
+    logits = run(tokens)
+    dropped = (embedded[0] == 0).all(dim=-1)
+    assert not dropped[:, 0].any()
+    assert 0.3 < dropped[:, 1:].double().mean() < 0.5
+    torch.testing.assert_close(run(torch.where(dropped, 3 + tokens % 30, tokens)), logits, rtol=0, atol=0)
+    seen = torch.where(~dropped & (torch.arange(40) == 20), 3 + tokens % 30, tokens)
+    assert not torch.equal(run(seen), logits)
+    model.eval()
+    run(tokens)
+    torch.testing.assert_close(embedded[-1], model.get_decoder().embed_tokens(tokens), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_of_dropped_tokens_that_is_none_is_refused(share):
+    with pytest.raises(StrictDataclassClassValidationError, match="token_dropout must be at least 0 and below 1"):
+        GenextDecoderConfig(token_dropout=share)

@@ -44,6 +44,8 @@ class GenextDecoderConfig(PreTrainedConfig):
         rms_norm_eps: Epsilon of the RMSNorm layers.
         dropout: Dropout after the embedding and after each block, one mask for all positions of a row.
         attention_dropout: Dropout on the attention weights.
+        token_dropout: In training, the share of target tokens that the decoder does not see (Bowman et al. 2016, section 3.1):
+            their embedding is 0. What they said has to come from the memory. The first token of a row is always seen.
         use_qk_norm: Whether to normalise queries and keys (Henry et al. 2020), which lets training take larger steps.
         initializer_range: Standard deviation of the initial weights. Left out, they are scaled to their width: 0.6 divided by
             the root of the number of inputs, 0.5 for embeddings (the root of their width where the token head shares them),
@@ -71,6 +73,7 @@ class GenextDecoderConfig(PreTrainedConfig):
     rms_norm_eps: float = 1e-6
     dropout: float | int = 0.0
     attention_dropout: float | int = 0.0
+    token_dropout: float | int = 0.0
     use_qk_norm: bool = True
     initializer_range: float | None = None
     rope_parameters: RopeParameters | dict | None = None
@@ -90,6 +93,8 @@ class GenextDecoderConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Check the sizes against each other (called by `@strict`)."""
         validate_attention_sizes(type(self).__name__, self.hidden_size, self.num_attention_heads)
+        if not 0.0 <= self.token_dropout < 1.0:
+            raise ValueError(f"token_dropout must be at least 0 and below 1, got {self.token_dropout}.")
 
 
 class GenextPartSpec(SubConfigSpec):

@@ -86,6 +86,8 @@ class GenextDecoder(GenextPreTrainedModel):
         if memory is None:
             raise ValueError("The decoder needs a memory; give encoder_outputs, or the inputs of the encoder.")
         states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if self.training and self.config.token_dropout:
+            states = self._drop_tokens(states)
         if past_key_values is None and use_cache and not self.training:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache())
         self_attention_cache = past_key_values.self_attention_cache if past_key_values is not None else None
@@ -107,6 +109,12 @@ class GenextDecoder(GenextPreTrainedModel):
         for layer in self.layers:
             states = layer(states, position_embeddings, causal_bias, memory, memory_bias, past_key_values)
         return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.norm(states), past_key_values=past_key_values)
+
+    def _drop_tokens(self, states: torch.Tensor) -> torch.Tensor:
+        """Embeddings of which some are 0, (batch, target, hidden): each by chance, but for those of the first tokens."""
+        seen = torch.rand(states.shape[:2], device=states.device) >= self.config.token_dropout
+        seen[:, 0] = True
+        return states * seen[:, :, None]
 
 
 __all__ = ["GenextDecoder"]
