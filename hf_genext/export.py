@@ -32,6 +32,7 @@ from hf_genext.engines.opening_engines import (
     compute_fingerprint,
     name_export,
 )
+from hf_genext.export_examples import build_examples
 from hf_genext.pipelines import ConditionalGenerationPipeline
 
 _VERSIONS_OF = {
@@ -92,7 +93,7 @@ def export_model(
     with tempfile.TemporaryDirectory(dir=home, prefix=f".{target.name}-") as folder:
         written = Path(folder, target.name)
         written.mkdir()
-        more = _WRITERS[engine](pipe.model, written, quantization)
+        more = _write(pipe, written, engine, quantization)
         facts: dict[str, Any] = {
             "format_version": FORMAT_VERSION,
             "engine": engine,
@@ -182,7 +183,10 @@ def _open_pipeline(model: str | os.PathLike[str]) -> ConditionalGenerationPipeli
         ) from error
 
 
-_WRITERS = {"onnx": write_onnx, "ctranslate2": write_ctranslate2}
+def _write(pipe: ConditionalGenerationPipeline, folder: Path, engine: str, quantization: str | None) -> dict[str, Any]:
+    if engine == "onnx":
+        return write_onnx(pipe.model, folder, quantization, build_examples(pipe))
+    return write_ctranslate2(pipe.model, folder, quantization)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import operator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,14 +15,14 @@ from ..fast_decoding import find_obstacle, generate_fast_if_possible
 
 logger = logging.get_logger(__name__)
 
-_EXTRAS = {"onnxruntime": "onnx", "onnx": "onnx", "ctranslate2": "ctranslate2"}
+_EXTRAS = {"onnxruntime": "onnx", "onnx": "onnx", "onnxscript": "onnx", "ctranslate2": "ctranslate2"}
 
 
 def require_package(name: str) -> Any:
     """Import a package of an engine.
 
     Args:
-        name: `"onnxruntime"`, `"onnx"` or `"ctranslate2"`.
+        name: `"onnxruntime"`, `"onnx"`, `"onnxscript"` or `"ctranslate2"`.
 
     Raises:
         ImportError: naming the extra that brings it.
@@ -33,6 +34,15 @@ def require_package(name: str) -> Any:
             f"This needs {name}, which cannot be imported here ({error}). Install it: "
             f'pip install "hf_genext[{_EXTRAS[name.split(".")[0]]}]".'
         ) from error
+
+
+def open_session(path: Path) -> Any:
+    """A graph in ONNX Runtime, with as many threads as PyTorch has."""
+    runtime = require_package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 _get_version = operator.attrgetter("_version")
@@ -87,11 +97,15 @@ class EngineModel:
         """What the PyTorch model's `generate` gives for the same arguments, by the engine where it can do that."""
         return self._fall_back(find_obstacle(self, **arguments), arguments)
 
-    def _fall_back(self, reason: str | None, arguments: dict[str, Any]) -> Any:
-        """Let PyTorch generate, and say so once."""
+    def note_obstacle(self, reason: str | None) -> None:
+        """Keep why PyTorch runs a call or a part of it, and say so once."""
         self.obstacle = reason
         logger.warning_once(f"{self.title} cannot run such a call, because {reason}; PyTorch runs it.")
+
+    def _fall_back(self, reason: str | None, arguments: dict[str, Any]) -> Any:
+        """Let PyTorch generate, and say so once."""
+        self.note_obstacle(reason)
         return generate_fast_if_possible(self.torch_model, **arguments)
 
 
-__all__ = ["EngineModel", "require_package"]
+__all__ = ["EngineModel", "open_session", "require_package"]

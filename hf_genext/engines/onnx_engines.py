@@ -18,7 +18,11 @@ from transformers import PreTrainedModel
 
 from ..fast_decoding import find_obstacle, generate_fast
 from ..genext.outputs_genext import GenextEncoderOutput
-from .models_engines import EngineModel, require_package
+from .models_engines import EngineModel, open_session
+from .onnx_encoders_engines import EncoderGraph
+
+MEMORY, DECODER = "memory.onnx", "decoder.onnx"
+"""Files of an export, beside that of the encoder."""
 
 _FIRST_CAPACITY = 16
 
@@ -36,22 +40,8 @@ class OnnxModel(EngineModel):
 
     def __init__(self, model: PreTrainedModel, folder: Path) -> None:
         super().__init__(model)
-        runtime = require_package("onnxruntime")
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.inter_op_num_threads = 1
-
-        def open_session(name: str) -> Any:
-            return runtime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
-
-        self._memory, self._decoder = open_session("memory.onnx"), open_session("decoder.onnx")
-        # An encoder that could not be exported stays in PyTorch.
-        self._encoder = open_session("encoder.onnx") if (folder / "encoder.onnx").is_file() else None
-        self._encoder_inputs = (
-            {}
-            if self._encoder is None
-            else {one.name: np.int64 if "int64" in one.type else np.float32 for one in self._encoder.get_inputs()}
-        )
+        self._memory, self._decoder = open_session(folder / MEMORY), open_session(folder / DECODER)
+        self._encoder = EncoderGraph.open(folder)
 
     def find_stepping_obstacle(self) -> str | None:
         """That the weights were changed since; what could not be stepped was not exported."""
@@ -76,12 +66,8 @@ class OnnxModel(EngineModel):
         Returns:
             The memory (batch, slots, hidden) and its mask; `None` for conditions other than those of the exported encoder.
         """
-        if self._encoder is None or set(inputs) != set(self._encoder_inputs):
-            return None
-        kinds = self._encoder_inputs
-        feeds = {name: value.detach().cpu().numpy().astype(kinds[name], copy=False) for name, value in inputs.items()}
-        memory, *mask = (torch.from_numpy(array) for array in self._encoder.run(None, feeds))
-        return GenextEncoderOutput(last_hidden_state=memory, memory_mask=mask[0] if mask else None)
+        encoded = None if self._encoder is None else self._encoder.encode(inputs)
+        return None if encoded is None else GenextEncoderOutput(last_hidden_state=encoded[0], memory_mask=encoded[1])
 
     def encode_for_steps(self, inputs: Mapping[str, torch.Tensor]) -> GenextEncoderOutput | None:
         """As the PyTorch model's method of this name."""
@@ -89,11 +75,12 @@ class OnnxModel(EngineModel):
 
     def _encode_first(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """The arguments of `generate` with the memory in place of the conditions."""
-        names = [name for name in self._encoder_inputs if torch.is_tensor(arguments.get(name))]
+        known = () if self._encoder is None else self._encoder.names
+        names = [name for name in known if torch.is_tensor(arguments.get(name))]
         if arguments.get("encoder_outputs") is not None or not names:
             return arguments
         inputs = {name: arguments[name] for name in names}
-        if "attention_mask" in self._encoder_inputs and "input_ids" in inputs:
+        if "attention_mask" in known and "input_ids" in inputs:
             inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
         others = [name for name in self._read_condition_names() if arguments.get(name) is not None and name not in inputs]
         outputs = None if others else self.encode_conditions(inputs)
@@ -239,4 +226,4 @@ class OnnxStepper:
         self._is_bound = True
 
 
-__all__ = ["OnnxModel", "OnnxStepper"]
+__all__ = ["DECODER", "MEMORY", "OnnxModel", "OnnxStepper"]

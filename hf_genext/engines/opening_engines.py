@@ -19,7 +19,8 @@ from transformers.utils import cached_file, logging
 
 from .ctranslate2_engines import open_ctranslate2_model
 from .models_engines import EngineModel, require_package
-from .onnx_engines import OnnxModel
+from .onnx_engines import DECODER, OnnxModel
+from .onnx_forward_engines import OnnxForwardModel
 
 logger = logging.get_logger(__name__)
 
@@ -30,8 +31,14 @@ ENGINES = ("onnx", "ctranslate2")
 
 QUANTIZATIONS = (None, "int8")
 
+
+def open_onnx_model(model: PreTrainedModel, folder: Path) -> EngineModel:
+    """A native model by its own steps, any other under the loops of Transformers."""
+    return (OnnxModel if (folder / DECODER).is_file() else OnnxForwardModel)(model, folder)
+
+
 OPENERS: dict[str, Callable[[PreTrainedModel, Path], EngineModel]] = {
-    "onnx": OnnxModel,
+    "onnx": open_onnx_model,
     "ctranslate2": open_ctranslate2_model,
 }
 """What opens the folder of an export."""

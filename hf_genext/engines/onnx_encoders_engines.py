@@ -1,0 +1,77 @@
+"""Encoders in ONNX Runtime, whoever wrote their graph.
+
+Legend: batch, slots (memory positions), hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .models_engines import open_session
+
+ENCODER = "encoder.onnx"
+"""The file of an export."""
+
+
+def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor of the CPU as ONNX Runtime takes it."""
+    return tensor.detach().contiguous().numpy()
+
+
+_KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+
+
+def list_kinds(session: Any) -> dict[str, Any]:
+    """The inputs of a graph, in their order, and what kind of numbers each is."""
+    return {one.name: _KINDS[one.type] for one in session.get_inputs()}
+
+
+def run_session(session: Any, feeds: Mapping[str, torch.Tensor], kinds: Mapping[str, Any]) -> list[torch.Tensor]:
+    """What a graph gives for its inputs."""
+    arrays = {name: _to_numpy(tensor).astype(kinds[name], copy=False) for name, tensor in feeds.items()}
+    return [torch.from_numpy(array) for array in session.run(None, arrays)]
+
+
+class EncoderGraph:
+    """An encoder in ONNX Runtime.
+
+    Args:
+        path: The graph, of `encoder.onnx`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._session = open_session(path)
+        self._kinds = list_kinds(self._session)
+        self._shapes = {one.name: one.shape for one in self._session.get_inputs()}
+
+    @classmethod
+    def open(cls, folder: Path) -> EncoderGraph | None:
+        """That of an export, or `None` where the encoder stays in PyTorch."""
+        path = folder / ENCODER
+        return cls(path) if path.is_file() else None
+
+    @property
+    def names(self) -> list[str]:
+        """Its inputs."""
+        return list(self._kinds)
+
+    def encode(self, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """The memory (batch, slots, hidden) and its mask; `None` for other conditions than those of the graph."""
+        if set(inputs) != set(self._kinds) or not all(self._fits(name, value) for name, value in inputs.items()):
+            return None
+        memory, *mask = run_session(self._session, inputs, self._kinds)
+        return memory, mask[0] if mask else None
+
+    def _fits(self, name: str, value: torch.Tensor) -> bool:
+        wanted = self._shapes[name]
+        return value.dim() == len(wanted) and all(
+            not isinstance(size, int) or size == given for size, given in zip(wanted, value.shape, strict=True)
+        )
+
+
+__all__ = ["ENCODER", "EncoderGraph", "list_kinds", "run_session"]
