@@ -45,6 +45,21 @@ def _training(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _whisper(results: dict[str, Any]) -> str:
+    lines = [
+        "| search | way | CPU s | times as fast | words as spoken | text as Transformers' |",
+        "|---|---|---:|---:|---|---|",
+    ]
+    told = {True: "yes", False: "no"}
+    for search, ways in results["searches"].items():
+        for way, row in ways.items():
+            lines.append(
+                f"| {search} | {way} | {row['cpu_seconds']:.2f} | {row['ratio']:.2f} | {told[row['is_as_spoken']]} "
+                f"| {told[row['is_as_the_peer']]} |"
+            )
+    return "\n".join([*lines, "", f"{results['hardware']}; medians of {results['rounds']} rounds in turns."])
+
+
 def _allocator(results: dict[str, Any]) -> str:
     lines = [
         "| model of g2p | freed memory is | target tokens per CPU s | ratio | time in the system | page faults a step | GiB |",
@@ -251,6 +266,7 @@ def _smoke_runs(results: dict[str, Any]) -> str:
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "training": _training,
     "allocator": _allocator,
+    "whisper": _whisper,
     "ranks": _ranks,
     "imports": _imports,
     "vectors": _vectors,
