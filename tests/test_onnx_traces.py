@@ -109,16 +109,28 @@ def test_what_the_graphs_do_not_know_is_pytorchs(tmp_path, caplog):
     assert "weights were changed" in exported.obstacle
 
 
-@pytest.mark.parametrize(
-    ("change", "quantization", "message"),
-    [
-        (lambda model: model.bfloat16(), None, 'only float32 can be, and it is in bfloat16; open it with dtype="float32"'),
-        (lambda model: model, "int8", "int8 is for native decoders; leave quantization out"),
-    ],
-)
-def test_what_cannot_be_traced_is_refused(change, quantization, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        write_onnx(change(Cell("bert", "gpt2", None).build()), tmp_path, quantization)
+def test_half_precision_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='only float32 can be, and it is in bfloat16; open it with dtype="float32"'):
+        write_onnx(Cell("bert", "gpt2", None).build().bfloat16(), tmp_path, None)
+
+
+@pytest.mark.parametrize("decoder", ["gpt2", pytest.param("llama", marks=pytest.mark.slow)])
+def test_whole_numbers_are_near_and_a_row_does_not_depend_on_others(decoder, tmp_path):
+    cell = Cell("bert", decoder, None)
+    model = cell.build()
+    write_onnx(model, tmp_path, "int8", build_examples(cell.inputs))
+    exported = open_onnx_model(model, tmp_path)
+    settings = {"max_new_tokens": 5, "min_new_tokens": 5, "output_logits": True, "return_dict_in_generate": True}
+    given, wanted = (
+        torch.stack(one.generate(**cell.inputs, **{**settings, "max_new_tokens": 1, "min_new_tokens": 1}).logits)
+        for one in (exported, model)
+    )
+    assert 0.0 < (given - wanted).std() < 0.1 * wanted.std()
+    together = exported.generate(**cell.inputs, **settings)
+    for row in range(3):
+        alone = exported.generate(**{name: value[[row]] for name, value in cell.inputs.items()}, **settings)
+        torch.testing.assert_close(torch.stack(alone.logits)[:, 0], torch.stack(together.logits)[:, row])
+    assert exported.obstacle is None
 
 
 FOREIGN_CALLS = (

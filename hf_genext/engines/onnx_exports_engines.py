@@ -21,6 +21,7 @@ from .onnx_encoders_engines import ENCODER, EncoderGraph
 from .onnx_engines import DECODER, MEMORY, OnnxModel
 from .onnx_forward_engines import OnnxForwardModel
 from .onnx_graphs_engines import can_write_encoder, write_decoder, write_encoder, write_memory
+from .onnx_rounding_engines import round_weights
 from .onnx_traces_engines import find_tracing_obstacle, trace_decoder, trace_encoder, trace_language_model, wrap_memory
 
 logger = logging.get_logger(__name__)
@@ -60,8 +61,6 @@ def write_onnx(
     require_package("onnxruntime")
     is_native = getattr(model, "head", None) is not None and hasattr(model, "find_stepping_obstacle")
     obstacle = model.find_stepping_obstacle() if is_native else find_tracing_obstacle(model)
-    if obstacle is None and quantization is not None and not is_native:
-        obstacle = f"{quantization} is for native decoders; leave quantization out"
     if obstacle is not None:
         raise ValueError(f"This {type(model).__name__} cannot be written as ONNX, because {obstacle}.")
     if is_native:
@@ -71,11 +70,15 @@ def write_onnx(
             for path in folder.iterdir():
                 path.unlink()
             _write_graphs(model, folder, quantization)
+    written = set(folder.iterdir())
     if examples is not None and not (folder / ENCODER).is_file():
         _trace_encoder(model, examples, folder)
     if not is_native:
         memory, mask = _trace_decoder(model, examples, folder)
         _compare_steps(model, OnnxForwardModel(model, folder), memory, mask)
+    if quantization is not None:
+        for path in sorted(set(folder.glob("*.onnx")) - written):
+            round_weights(path)
     return {"encoder": "onnx" if (folder / ENCODER).is_file() else "torch"}
 
 

@@ -113,7 +113,7 @@ class LatentEncoding:
         if seed is None:
             noise = torch.randn(num_rows * num_samples, size, device=self.device)
         else:
-            pairs = [(check_seed(seed), place) for place in range(num_rows)] if isinstance(seed, Integral) else seed
+            pairs = [(check_seed(seed), place) for place in range(num_rows)] if isinstance(seed, (int, Integral)) else seed
             noise = draw_normal(make_keys(pairs, num_samples), size).to(self.device)
         return self.encoder.bottleneck.shape_noise(noise, temperature)
 

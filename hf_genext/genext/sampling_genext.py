@@ -139,7 +139,7 @@ class SequenceSampling:
         inputs = {"num_samples": num_samples} if batch_size is None else repeat_conditions(inputs, num_samples)
         # Without any condition a sample is a row of its own, so that it does not depend on how many there are.
         rows, each = (num_samples, 1) if batch_size is None else (batch_size, num_samples)
-        pairs = [(check_seed(seed), place) for place in range(rows)] if isinstance(seed, Integral) else seed
+        pairs = [(check_seed(seed), place) for place in range(rows)] if isinstance(seed, (int, Integral)) else seed
         if self.encoder.has_latents:
             inputs["latent_noise"] = self.draw_latent_noise(rows, pairs, temperature=latent_temperature, num_samples=each)
             inputs["sample_latents"] = latent_temperature > 0.0
