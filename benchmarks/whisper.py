@@ -38,7 +38,7 @@ from hf_genext.devices import describe_device
 from hf_genext.export import export_model
 
 RESULTS = ROOT / "benchmarks" / "results" / "whisper.json"
-ENGINES = ("torch", "onnx", "ctranslate2")
+ENGINES = (("torch", None), ("onnx", None), ("onnx", "int8"), ("ctranslate2", None), ("ctranslate2", "int8"))
 PEER = "Transformers' automatic-speech-recognition"
 
 
@@ -56,10 +56,13 @@ def main() -> None:
     model, processor = build_whisper()
     with tempfile.TemporaryDirectory() as folder:
         pipeline("conditional-generation", model=model, processor=processor).save_pretrained(folder)
-        for engine in ENGINES[1:]:
-            export_model(folder, engine=engine)
+        for engine, quantization in ENGINES[1:]:
+            export_model(folder, engine=engine, quantization=quantization)
         ways: dict[str, Any] = {
-            f"engine={engine!r}": pipeline("conditional-generation", model=folder, engine=engine) for engine in ENGINES
+            " ".join(filter(None, (engine, quantization))): pipeline(
+                "conditional-generation", model=folder, engine=engine, quantization=quantization
+            )
+            for engine, quantization in ENGINES
         }
         peer = transformers_pipeline(
             "automatic-speech-recognition",
