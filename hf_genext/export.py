@@ -7,7 +7,9 @@ The export stands in a subfolder of the model's folder, `onnx` or `onnx-int8` fo
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
+import importlib.util
 import json
 import os
 import sys
@@ -36,7 +38,7 @@ from hf_genext.export_examples import build_examples
 from hf_genext.pipelines import ConditionalGenerationPipeline
 
 _VERSIONS_OF = {
-    "onnx": ("hf_genext", "transformers", "torch", "onnx", "onnxruntime"),
+    "onnx": ("hf_genext", "transformers", "torch", "onnx", "onnxruntime", "onnxscript"),
     "ctranslate2": ("hf_genext", "transformers", "torch", "ctranslate2"),
 }
 
@@ -100,7 +102,11 @@ def export_model(
             "quantization": quantization,
             "dtype": str(pipe.model.dtype).removeprefix("torch."),
             "fingerprint": compute_fingerprint(pipe.model),
-            "versions": {name: importlib.metadata.version(name) for name in _VERSIONS_OF[engine]},
+            "versions": {
+                name: importlib.metadata.version(name)
+                for name in _VERSIONS_OF[engine]
+                if importlib.util.find_spec(name) is not None
+            },
             "files": sorted(file.name for file in written.iterdir()),
             **more,
         }
@@ -185,7 +191,7 @@ def _open_pipeline(model: str | os.PathLike[str]) -> ConditionalGenerationPipeli
 
 def _write(pipe: ConditionalGenerationPipeline, folder: Path, engine: str, quantization: str | None) -> dict[str, Any]:
     if engine == "onnx":
-        return write_onnx(pipe.model, folder, quantization, build_examples(pipe))
+        return write_onnx(pipe.model, folder, quantization, functools.partial(build_examples, pipe))
     return write_ctranslate2(pipe.model, folder, quantization)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import pytest
 import torch
-from composition_specimens import CONDITIONS, DECODERS, Cell
+from composition_specimens import CONDITIONS, DECODERS, LATENT_CELLS, Cell
 from specimens import sharpen
 from test_foreign_models import MODELS
+from transformers import GenerationConfig
 
 from hf_genext import ConditionalGenerationPipeline, GenextForConditionalGeneration, pipeline
 from hf_genext.engines.onnx_engines import OnnxModel
@@ -16,6 +18,7 @@ from hf_genext.engines.onnx_exports_engines import write_onnx
 from hf_genext.engines.onnx_forward_engines import OnnxForwardModel
 from hf_genext.engines.opening_engines import open_onnx_model
 from hf_genext.export import export_model
+from hf_genext.export_examples import build_examples as build_made_up_examples
 
 pytest.importorskip("onnxscript", reason="needs the extra: pip install 'hf_genext[onnx]'")
 
@@ -34,12 +37,13 @@ SLOW = [
     *(Cell(condition, "native", None) for condition in ("bert", "vit", "static", "vectors", "labels", "text_and_labels")),
     Cell("text_and_labels", "gpt2", 5),
     Cell("vit", "opt", None),
+    *(cell for cell in LATENT_CELLS if cell.decoder != "native"),
 ]
 
 
 def build_examples(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     """Two conditions of those, the second one shorter."""
-    shorter = {name: value[:1].narrow(FREE[name], 0, 1) if name in FREE else value[:1] for name, value in inputs.items()}
+    shorter = {name: value[:1].narrow(FREE[name], 0, 2) if name in FREE else value[:1] for name, value in inputs.items()}
     return [{name: value[:1] for name, value in inputs.items()}, shorter]
 
 
@@ -58,16 +62,16 @@ def forbid(forward):
 )
 def test_a_composed_model_writes_the_same_by_onnx(cell, tmp_path, monkeypatch):
     model = cell.build()
-    assert write_onnx(model, tmp_path, None, build_examples(cell.inputs)) == {"encoder": "onnx"}
+    kind = "torch" if cell in LATENT_CELLS else "onnx"
+    assert write_onnx(model, tmp_path, None, lambda: build_examples(cell.inputs)) == {"encoder": kind}
     exported = open_onnx_model(model, tmp_path)
     assert isinstance(exported, OnnxModel if cell.decoder == "native" else OnnxForwardModel)
     wanted = []
     for call in CALLS:
         torch.manual_seed(3)
         wanted.append(model.generate(**cell.inputs, **call, max_new_tokens=7))
-    for part in (model.encoder.conditioner, getattr(model.decoder, "language_model", None)):
-        if part is not None:
-            monkeypatch.setattr(part, "forward", forbid(part.forward))
+    if kind == "onnx":
+        monkeypatch.setattr(model.encoder.conditioner, "forward", forbid(model.encoder.conditioner.forward))
     for call, ids in zip(CALLS, wanted, strict=True):
         torch.manual_seed(3)
         torch.testing.assert_close(
@@ -89,7 +93,7 @@ def test_a_window_is_that_of_the_decoder_beyond_what_was_traced(tmp_path):
     assert exported.obstacle is None
 
 
-def test_what_the_graphs_do_not_know_is_pytorchs(tmp_path, caplog):
+def test_what_the_graphs_do_not_know_is_pytorchs(tmp_path):
     cell = Cell("bert", "gpt2", None)
     model = cell.build()
     write_onnx(model, tmp_path, None)
@@ -102,6 +106,12 @@ def test_what_the_graphs_do_not_know_is_pytorchs(tmp_path, caplog):
     single = {name: value[:1] for name, value in cell.inputs.items()}
     exported.generate(**single, max_new_tokens=5, prompt_lookup_num_tokens=2)
     assert exported.obstacle == "prompt_lookup_num_tokens is set"
+    for name, value in (("use_cache", False), ("cache_implementation", "static")):
+        ids = exported.generate(**cell.inputs, max_new_tokens=5, **{name: value})
+        assert torch.equal(ids, model.generate(**cell.inputs, max_new_tokens=5, **{name: value}))
+        assert exported.obstacle.startswith(name)
+    model.generation_config = GenerationConfig(**{**model.generation_config.to_dict(), "num_beams": 2, "max_length": 9})
+    assert torch.equal(exported.generate(**cell.inputs), model.generate(**cell.inputs))
     with torch.no_grad():
         model.decoder.language_model.transformer.wte.weight.mul_(-1.0)
     changed = model.generate(**cell.inputs, max_new_tokens=5)
@@ -118,7 +128,7 @@ def test_half_precision_is_refused(tmp_path):
 def test_whole_numbers_are_near_and_a_row_does_not_depend_on_others(decoder, tmp_path):
     cell = Cell("bert", decoder, None)
     model = cell.build()
-    write_onnx(model, tmp_path, "int8", build_examples(cell.inputs))
+    write_onnx(model, tmp_path, "int8", lambda: build_examples(cell.inputs))
     exported = open_onnx_model(model, tmp_path)
     settings = {"max_new_tokens": 5, "min_new_tokens": 5, "output_logits": True, "return_dict_in_generate": True}
     given, wanted = (
@@ -148,9 +158,26 @@ def test_other_peoples_models_write_the_same_by_onnx(name, tmp_path):
     model = sharpen(build().eval())
     model.generation_config.max_new_tokens = 6
     ConditionalGenerationPipeline(model=model, **parts).save_pretrained(tmp_path)
-    export_model(tmp_path, engine="onnx")
+    facts = json.loads((export_model(tmp_path, engine="onnx") / "export.json").read_text(encoding="utf-8"))
+    assert facts["encoder"] == "onnx"
     served, pipe = (pipeline("conditional-generation", model=str(tmp_path), engine=engine) for engine in ("onnx", "torch"))
     assert isinstance(served.engine_model, OnnxForwardModel)
     for call in FOREIGN_CALLS:
         assert served(inputs, **call) == pipe(inputs, **call), call
     assert served.engine_model.obstacle is None
+
+
+def test_a_speech_model_without_a_mask_is_pytorchs(tmp_path):
+    build, parts, _ = MODELS["speech"]
+    torch.manual_seed(0)
+    pipe = ConditionalGenerationPipeline(model=sharpen(build().eval()), **parts)
+    write_onnx(pipe.model, tmp_path, None, functools.partial(build_made_up_examples, pipe))
+    exported = open_onnx_model(pipe.model, tmp_path)
+    waves = torch.randn(2, 900)
+    wanted = pipe.model.generate(input_values=waves, max_new_tokens=6)
+    assert torch.equal(exported.generate(input_values=waves, max_new_tokens=6), wanted)
+    masks = {"attention_mask": (torch.arange(900) < torch.tensor([[900], [500]])).long()}
+    wanted = pipe.model.generate(input_values=waves, **masks, max_new_tokens=6)
+    exported.obstacle = None
+    assert torch.equal(exported.generate(input_values=waves, **masks, max_new_tokens=6), wanted)
+    assert exported.obstacle is None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from .models_engines import open_session
 
@@ -42,18 +43,23 @@ class EncoderGraph:
 
     Args:
         path: The graph, of `encoder.onnx`.
+        model: The PyTorch model that was exported.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, model: PreTrainedModel) -> None:
         self._session = open_session(path)
         self._kinds = list_kinds(self._session)
+        conditioner = getattr(getattr(model, "encoder", None), "conditioner", None)
+        parts = [] if conditioner is None else list(getattr(conditioner.config, "conditioners", {}).values())
+        counts = (getattr(part, "label_counts", None) for part in (*parts, getattr(conditioner, "config", None)))
+        self._label_counts = next((torch.tensor(found) for found in counts if found is not None), None)
         self._shapes = {one.name: one.shape for one in self._session.get_inputs()}
 
     @classmethod
-    def open(cls, folder: Path) -> EncoderGraph | None:
+    def open(cls, folder: Path, model: PreTrainedModel) -> EncoderGraph | None:
         """That of an export, or `None` where the encoder stays in PyTorch."""
         path = folder / ENCODER
-        return cls(path) if path.is_file() else None
+        return cls(path, model) if path.is_file() else None
 
     @property
     def names(self) -> list[str]:
@@ -61,7 +67,7 @@ class EncoderGraph:
         return list(self._kinds)
 
     def encode(self, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None] | None:
-        """The memory (batch, slots, hidden) and its mask; `None` for other conditions than those of the graph."""
+        """The memory (batch, slots, hidden) and its mask; `None` for what the graph does not take, or PyTorch would refuse."""
         if set(inputs) != set(self._kinds) or not all(self._fits(name, value) for name, value in inputs.items()):
             return None
         memory, *mask = run_session(self._session, inputs, self._kinds)
@@ -69,6 +75,10 @@ class EncoderGraph:
 
     def _fits(self, name: str, value: torch.Tensor) -> bool:
         wanted = self._shapes[name]
+        if value.is_floating_point() and not value.isfinite().all():
+            return False
+        if name == "condition_labels" and self._label_counts is not None and (value >= self._label_counts).any():
+            return False
         return value.dim() == len(wanted) and all(
             not isinstance(size, int) or size == given for size, given in zip(wanted, value.shape, strict=True)
         )

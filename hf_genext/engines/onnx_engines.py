@@ -41,7 +41,7 @@ class OnnxModel(EngineModel):
     def __init__(self, model: PreTrainedModel, folder: Path) -> None:
         super().__init__(model)
         self._memory, self._decoder = open_session(folder / MEMORY), open_session(folder / DECODER)
-        self._encoder = EncoderGraph.open(folder)
+        self._encoder = EncoderGraph.open(folder, model)
 
     def find_stepping_obstacle(self) -> str | None:
         """That the weights were changed since; what could not be stepped was not exported."""

@@ -21,12 +21,16 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, EncoderD
 from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPast, Seq2SeqLMOutput
 
 from ..fast_decoding import get_setting
+from ..genext.latents_genext import ENCODER_INPUTS
 from ..genext.outputs_genext import GenextEncoderOutput
 from .models_engines import EngineModel, open_session
 from .onnx_encoders_engines import EncoderGraph, list_kinds, run_session
 from .onnx_traces_engines import LANGUAGE_MODEL, MEMORY, STEP, list_cache_layers
 
-_OF_EVERY_TOKEN = ("assistant_model", "custom_generate", "dola_layers", "penalty_alpha", "prompt_lookup_num_tokens")
+_OF_EVERY_TOKEN = (
+    *("assistant_early_exit", "assistant_model", "custom_generate", "dola_layers", "penalty_alpha"),
+    *("prompt_lookup_num_tokens", "use_mtp"),
+)
 """Settings of searches that read more than the logits of the last token."""
 
 _ARGUMENTS = ("decoder_input_ids", "encoder_outputs", "past_key_values", "attention_mask", "decoder_attention_mask")
@@ -51,7 +55,7 @@ class OnnxForwardModel(EngineModel):
         super().__init__(model)
         self._runner = _copy_module(model)
         self._has_windows = any(type(layer) is not DynamicLayer for layer in list_cache_layers(model))
-        encoder_graph = EncoderGraph.open(folder)
+        encoder_graph = EncoderGraph.open(folder, model)
         if encoder_graph is not None:
             encoder = _copy_module(model.get_encoder())
             encoder.forward = self._prefer(_EncoderPass(encoder_graph, model), model.get_encoder().forward)
@@ -64,19 +68,35 @@ class OnnxForwardModel(EngineModel):
         language_model.forward = self._prefer(_LanguageModelPass(folder), model.decoder.language_model.forward)
 
     @torch.no_grad()
-    def generate(self, *args: Any, **arguments: Any) -> Any:
+    def generate(self, inputs: torch.Tensor | None = None, generation_config: Any = None, **arguments: Any) -> Any:
         """What the PyTorch model's `generate` gives for the same arguments."""
-        obstacle = self.find_change()
+        given = {"inputs": inputs, "generation_config": generation_config}
+        arguments |= {name: value for name, value in given.items() if value is not None}
+        obstacle = self._find_obstacle(arguments)
+        if obstacle is not None:
+            self.note_obstacle(obstacle)
+            return self.torch_model.generate(**arguments)
+        if self._has_windows and arguments.get("past_key_values") is None:
+            # The graphs look back as far as their layers do, in a cache of all keys and values.
+            arguments["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self._runner.generation_config = self.torch_model.generation_config
+        return self._runner.generate(**arguments)
+
+    def _find_obstacle(self, arguments: dict[str, Any]) -> str | None:
+        """Why PyTorch runs a whole call, or `None`."""
+        if (changed := self.find_change()) is not None:
+            return changed
+        if torch.is_autocast_enabled("cpu"):
+            return "autocast is on"
+        if self.torch_model.dtype != torch.float32:
+            return "the model is no longer in float32"
         for name in _OF_EVERY_TOKEN:
-            if get_setting(self.torch_model, arguments, name) is not None:
-                obstacle = f"{name} is set"
-        if obstacle is None:
-            if self._has_windows and arguments.get("past_key_values") is None:
-                # The graphs look back as far as their layers do, in a cache of all keys and values.
-                arguments["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
-            return self._runner.generate(*args, **arguments)
-        self.note_obstacle(obstacle)
-        return self.torch_model.generate(*args, **arguments)
+            if get_setting(self.torch_model, arguments, name) not in (None, False):
+                return f"{name} is set"
+        if get_setting(self.torch_model, arguments, "use_cache") is False:
+            return "use_cache is False"
+        kind = get_setting(self.torch_model, arguments, "cache_implementation")
+        return None if kind in (None, "dynamic") else f"cache_implementation is {kind!r}"
 
     def run_pass(self, **arguments: Any) -> Any:
         """A pass of the model as `generate` makes them."""
@@ -92,8 +112,15 @@ class OnnxForwardModel(EngineModel):
                 if args:
                     raise _UnknownError("a pass has arguments without names")
                 return graph(given)
+            except _OutsideError:
+                pass
             except _UnknownError as error:
                 self.note_obstacle(str(error))
+            except Exception as error:
+                if not type(error).__module__.startswith("onnxruntime"):
+                    raise
+                # Caches are filled once a graph has run, so PyTorch can go on from them.
+                self.note_obstacle(f"the graph fails ({error})")
             return forward(*args, **kwargs)
 
         return run
@@ -101,6 +128,10 @@ class OnnxForwardModel(EngineModel):
 
 class _UnknownError(Exception):
     """A pass that a graph cannot do, the end of a sentence with "because"."""
+
+
+class _OutsideError(Exception):
+    """A pass that is none of a search, such as one that finds the language of a recording."""
 
 
 def _check_names(given: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -123,10 +154,10 @@ class _EncoderPass:
         self._graph, self._is_ours = graph, hasattr(model, "start_steps")
 
     def __call__(self, given: dict[str, Any]) -> GenextEncoderOutput | BaseModelOutput:
-        inputs = {name: value for name, value in given.items() if name not in _CALLS}
-        encoded = self._graph.encode(inputs) if all(map(torch.is_tensor, inputs.values())) else None
+        _check_names(given, self._graph.names)
+        encoded = self._graph.encode({name: value for name, value in given.items() if name not in _CALLS})
         if encoded is None:
-            raise _UnknownError(f"the exported encoder takes {', '.join(self._graph.names)} of the shapes it was exported with")
+            raise _UnknownError(f"the exported encoder takes other {', '.join(self._graph.names)}")
         if self._is_ours:
             return GenextEncoderOutput(last_hidden_state=encoded[0], memory_mask=encoded[1])
         return BaseModelOutput(last_hidden_state=encoded[0])
@@ -176,6 +207,13 @@ def fill(cache: Cache, parts: list[torch.Tensor]) -> None:
             layer.keys, layer.values = keys, values
 
 
+class _MemoryCache(DynamicCache):
+    """Keys and values of a memory, which all beams of a condition share: in whatever order they go on, it is the same."""
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Nothing to do."""
+
+
 class _DecoderPass(_CachedPass):
     """The `forward` of a model whose decoder has cross-attention: see `trace_decoder`."""
 
@@ -186,30 +224,37 @@ class _DecoderPass(_CachedPass):
         self._has_mask = len(self._memory_kinds) == 2
         self._sizes = self._sizes[: len(self._sizes) // 2]
         self._take = getattr(model, "_take_encoder_outputs", None)
-        conditions = () if self._take is None else model.encoder.conditioner.input_names
         # `generate` hands on what the encoder has read already.
-        self._known = (*_ARGUMENTS, "decoder_position_ids", model.main_input_name, *conditions)
+        conditions = (
+            model.main_input_name,
+            *(() if self._take is None else (*ENCODER_INPUTS, "latent_noise", "sample_latents")),
+        )
+        self._known = (*_ARGUMENTS, "decoder_position_ids", *conditions)
+        self._reads_tokens = model.main_input_name == "input_ids"
 
     def __call__(self, given: dict[str, Any]) -> Seq2SeqLMOutput:
-        _check_names(given, self._known)
         tokens, outputs, cache = (given.get(name) for name in _ARGUMENTS[:3])
         if tokens is None or outputs is None or not isinstance(cache, EncoderDecoderCache):
-            raise _UnknownError("a pass is none of a search with a cache")
+            raise _OutsideError
+        _check_names(given, self._known)
         memory, masks = self._read_memory(outputs, given.get("attention_mask"))
         own = self.list_cached(cache.self_attention_cache, len(tokens))
         seen, written, positions = own[0].shape[2], given.get("decoder_attention_mask"), given.get("decoder_position_ids")
+        if seen and tokens.shape[1] > 1:
+            raise _UnknownError("logits of several tokens are asked for")
         if len(memory) != len(tokens):
             raise _UnknownError("a memory is that of several rows")
         if written is not None and not written.all():
             raise _UnknownError("decoder_attention_mask hides some tokens")
         if positions is not None and not (positions == torch.arange(seen, seen + tokens.shape[1])).all():
             raise _UnknownError("decoder_position_ids are not those of the tokens' places")
-        crossed = cache.cross_attention_cache
         if not cache.is_updated.get(0):
+            cache.cross_attention_cache = _MemoryCache()
             feeds = dict(zip(self._memory_kinds, [memory, *masks], strict=True))
-            fill(crossed, run_session(self._memory, feeds, self._memory_kinds))
+            fill(cache.cross_attention_cache, run_session(self._memory, feeds, self._memory_kinds))
             cache.is_updated.update(dict.fromkeys(range(len(own) // 2), True))
-        logits = self.run([tokens, *masks, *own, *self.list_cached(crossed, len(tokens))], cache.self_attention_cache)
+        crossed = self.list_cached(cache.cross_attention_cache, len(tokens))
+        logits = self.run([tokens, *masks, *own, *crossed], cache.self_attention_cache)
         return Seq2SeqLMOutput(logits=logits, past_key_values=cache, encoder_last_hidden_state=memory)
 
     def _read_memory(self, outputs: Any, attention_mask: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -220,9 +265,11 @@ class _DecoderPass(_CachedPass):
             mask = outputs.memory_mask
         memory = outputs[0]
         if not self._has_mask:
-            if self._take is not None and mask is not None and not mask.all():
-                raise _UnknownError("slots of the memory are masked")
+            if mask is not None and not mask.all():
+                raise _UnknownError("some of the memory is masked")
             return memory, []
+        if mask is None and self._take is None and not self._reads_tokens:
+            raise _UnknownError("attention_mask is not given")
         return memory, [torch.ones(memory.shape[:2], dtype=torch.long) if mask is None else mask.long()]
 
 
@@ -234,12 +281,14 @@ class _LanguageModelPass(_CachedPass):
         self._has_positions = len(self._kinds) - len(self._sizes) == 3
 
     def __call__(self, given: dict[str, Any]) -> CausalLMOutputWithPast:
-        _check_names(given, ("inputs_embeds", "attention_mask", "position_ids", "past_key_values"))
         embeddings, cache = given.get("inputs_embeds"), given.get("past_key_values")
         if embeddings is None or cache is None:
-            raise _UnknownError("a pass is none of a search with a cache")
+            raise _OutsideError
+        _check_names(given, ("inputs_embeds", "attention_mask", "position_ids", "past_key_values"))
         rows, count = embeddings.shape[:2]
         own = self.list_cached(cache, rows)
+        if own[0].shape[2] and count > 1:
+            raise _UnknownError("logits of several tokens are asked for")
         seen, mask, positions = own[0].shape[2], given.get("attention_mask"), given.get("position_ids")
         mask = torch.ones(rows, seen + count, dtype=torch.long) if mask is None else mask.long()
         positions = torch.arange(seen, seen + count)[None] if positions is None else positions

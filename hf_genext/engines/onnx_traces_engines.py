@@ -32,17 +32,10 @@ MEMORY, STEP, LANGUAGE_MODEL = "memory.onnx", "step.onnx", "language_model.onnx"
 """Files of an export, beside that of the encoder; what each holds is said of the function that writes it."""
 
 _LARGEST = 2**30
-"""Bytes of weights beyond which they stand beside the graph."""
+"""Bytes of weights beyond which they stand beside the graph; and what counts as a size without bound."""
 
 _ROWS, _SEEN, _TARGET = 3, 4, 2
 """Sizes of the examples, all above 1: the exporter takes an axis of 1 for one that never changes."""
-
-
-def list_caches(cache: Any) -> list[Cache]:
-    """The caches of an output: that of what was written, and where there is one that of the memory."""
-    if isinstance(cache, EncoderDecoderCache):
-        return [cache.self_attention_cache, cache.cross_attention_cache]
-    return [cache]
 
 
 def list_keys_and_values(cache: Cache) -> list[torch.Tensor]:
@@ -69,7 +62,7 @@ def wrap_memory(model: PreTrainedModel, memory: torch.Tensor, mask: torch.Tensor
     return {"encoder_outputs": BaseModelOutput(last_hidden_state=memory), **masks}
 
 
-def accepted_arguments(model: nn.Module) -> set[str]:
+def _list_arguments(model: nn.Module) -> set[str]:
     """The names that a module's `forward` takes."""
     return set(inspect.signature(model.forward).parameters)
 
@@ -143,6 +136,8 @@ def find_tracing_obstacle(model: PreTrainedModel) -> str | None:
     """Why a model's decoder cannot be traced, the end of a sentence with "because"; or `None`."""
     if not model.can_generate() or not model.config.is_encoder_decoder:
         return "it is no encoder-decoder that generates sequences"
+    if model.training:
+        return "the model is in training mode; call model.eval()"
     if model.dtype != torch.float32:
         return f'only float32 can be, and it is in {str(model.dtype).removeprefix("torch.")}; open it with dtype="float32"'
     known = (DynamicLayer, DynamicSlidingWindowLayer)
@@ -156,29 +151,35 @@ def list_cache_layers(model: PreTrainedModel) -> list[Any]:
     return list(DynamicCache(config=config).layers)
 
 
-def trace_encoder(encoder: nn.Module, examples: Sequence[Mapping[str, torch.Tensor]], path: Path) -> bool:
+def find_free_axes(examples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, list[int]]:
+    """The axes of inputs, but for the batch, in which two examples differ.
+
+    Raises:
+        ValueError: for examples that have not the same inputs.
+    """
+    first, second = examples
+    if {name: value.dim() for name, value in first.items()} != {name: value.dim() for name, value in second.items()}:
+        raise ValueError(f"Two conditions have unlike inputs: {', '.join(first)}; {', '.join(second)}.")
+    return {
+        name: [axis for axis in range(1, value.dim()) if value.shape[axis] != second[name].shape[axis]]
+        for name, value in first.items()
+    }
+
+
+def trace_encoder(encoder: nn.Module, batch: Mapping[str, torch.Tensor], free: Mapping[str, list[int]], path: Path) -> None:
     """Write an encoder: conditions -> `memory` (batch, slots, hidden), and its mask where it has one.
 
     Args:
         encoder: What `generate` calls on conditions.
-        examples: The inputs of two conditions, a batch of one each. Axes in which they differ may have any size.
+        batch: Inputs of two rows or more, every free axis longer than 1.
+        free: The axes of each input that may have any size, beside that of the batch.
         path: The file.
 
-    Returns:
-        Whether the conditions of both are of the same kind; nothing is written where they are not.
+    Raises:
+        ValueError: for what cannot be traced.
     """
-    first, second = examples
-    if set(first) != set(second) or any(first[name].dim() != second[name].dim() for name in first):
-        return False
-    free = [
-        {0: torch.export.Dim.DYNAMIC}
-        | {axis: torch.export.Dim.DYNAMIC for axis in range(1, value.dim()) if value.shape[axis] != second[name].shape[axis]}
-        for name, value in first.items()
-    ]
-    longest = [max(first[name], second[name], key=lambda value: value.shape) for name in first]
-    inputs = tuple(value.repeat_interleave(2, dim=0) for value in longest)
-    _save(_Encoder(encoder, list(first)), inputs, (tuple(free),), path, list(first))
-    return True
+    axes = tuple(dict.fromkeys((0, *free[name]), torch.export.Dim.DYNAMIC) for name in batch)
+    _save(_Encoder(encoder, list(batch)), tuple(batch.values()), (axes,), path, list(batch))
 
 
 def trace_decoder(model: PreTrainedModel, memory: torch.Tensor, mask: torch.Tensor | None, folder: Path) -> None:
@@ -198,7 +199,7 @@ def trace_decoder(model: PreTrainedModel, memory: torch.Tensor, mask: torch.Tens
     wrapped = wrap_memory(model, memory, mask)
     tokens = torch.zeros(len(memory), _SEEN + _TARGET, dtype=torch.long)
     model(**wrapped, decoder_input_ids=tokens[:, :_SEEN], past_key_values=cache, use_cache=True)
-    own, cross = (list_keys_and_values(part) for part in list_caches(cache))
+    own, cross = (list_keys_and_values(part) for part in (cache.self_attention_cache, cache.cross_attention_cache))
     free = torch.export.Dim.DYNAMIC
     masked = None if mask is None else {0: free, 1: free}
     _save(_Memory(model), (memory, mask), ({0: free, 1: free}, masked), folder / MEMORY)
@@ -219,12 +220,18 @@ def trace_language_model(model: PreTrainedModel, folder: Path) -> None:
     cache = DynamicCache()
     model(inputs_embeds=embeddings[:, :_SEEN], attention_mask=mask[:, :_SEEN], past_key_values=cache, use_cache=True)
     own, free = list_keys_and_values(cache), torch.export.Dim.DYNAMIC
-    accepted = accepted_arguments(model)
+    accepted = _list_arguments(model)
     positions = torch.arange(_SEEN, _SEEN + _TARGET).repeat(_ROWS, 1) if "position_ids" in accepted else None
     arguments = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
     axes = {0: free, 1: free}
     shapes = (axes, axes, None if positions is None else axes, [{0: free, 2: free} for _ in own])
     _save(_LanguageModel(model, arguments), (embeddings[:, _SEEN:], mask, positions, own), shapes, folder / LANGUAGE_MODEL)
+
+
+def _count_positions(module: nn.Module) -> int:
+    """How long what a wrapped model reads may be; what is longer is PyTorch's, where it takes that."""
+    config = getattr(getattr(module, "model", None) or getattr(module, "encoder", None), "config", None)
+    return min(_LARGEST, getattr(config, "max_position_embeddings", None) or _LARGEST)
 
 
 def _save(module: nn.Module, inputs: tuple[Any, ...], free: Any, path: Path, names: Sequence[str] | None = None) -> None:
@@ -243,9 +250,8 @@ def _save(module: nn.Module, inputs: tuple[Any, ...], free: Any, path: Path, nam
         logger.setLevel(logging.ERROR)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                module.eval(), inputs, dynamo=True, dynamic_shapes=free, input_names=names, verbose=False
-            )
+            module.training = False  # Of the module itself; what stands in it is its owner's.
+            program = torch.onnx.export(module, inputs, dynamo=True, dynamic_shapes=free, input_names=names, verbose=False)
     except Exception as error:  # It has errors of its own for each of its stages.
         inner = type(getattr(module, "model", None) or getattr(module, "encoder", module)).__name__
         raise ValueError(
@@ -254,6 +260,9 @@ def _save(module: nn.Module, inputs: tuple[Any, ...], free: Any, path: Path, nam
         ) from error
     finally:
         logger.setLevel(level)
+    for symbol, sizes in program.exported_program.range_constraints.items():
+        if sizes.upper < _count_positions(module):
+            raise ValueError(f"What PyTorch traces for {path.name} holds for sizes up to {sizes.upper} alone ({symbol}).")
     size = sum(weight.numel() * weight.element_size() for weight in module.parameters())
     program.save(str(path), external_data=size > _LARGEST)
 
@@ -262,11 +271,10 @@ __all__ = [
     "LANGUAGE_MODEL",
     "MEMORY",
     "STEP",
-    "accepted_arguments",
     "fill_cache",
+    "find_free_axes",
     "find_tracing_obstacle",
     "list_cache_layers",
-    "list_caches",
     "list_keys_and_values",
     "trace_decoder",
     "trace_encoder",

@@ -46,8 +46,9 @@ OPENERS: dict[str, Callable[[PreTrainedModel, Path], EngineModel]] = {
 _PASSING_FIELDS = (
     *("transformers_version", "architectures", "auto_map", "custom_pipelines", "_name_or_path", "name_or_path"),
     *("_commit_hash", "dtype", "torch_dtype", "_attn_implementation", "attn_implementation"),
+    *("dropout", "attention_dropout", "token_dropout", "condition_dropout", "context_dropout"),
 )
-"""Fields of a configuration that say who saved it, where, and in which precision."""
+"""Fields of a configuration that say who saved it, where, and in which precision, and those of training alone."""
 
 _PACKAGES = {"onnx": "onnxruntime", "ctranslate2": "ctranslate2"}
 

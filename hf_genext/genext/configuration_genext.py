@@ -45,7 +45,7 @@ class GenextDecoderConfig(PreTrainedConfig):
         dropout: Dropout after the embedding and after each block, one mask for all positions of a row.
         attention_dropout: Dropout on the attention weights.
         token_dropout: In training, the share of target tokens that the decoder does not see (Bowman et al. 2016, section 3.1):
-            their embedding is 0. What they said has to come from the memory. The first token of a row is always seen.
+            their embedding is 0. What they said has to come from the memory. The first position is always seen.
         use_qk_norm: Whether to normalise queries and keys (Henry et al. 2020), which lets training take larger steps.
         initializer_range: Standard deviation of the initial weights. Left out, they are scaled to their width: 0.6 divided by
             the root of the number of inputs, 0.5 for embeddings (the root of their width where the token head shares them),
