@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 
 import pytest
 import torch
@@ -149,6 +150,16 @@ FOREIGN_CALLS = (
     {"num_beams": 3, "num_return_sequences": 2, "batch_size": 3, "return_scores": True},
     {"do_sample": True, "seed": 5, "batch_size": 2},
 )
+
+
+def test_a_missing_exporter_is_named_and_nothing_is_left(tmp_path, monkeypatch):
+    build, parts, _ = MODELS["vision"]
+    ConditionalGenerationPipeline(model=build().eval(), **parts).save_pretrained(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ImportError, match=r'needs onnxscript.*pip install "hf_genext\[onnx\]"'):
+        export_model(tmp_path, engine="onnx")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("name", [name if name == "vision" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import operator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,15 +33,6 @@ def require_package(name: str) -> Any:
             f"This needs {name}, which cannot be imported here ({error}). Install it: "
             f'pip install "hf_genext[{_EXTRAS[name.split(".")[0]]}]".'
         ) from error
-
-
-def open_session(path: Path) -> Any:
-    """A graph in ONNX Runtime, with as many threads as PyTorch has."""
-    runtime = require_package("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.inter_op_num_threads = 1
-    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 _get_version = operator.attrgetter("_version")
@@ -108,4 +98,4 @@ class EngineModel:
         return generate_fast_if_possible(self.torch_model, **arguments)
 
 
-__all__ = ["EngineModel", "open_session", "require_package"]
+__all__ = ["EngineModel", "require_package"]

@@ -18,11 +18,8 @@ from transformers import PreTrainedModel
 
 from ..fast_decoding import find_obstacle, generate_fast
 from ..genext.outputs_genext import GenextEncoderOutput
-from .models_engines import EngineModel, open_session
-from .onnx_encoders_engines import EncoderGraph
-
-MEMORY, DECODER = "memory.onnx", "decoder.onnx"
-"""Files of an export, beside that of the encoder."""
+from .models_engines import EngineModel
+from .onnx_sessions_engines import DECODER, MEMORY, EncoderGraph, open_session
 
 _FIRST_CAPACITY = 16
 
@@ -226,4 +223,4 @@ class OnnxStepper:
         self._is_bound = True
 
 
-__all__ = ["DECODER", "MEMORY", "OnnxModel", "OnnxStepper"]
+__all__ = ["OnnxModel", "OnnxStepper"]

@@ -17,12 +17,12 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.utils import logging
 
 from ..genext.outputs_genext import GenextEncoderOutput
-from .models_engines import open_session, require_package
-from .onnx_encoders_engines import ENCODER, EncoderGraph
-from .onnx_engines import DECODER, MEMORY, OnnxModel
+from .models_engines import require_package
+from .onnx_engines import OnnxModel
 from .onnx_forward_engines import OnnxForwardModel
 from .onnx_graphs_engines import can_write_encoder, write_decoder, write_encoder, write_memory
 from .onnx_rounding_engines import round_weights
+from .onnx_sessions_engines import DECODER, ENCODER, LARGEST_GRAPH, MEMORY, EncoderGraph, open_session
 from .onnx_traces_engines import (
     find_free_axes,
     find_tracing_obstacle,
@@ -40,18 +40,14 @@ _ROWS, _SLOTS = 3, 5
 _UNREAD = {"last_hidden_state", "hidden_states", "attentions", "extract_features", "pooler_output"}
 """What encoders give that no decoder reads, but for the first."""
 
-_TIMES = 20
-"""How much longer than an example an encoder is compared, too."""
+_LENGTH, _TIMES = 100, 5
+"""How long the inputs are, too, by which an encoder is compared: at least so much, and so many times what it was traced with."""
 
 _TOKENS = 10_000
 """By how many of its tokens a decoder is compared."""
 
-_LARGEST = 2**30
-"""Bytes of a graph beyond which its weights stand beside it."""
-
 _TOLERANCE = 1e-3
 """How far logits may be from PyTorch's, for a spread of 1."""
-
 
 Examples = Sequence[Mapping[str, torch.Tensor]]
 """The model's inputs for two conditions, a batch of one each. Axes in which they differ may have any size."""
@@ -134,6 +130,13 @@ def _stack(examples: Examples) -> dict[str, torch.Tensor]:
     return batch
 
 
+def _lengthen(value: torch.Tensor, free: list[int]) -> torch.Tensor:
+    """Inputs several times as long, if they may have any length."""
+    if not free:
+        return value
+    return torch.cat([value] * max(_TIMES, _LENGTH // value.shape[free[0]]), dim=free[0])
+
+
 def _trace_encoder(model: Any, examples: Examples, path: Path) -> None:
     """Write an encoder.
 
@@ -149,7 +152,7 @@ def _trace_encoder(model: Any, examples: Examples, path: Path) -> None:
     batch, free = _stack(examples), find_free_axes(examples)
     trace_encoder(encoder, batch, free, path)
     graph = EncoderGraph(path, model)
-    longer = {name: torch.cat([value] * _TIMES, dim=free[name][0]) if free[name] else value for name, value in batch.items()}
+    longer = {name: _lengthen(value, free[name]) for name, value in batch.items()}
     for inputs in (batch, *examples, longer):
         try:
             wanted, given = encoder(**inputs, return_dict=True), graph.encode(inputs)
@@ -215,7 +218,7 @@ def _compare_steps(model: Any, folder: Path, memory: torch.Tensor, mask: torch.T
 
 def _save(graph: Any, path: Path) -> None:
     onnx = require_package("onnx")
-    is_large = graph.ByteSize() > _LARGEST
+    is_large = graph.ByteSize() > LARGEST_GRAPH
     more = {"save_as_external_data": True, "location": f"{path.name}_data"} if is_large else {}
     onnx.save(graph, str(path), **more)
 

@@ -23,9 +23,9 @@ from transformers.modeling_outputs import BaseModelOutput, CausalLMOutputWithPas
 from ..fast_decoding import get_setting
 from ..genext.latents_genext import ENCODER_INPUTS
 from ..genext.outputs_genext import GenextEncoderOutput
-from .models_engines import EngineModel, open_session
-from .onnx_encoders_engines import EncoderGraph, list_kinds, run_session
-from .onnx_traces_engines import LANGUAGE_MODEL, MEMORY, STEP, list_cache_layers
+from .models_engines import EngineModel
+from .onnx_sessions_engines import LANGUAGE_MODEL, MEMORY, STEP, EncoderGraph, list_kinds, open_session, run_session
+from .onnx_traces_engines import list_cache_layers
 
 _OF_EVERY_TOKEN = (
     *("assistant_early_exit", "assistant_model", "custom_generate", "dola_layers", "penalty_alpha"),
@@ -74,8 +74,7 @@ class OnnxForwardModel(EngineModel):
         arguments |= {name: value for name, value in given.items() if value is not None}
         obstacle = self._find_obstacle(arguments)
         if obstacle is not None:
-            self.note_obstacle(obstacle)
-            return self.torch_model.generate(**arguments)
+            return self._fall_back(obstacle, arguments)
         if self._has_windows and arguments.get("past_key_values") is None:
             # The graphs look back as far as their layers do, in a cache of all keys and values.
             arguments["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())

@@ -27,12 +27,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ..genext.outputs_genext import GenextEncoderOutput
 from .models_engines import require_package
+from .onnx_sessions_engines import LANGUAGE_MODEL, LARGEST_GRAPH, MEMORY, STEP
 
-MEMORY, STEP, LANGUAGE_MODEL = "memory.onnx", "step.onnx", "language_model.onnx"
-"""Files of an export, beside that of the encoder; what each holds is said of the function that writes it."""
-
-_LARGEST = 2**30
-"""Bytes of weights beyond which they stand beside the graph; and what counts as a size without bound."""
+_UNBOUNDED = 2**30
+"""A size that nothing reaches; the exporter has one for axes that may have any."""
 
 _ROWS, _SEEN, _TARGET = 3, 4, 2
 """Sizes of the examples, all above 1: the exporter takes an axis of 1 for one that never changes."""
@@ -62,6 +60,11 @@ def wrap_memory(model: PreTrainedModel, memory: torch.Tensor, mask: torch.Tensor
     return {"encoder_outputs": BaseModelOutput(last_hidden_state=memory), **masks}
 
 
+def _choose_token(model: PreTrainedModel) -> int:
+    """A target token that is not padding, of which models warn."""
+    return int(model.config.get_text_config(decoder=True).pad_token_id == 0)
+
+
 def _list_arguments(model: nn.Module) -> set[str]:
     """The names that a module's `forward` takes."""
     return set(inspect.signature(model.forward).parameters)
@@ -89,7 +92,7 @@ class _Memory(nn.Module):
 
     def forward(self, memory: torch.Tensor, mask: torch.Tensor | None) -> list[torch.Tensor]:
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-        tokens = torch.zeros(memory.shape[0], 1, dtype=torch.long)
+        tokens = torch.full((memory.shape[0], 1), _choose_token(self.model))
         self.model(**wrap_memory(self.model, memory, mask), decoder_input_ids=tokens, past_key_values=cache, use_cache=True)
         return list_keys_and_values(cache.cross_attention_cache)
 
@@ -197,7 +200,7 @@ def trace_decoder(model: PreTrainedModel, memory: torch.Tensor, mask: torch.Tens
     """
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     wrapped = wrap_memory(model, memory, mask)
-    tokens = torch.zeros(len(memory), _SEEN + _TARGET, dtype=torch.long)
+    tokens = torch.full((len(memory), _SEEN + _TARGET), _choose_token(model))
     model(**wrapped, decoder_input_ids=tokens[:, :_SEEN], past_key_values=cache, use_cache=True)
     own, cross = (list_keys_and_values(part) for part in (cache.self_attention_cache, cache.cross_attention_cache))
     free = torch.export.Dim.DYNAMIC
@@ -231,7 +234,7 @@ def trace_language_model(model: PreTrainedModel, folder: Path) -> None:
 def _count_positions(module: nn.Module) -> int:
     """How long what a wrapped model reads may be; what is longer is PyTorch's, where it takes that."""
     config = getattr(getattr(module, "model", None) or getattr(module, "encoder", None), "config", None)
-    return min(_LARGEST, getattr(config, "max_position_embeddings", None) or _LARGEST)
+    return getattr(config, "max_position_embeddings", None) or _UNBOUNDED
 
 
 def _save(module: nn.Module, inputs: tuple[Any, ...], free: Any, path: Path, names: Sequence[str] | None = None) -> None:
@@ -264,13 +267,10 @@ def _save(module: nn.Module, inputs: tuple[Any, ...], free: Any, path: Path, nam
         if sizes.upper < _count_positions(module):
             raise ValueError(f"What PyTorch traces for {path.name} holds for sizes up to {sizes.upper} alone ({symbol}).")
     size = sum(weight.numel() * weight.element_size() for weight in module.parameters())
-    program.save(str(path), external_data=size > _LARGEST)
+    program.save(str(path), external_data=size > LARGEST_GRAPH)
 
 
 __all__ = [
-    "LANGUAGE_MODEL",
-    "MEMORY",
-    "STEP",
     "fill_cache",
     "find_free_axes",
     "find_tracing_obstacle",

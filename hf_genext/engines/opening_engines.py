@@ -19,8 +19,9 @@ from transformers.utils import cached_file, logging
 
 from .ctranslate2_engines import open_ctranslate2_model
 from .models_engines import EngineModel, require_package
-from .onnx_engines import DECODER, OnnxModel
+from .onnx_engines import OnnxModel
 from .onnx_forward_engines import OnnxForwardModel
+from .onnx_sessions_engines import DECODER
 
 logger = logging.get_logger(__name__)
 
@@ -194,7 +195,7 @@ def _open(model: PreTrainedModel, engine: str, quantization: str | None, access:
     try:
         return OPENERS[engine](model, path.parent)
     except Exception as error:  # Each engine has errors of its own.
-        what = f"{_PACKAGES[engine]} cannot open {str(path.parent)!r}: {error}"
+        what = f"{_PACKAGES[engine]} cannot open {str(path.parent)!r}: {str(error).rstrip('.')}"
         raise UnfitExportError(f"{what}. Write it again: {command}") from error
 
 

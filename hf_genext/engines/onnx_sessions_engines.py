@@ -1,4 +1,4 @@
-"""Encoders in ONNX Runtime, whoever wrote their graph.
+"""The graphs of an export in ONNX Runtime: their files, how they are opened and run, and the encoder among them.
 
 Legend: batch, slots (memory positions), hidden.
 """
@@ -13,18 +13,30 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from .models_engines import open_session
+from .models_engines import require_package
 
-ENCODER = "encoder.onnx"
-"""The file of an export."""
+ENCODER, MEMORY = "encoder.onnx", "memory.onnx"
+"""From conditions to a memory, and from that to keys and values of all layers."""
 
+DECODER = "decoder.onnx"
+"""A token of a native decoder, as `write_decoder` says."""
 
-def _to_numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A tensor of the CPU as ONNX Runtime takes it."""
-    return tensor.detach().contiguous().numpy()
+STEP, LANGUAGE_MODEL = "step.onnx", "language_model.onnx"
+"""Tokens of a traced decoder, and embeddings of a traced language model, as `trace_decoder` and `trace_language_model` say."""
 
+LARGEST_GRAPH = 2**30
+"""Bytes beyond which a graph's weights stand beside it."""
 
 _KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(bool)": np.bool_}
+
+
+def open_session(path: Path) -> Any:
+    """A graph in ONNX Runtime, with as many threads as PyTorch has."""
+    runtime = require_package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    return runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def list_kinds(session: Any) -> dict[str, Any]:
@@ -34,7 +46,7 @@ def list_kinds(session: Any) -> dict[str, Any]:
 
 def run_session(session: Any, feeds: Mapping[str, torch.Tensor], kinds: Mapping[str, Any]) -> list[torch.Tensor]:
     """What a graph gives for its inputs."""
-    arrays = {name: _to_numpy(tensor).astype(kinds[name], copy=False) for name, tensor in feeds.items()}
+    arrays = {name: tensor.detach().contiguous().numpy().astype(kinds[name], copy=False) for name, tensor in feeds.items()}
     return [torch.from_numpy(array) for array in session.run(None, arrays)]
 
 
@@ -84,4 +96,15 @@ class EncoderGraph:
         )
 
 
-__all__ = ["ENCODER", "EncoderGraph", "list_kinds", "run_session"]
+__all__ = [
+    "DECODER",
+    "ENCODER",
+    "LANGUAGE_MODEL",
+    "LARGEST_GRAPH",
+    "MEMORY",
+    "STEP",
+    "EncoderGraph",
+    "list_kinds",
+    "open_session",
+    "run_session",
+]
