@@ -41,7 +41,7 @@ _UNREAD = {"last_hidden_state", "hidden_states", "attentions", "extract_features
 """What encoders give that no decoder reads, but for the first."""
 
 _LENGTH, _TIMES = 100, 5
-"""How long the inputs are, too, by which an encoder is compared: at least so much, and so many times what it was traced with."""
+"""How long inputs are by which an encoder is compared, too: at least so much, and so many times what it was traced with."""
 
 _TOKENS = 10_000
 """By how many of its tokens a decoder is compared."""
