@@ -10,9 +10,11 @@ Two recipes with all-MiniLM-L6-v2 inside the model, frozen, under a pooled memor
 * supersense: a head tells the category of a gloss.
 
 In each round the same new model is trained on the same rows for an epoch, once without and once with the cache, in turns; the
-first round warms up. Everything is in float32, since rounding is what the losses are compared by. Beside the two stands a third
-training, without the cache, whose sources are padded to a multiple of 8: it tells how far losses drift apart by the length of
-the padding alone. In float64 (few texts, AdamW, since Muon computes in float32) they must not.
+first round warms up. The rows are every so manieth batch of an epoch over all of the recipe's texts: few texts would not fill
+batches of like length, and most of what is trained would be padding. Times are those of the recipe's precision (bfloat16 where
+the processor has units for it) and of float32, in which the losses are compared. Beside the two stands a third training, without
+the cache, whose sources are padded to a multiple of 8: it tells how far losses drift apart by the length of the padding alone.
+In float64 (few texts, AdamW, since Muon computes in float32) they must not.
 """
 
 from __future__ import annotations
@@ -35,14 +37,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, ROOT / "benchmarks"))]
 
 import datasets
+import numpy as np
 import torch
 import transformers
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, set_seed
 
 from benchmarks.report import write_tables
-from hf_genext.batching import ConditionalCollator, EncodedPairs, EncodedRows
-from hf_genext.devices import describe_device
+from hf_genext.batching import ConditionalCollator, EncodedPairs, EncodedRows, TokenBudgetBatchSampler
+from hf_genext.devices import describe_device, has_fast_bfloat16
 from hf_genext.state_cache import cache_states
 from hf_genext.training import GenextTrainer, GenextTrainingArguments
 from recipes.arguments import parse_settings
@@ -122,13 +125,21 @@ def prepare_task(recipe: str, folder: Path, num_texts: int) -> Task:
         table = RowReader(data, settings.head["kind"]).read([prepare(folder)["train_file"]])
     settings = replace(settings, encoder=ENCODER, freeze_encoder=True, bottleneck=bottleneck, max_source_length=64)
     model, processor = load_model(settings, table)
-    pairs = table.select(range(min(num_texts, len(table))))
     reader = RowReader(data, "text" if settings.head is None else settings.head["kind"])
     limits = {"max_source_length": settings.max_source_length, "max_target_length": settings.max_target_length}
     names = None if settings.head is None else model.config.head.output_names
     data = replace(data, unknown_target="keep" if settings.head is None else "drop")
-    rows, _ = encode_dataset(pairs, processor, data, reader, **limits, output_names=names)
+    rows, _ = encode_dataset(table, processor, data, reader, **limits, output_names=names)
+    chosen = sample_batches(rows.lengths, args, num_texts)
+    rows, _ = encode_dataset(table.select(chosen), processor, data, reader, **limits, output_names=names)
     return Task(settings, args, processor, table, rows)
+
+
+def sample_batches(lengths: np.ndarray, args: GenextTrainingArguments, num_texts: int) -> list[int]:
+    """The rows of some batches of an epoch, short ones to long ones: about so many texts."""
+    batches = list(TokenBudgetBatchSampler(lengths, args.max_tokens_per_batch, shuffle=False))
+    every = max(1, len(lengths) // num_texts)
+    return [row for batch in batches[every // 2 :: every] for row in batch]
 
 
 def train_epoch(
@@ -144,13 +155,12 @@ def train_epoch(
         "adam_epsilon",
         "seed",
     )
-    given = {name: getattr(task.args, name) for name in taken} | changes
+    given = {"precision": "fp32"} | {name: getattr(task.args, name) for name in taken} | changes
     args = GenextTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=1,
         lr_scheduler_type="linear",
         warmup_steps=0.03,
-        precision="fp32",
         logging_steps=1000,
         save_strategy="no",
         report_to="none",
@@ -177,8 +187,8 @@ def keep_states(task: Task, model: Any, rows: Any, folder: Path) -> Any:
     return cache_states(model, rows, collator, processor=task.processor, folder=folder, batch_size=128)
 
 
-def measure_time(task: Task, num_rounds: int, folder: Path) -> dict[str, Any]:
-    """Both ways in turns, and the losses of both and of other padding."""
+def measure_time(task: Task, num_rounds: int, folder: Path, precision: str) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Both ways in turns, in one precision; and the losses of both."""
     clocks: dict[str, list[EpochClock]] = {"without": [], "with": []}
     losses: dict[str, list[float]] = {}
     filling: list[float] = []
@@ -187,12 +197,12 @@ def measure_time(task: Task, num_rounds: int, folder: Path) -> dict[str, Any]:
             model, rows = task.build_model(), task.rows
             if way == "with":
                 started = time.process_time()
-                rows = keep_states(task, model, rows, folder / str(number))
+                rows = keep_states(task, model, rows, folder / precision / str(number))
                 filling.append(time.process_time() - started)
-            clock, losses[way] = train_epoch(task, model, rows, folder)
+            clock, losses[way] = train_epoch(task, model, rows, folder, precision=precision)
             clocks[way].append(clock)
-            print(f"round {number}, {way} the cache: {clock.wall:.1f} s, {clock.cpu:.1f} CPU seconds", flush=True)
-    _, losses["padded"] = train_epoch(task, task.build_model(), task.rows, folder, PaddingCollator)
+            spent = f"{clock.wall:.1f} s, {clock.cpu:.1f} CPU seconds"
+            print(f"{precision}, round {number}, {way} the cache: {spent}", flush=True)
     ways = {
         way: {
             f"{kind}_{what}": make([getattr(clock, kind) for clock in clocks[way][1:]])
@@ -201,17 +211,25 @@ def measure_time(task: Task, num_rounds: int, folder: Path) -> dict[str, Any]:
         }
         for way in clocks
     }
-    return {
+    times = {
         "ways": ways,
         "wall_ratio": ways["without"]["wall_seconds"] / ways["with"]["wall_seconds"],
         "cpu_ratio": ways["without"]["cpu_seconds"] / ways["with"]["cpu_seconds"],
         "filling_cpu_seconds": statistics.median(filling[1:]),
-        "bytes": next((folder / "0").glob("*.arrow")).stat().st_size,
-        "steps": len(losses["with"]),
+        "bytes": next((folder / precision / "0").glob("*.arrow")).stat().st_size,
+    }
+    return times, losses
+
+
+def measure_losses(task: Task, losses: dict[str, list[float]], folder: Path) -> dict[str, Any]:
+    """How far the losses of both ways in float32 differ, and how far those of other padding."""
+    _, padded = train_epoch(task, task.build_model(), task.rows, folder, PaddingCollator)
+    return {
+        "steps": len(padded),
         "first_loss": losses["with"][0],
         "last_loss": losses["with"][-1],
         "difference": compare(losses["without"], losses["with"]),
-        "difference_of_other_padding": compare(losses["without"], losses["padded"]),
+        "difference_of_other_padding": compare(losses["without"], padded),
     }
 
 
@@ -248,7 +266,11 @@ def main() -> None:
             task = prepare_task(recipe, Path(folder), options.num_texts)
             lengths = task.rows.lengths.sum(axis=0).tolist()
             row = {"texts": len(task.rows), "source_tokens": lengths[0], "target_tokens": lengths[1]}
-            row |= measure_time(task, options.num_rounds, Path(folder))
+            row["times"] = {}
+            for precision in ("fp32", "bf16") if has_fast_bfloat16() else ("fp32",):
+                row["times"][precision], losses = measure_time(task, options.num_rounds, Path(folder), precision)
+                if precision == "fp32":
+                    row |= measure_losses(task, losses, Path(folder))
             few = prepare_task(recipe, Path(folder), options.num_texts_in_float64)
             row["difference_in_float64"] = measure_rounding(few, Path(folder) / "float64")
             measured[recipe] = row

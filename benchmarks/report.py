@@ -188,27 +188,29 @@ def _compositions(results: dict[str, Any]) -> str:
 
 def _cached_encoders(results: dict[str, Any]) -> str:
     lines = [
-        "| recipe | CPU seconds an epoch, without | with | ratio | wall time, ratio | filling, CPU seconds | MB | steps "
+        "| recipe | precision | CPU seconds, without | with | ratio | wall time, ratio | filling, CPU seconds | MB | steps "
         "| losses differ by | by other padding alone | in float64 |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, row in results["recipes"].items():
-        cells = [
-            name,
-            *(f"{row['ways'][way]['cpu_seconds']:.1f}" for way in ("without", "with")),
-            f"**{row['cpu_ratio']:.2f}**",
-            f"{row['wall_ratio']:.2f}",
-            f"{row['filling_cpu_seconds']:.1f}",
-            f"{row['bytes'] / 1e6:,.0f}",
-            f"{row['steps']}",
-            *(f"{row[name]:.0e}" for name in ("difference", "difference_of_other_padding", "difference_in_float64")),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    first = next(iter(results["recipes"].values()))
-    rounds = len(first["ways"]["with"]["cpu_rounds"])
-    return "\n".join(
-        [*lines, "", f"{results['hardware']}, float32; {first['texts']:,} texts; medians of {rounds} rounds that take turns."]
-    )
+        for precision, times in row["times"].items():
+            cells = [
+                name,
+                {"fp32": "float32", "bf16": "bfloat16"}[precision],
+                *(f"{times['ways'][way]['cpu_seconds']:.1f}" for way in ("without", "with")),
+                f"**{times['cpu_ratio']:.2f}**",
+                f"{times['wall_ratio']:.2f}",
+                f"{times['filling_cpu_seconds']:.1f}",
+                f"{times['bytes'] / 1e6:,.0f}",
+                f"{row['steps']}",
+            ]
+            differences = ("difference", "difference_of_other_padding", "difference_in_float64")
+            cells += [f"{row[name]:.0e}" if precision == "fp32" else "" for name in differences]
+            lines.append("| " + " | ".join(cells) + " |")
+    rows = results["recipes"].values()
+    rounds = len(next(iter(rows))["times"]["fp32"]["ways"]["with"]["cpu_rounds"])
+    texts = " and ".join(f"{row['texts']:,}" for row in rows)
+    return "\n".join([*lines, "", f"{results['hardware']}; {texts} texts; medians of {rounds} rounds that take turns."])
 
 
 def _generation(results: dict[str, Any]) -> str:

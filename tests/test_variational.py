@@ -409,6 +409,24 @@ def test_the_weight_of_the_divergence_is_planned_in_cycles():
     assert found == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        ({"kl_delay": 0.25, "kl_warmup": 0.5}, [0.0, 0.0, 1.0, 2.0, 2.0]),
+        ({"kl_delay": 0.5}, [0.0, 0.0, 2.0, 2.0, 2.0]),
+        ({"kl_delay": 0.5, "kl_warmup": 0.5, "kl_cycles": 2}, [0.0, 0.0, 0.0, 0.0, 2.0]),
+        ({}, [2.0] * 5),
+    ],
+)
+def test_an_autoencoder_comes_first_where_the_divergence_is_delayed(plan, expected):
+    bottleneck = build_tiny(kl_weight=2.0, **plan).encoder.bottleneck
+    found = []
+    for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
+        bottleneck.training_progress = progress
+        found.append(bottleneck.kl_weight)
+    assert found == pytest.approx(expected)
+
+
 class Rows(torch.utils.data.Dataset):
     """Pairs of tokens, and themselves as targets."""
 
@@ -486,6 +504,7 @@ def test_label_smoothing_beside_latent_numbers_is_refused(tmp_path):
     [
         ({"bottleneck": {"kind": "variational", "latent_size": 0}}, "latent_size must be 1 or more, got 0"),
         ({"bottleneck": {"kind": "variational", "kl_warmup": 1.5}}, "kl_warmup is a share of the training"),
+        ({"bottleneck": {"kind": "variational", "kl_delay": 0.6, "kl_warmup": 0.5}}, "1 at most together, got 0.6 and 0.5"),
         ({"bottleneck": {"kind": "variational", "kl_weight": -1.0}}, "kl_weight must be a finite number of 0 or more"),
         ({"bottleneck": {"kind": "pooled", "prior": "mixture"}}, 'prior is for a bottleneck of kind "variational"'),
         ({"bottleneck": {"kind": "pooled", "free_nats": 0.5}}, 'free_nats is for a bottleneck of kind "variational"'),

@@ -23,6 +23,7 @@ _KINDS_OF_FIELD = {
     "prior": ("variational",),
     "num_components": ("variational",),
     "kl_weight": ("variational",),
+    "kl_delay": ("variational",),
     "kl_warmup": ("variational",),
     "kl_cycles": ("variational",),
     "free_nats": ("variational",),
@@ -73,7 +74,10 @@ class GenextBottleneckConfig(PreTrainedConfig):
         num_components: Normal distributions of a mixture.
         kl_weight: Factor of the divergence from the prior in the training loss (beta, Higgins et al. 2017). The losses of
             evaluation have 1.
-        kl_warmup: Share of each cycle in which that factor rises from 0, in a straight line (Bowman et al. 2016).
+        kl_delay: Share of each cycle in which that factor is 0: an autoencoder is trained first, so that the decoder reads
+            the latent numbers before they cost anything (Li et al. 2019, "A surprisingly effective fix for deep latent
+            variable modeling of text"; they then begin the decoder anew).
+        kl_warmup: Share of each cycle in which it then rises from 0, in a straight line (Bowman et al. 2016).
         kl_cycles: Cycles of a training, each of which begins at 0 again (Fu et al. 2019, "Cyclical annealing schedule"; they
             take 4 with a `kl_warmup` of 0.5).
         free_nats: Divergence of each latent number that training does not press down further ("free bits", Kingma et al. 2016,
@@ -104,6 +108,7 @@ class GenextBottleneckConfig(PreTrainedConfig):
     prior: Literal["standard", "conditional", "mixture"] = "standard"
     num_components: int = 16
     kl_weight: float | int = 1.0
+    kl_delay: float | int = 0.0
     kl_warmup: float | int = 0.0
     kl_cycles: int = 1
     free_nats: float | int = 0.0
@@ -144,8 +149,14 @@ class GenextBottleneckConfig(PreTrainedConfig):
         for name in ("kl_weight", "free_nats", "commitment_weight"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} must be a finite number of 0 or more, got {getattr(self, name)}.")
-        if not 0.0 <= self.kl_warmup <= 1.0:
-            raise ValueError(f"kl_warmup is a share of the training, 0 to 1, got {self.kl_warmup}.")
+        for name in ("kl_delay", "kl_warmup"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is a share of the training, 0 to 1, got {getattr(self, name)}.")
+        if self.kl_delay + self.kl_warmup > 1.0:
+            raise ValueError(
+                f"kl_delay and kl_warmup are shares of one training and 1 at most together, got {self.kl_delay} and "
+                f"{self.kl_warmup}."
+            )
         if self.kl_cycles > 1 and not self.kl_warmup:
             raise ValueError(f"kl_cycles={self.kl_cycles} are cycles of the warm-up; give kl_warmup too (0.5, for example).")
         for name, kinds in _KINDS_OF_FIELD.items():

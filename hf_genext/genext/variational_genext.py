@@ -77,11 +77,11 @@ class VariationalBottleneck(LatentBottleneck):
     def kl_weight(self) -> float:
         """What the divergence counts in the training loss, at this point of the training."""
         config = self.config
-        if config.kl_warmup == 0:
-            return float(config.kl_weight)
         position = self.training_progress * config.kl_cycles
         in_cycle = 1.0 if self.training_progress >= 1.0 else position - math.floor(position)
-        return float(config.kl_weight) * min(1.0, in_cycle / config.kl_warmup)
+        if in_cycle >= config.kl_delay + config.kl_warmup:
+            return float(config.kl_weight)
+        return float(config.kl_weight) * max(0.0, in_cycle - config.kl_delay) / config.kl_warmup if config.kl_warmup else 0.0
 
     @property
     def schedule(self) -> dict[str, float]:
