@@ -247,9 +247,10 @@ def _find_prepared(model: Any, generate_kwargs: Mapping[str, Any]) -> _Prepared 
 def get_setting(model: PreTrainedModel, generate_kwargs: Mapping[str, Any], name: str) -> Any:
     """A setting as `generate` would find it: in the call, in the configuration of the call, in that of the model."""
     for source in (generate_kwargs, generate_kwargs.get("generation_config"), model.generation_config):
-        value = source.get(name) if isinstance(source, Mapping) else getattr(source, name, None)
-        if value is not None:
-            return value
+        if source is not None:
+            value = (source if isinstance(source, Mapping) else vars(source)).get(name)
+            if value is not None:
+                return value
     return None
 
 
