@@ -59,9 +59,8 @@ def render_cards() -> dict[Path, str]:
             text = replace_marked(text, "experiments", render_experiments(json.loads(experiments.read_text(encoding="utf-8"))))
         if "<!-- besides -->" in text:
             text = replace_marked(text, "besides", render_besides(read_results(results_path)))
-        samples = results_path.parent / "samples.md"
-        if samples.is_file():
-            text = replace_marked(text, "samples", samples.read_text(encoding="utf-8").rstrip("\n"))
+        for samples in sorted(results_path.parent.glob("samples*.md")):
+            text = replace_marked(text, samples.stem, samples.read_text(encoding="utf-8").rstrip("\n"))
         for other in sorted(results_path.parent.glob("results_*.json")):
             text = replace_marked(text, other.stem, render_comparison(read_results(other)))
         cards[recipe_readme] = text

@@ -115,8 +115,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     if has_latents(pipe.model):
         facts["importance_samples"] = recipe.own.num_importance_samples
     store_scores(recipe.model, recipe.run, scores, facts, recipe_results=results)
-    if results is not None and results.name == "results.json":
-        shutil.copy(shown, results.parent)
+    if results is not None:
+        shutil.copy(shown, results.with_name(f"{results.stem.replace('results', 'samples', 1)}.md"))
     return scores
 
 
