@@ -12,9 +12,9 @@ Two recipes with all-MiniLM-L6-v2 inside the model, frozen, under a pooled memor
 In each round the same new model is trained on the same rows, once without and once with the cache, in turns; the first round
 warms up. The rows are some batches of an epoch over all of the recipe's texts: few texts alone would not fill batches of like
 length, and much of what is trained would be padding. Times are those of float32, in which the losses are compared, and of
-bfloat16 where the processor has units for it. Beside the two stands a third training, without the cache, whose sources are padded
-to a multiple of 8: it tells how far losses drift apart by the length of the padding alone. In float64 (few texts, AdamW, since
-Muon computes in float32) they must not.
+bfloat16 where the processor has units for it. Beside the two stands a third training, without the cache, whose sources are
+padded to a multiple of 8: it tells how far losses drift apart by the length of the padding alone. In float64 (few texts,
+AdamW, since Muon computes in float32) they must not.
 """
 
 from __future__ import annotations

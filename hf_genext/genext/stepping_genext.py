@@ -107,7 +107,7 @@ def _has_hooks(module: nn.Module) -> bool:
     """Whether somebody changes or watches what a layer does; what records attention stays there, and does nothing by itself."""
     if module._forward_pre_hooks or "forward" in module.__dict__:
         return True
-    return bool(module._forward_hooks) and any(hook.__module__ != capture_outputs.__module__ for hook in module._forward_hooks.values())
+    return any(hook.__module__ != capture_outputs.__module__ for hook in module._forward_hooks.values())
 
 
 class GenextStepper:
