@@ -337,7 +337,8 @@ def _compose(
         attn_implementation=None if settings.attn_implementation == "sdpa" else settings.attn_implementation,
     )
     if isinstance(decoder, str):
-        model.generation_config.max_new_tokens = settings.max_target_length
+        # The language model's own length would be a second limit, of which each call would warn.
+        model.generation_config.max_length, model.generation_config.max_new_tokens = None, settings.max_target_length
         return model
     config = model.config
     model.generation_config = GenerationConfig(

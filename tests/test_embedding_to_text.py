@@ -142,7 +142,8 @@ def test_the_decoder_may_begin_as_a_language_model(smoke, tmp_path, monkeypatch,
     train([*words, "--decoder", str(tmp_path / "language_model"), "--output_dir", str(tmp_path / "out")])
     pipe = pipeline("conditional-generation", model=str(tmp_path / "out"))
     assert pipe.model.decoder.language_model.config.model_type == "gpt2"
-    assert pipe.model.config.conditioner.num_states == 16
+    (conditioner,) = pipe.model.config.conditioner.conditioners.values()
+    assert conditioner.num_states == 16
     answers = pipe([{"vector": vector} for vector in read_rows(smoke[0] / "data" / "test.parquet")[0][:3]])
     assert len(answers) == 3
 

@@ -120,7 +120,7 @@ class LatentEncoding:
     def set_training_progress(self, progress: float) -> None:
         """Say which share of the training has passed, 0 to 1, by which the weight of the divergence is planned.
 
-        `GenextTrainer` does so before each step; in a loop of your own call it where `kl_warmup` is used.
+        `GenextTrainer` does so before each step; in a loop of your own call it where `kl_delay` or `kl_warmup` is used.
         """
         for module in self.modules():  # type: ignore[attr-defined]
             if isinstance(module, LatentBottleneck):
