@@ -102,7 +102,8 @@ class ConditionalGenerationEvaluator:
 
         Returns:
             For each name of the metric its score, or with `"bootstrap"` a dictionary of `score`, `confidence_interval` (the
-            percentile interval, Efron 1979) and `standard_error`. Besides `total_time_in_seconds`, `samples_per_second` and
+            percentile interval, Efron 1979) and `standard_error`; what is no number, such as BLEU's list of precisions, stays
+            as it is. Besides `total_time_in_seconds`, `samples_per_second` and
             `latency_in_seconds`.
 
         Raises:
@@ -141,7 +142,8 @@ class ConditionalGenerationEvaluator:
         if strategy == "bootstrap":
             drawn = draw_scores(scoring, predictions, references, n_resamples=n_resamples, random_state=random_state)
             scores = {
-                name: {"score": score, **_summarise_drawn(drawn[name], confidence_level)} for name, score in scores.items()
+                name: {"score": score, **_summarise_drawn(drawn[name], confidence_level)} if name in drawn else score
+                for name, score in scores.items()
             }
         return {
             **scores,
@@ -164,7 +166,7 @@ def draw_scores(
         random_state: Seed of the drawing.
 
     Returns:
-        For each name the score of each draw, (resamples,).
+        For each name the score of each draw, (resamples,), where it is a number.
 
     Raises:
         ValueError: for fewer than two draws.
@@ -175,7 +177,8 @@ def draw_scores(
     for _ in range(n_resamples):
         rows = generator.integers(0, len(predictions), len(predictions))
         for name, score in scoring([predictions[row] for row in rows], [references[row] for row in rows]).items():
-            drawn.setdefault(name, []).append(float(score))
+            if isinstance(score, (int, float, np.number)):
+                drawn.setdefault(name, []).append(float(score))
     return {name: np.array(values) for name, values in drawn.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoProcessor, PreTrainedModel
@@ -76,8 +77,11 @@ def _find_file(name: str) -> str | None:
         return None
 
 
-def write_allowed_outputs(folder: str | os.PathLike[str], outputs: list[str]) -> None:
-    """Write what [`find_allowed_outputs`] finds."""
+def write_allowed_outputs(folder: str | os.PathLike[str], outputs: list[str] | None) -> None:
+    """Write what [`find_allowed_outputs`] finds; without a limit what an earlier pipeline left there is taken away."""
+    if outputs is None:
+        Path(folder, ALLOWED_OUTPUTS_NAME).unlink(missing_ok=True)
+        return
     with open(os.path.join(folder, ALLOWED_OUTPUTS_NAME), "w", encoding="utf-8") as file:
         json.dump(outputs, file, ensure_ascii=False, indent=0)
 

@@ -457,6 +457,8 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             answers |= {"token_scores": generated.token_scores, "is_scored": generated.is_scored}
         if generated.alignments is not None:
             names = self._namer.name(inputs, generated.alignments.shape[-1])
+            # Latent numbers that are drawn repeat a row's inputs for each of its outputs.
+            names = names[:: max(1, len(names) // num_rows)]
             found = (generated.sequences, generated.is_scored, generated.alignments, generated.is_real)
             answers["alignments"] = describe_alignments(*found, names, self.target_tokenizer)
         if trie is not None:
@@ -468,7 +470,7 @@ class ConditionalGenerationPipeline(ScoringPipeline):
     def _write_constraints(self, asked: dict[str, Any]) -> tuple[OutputTrie | None, list[int], list[list[int]]]:
         """What outputs are kept to, in tokens: the tree of those that are allowed, what they begin with, what is banned."""
         allowed, prefix, tgt_lang = asked.get("allowed_outputs"), asked.get("target_prefix"), asked.get("tgt_lang")
-        if allowed is None and not asked.get("rerank"):
+        if allowed is None:
             allowed = self.allowed_outputs
         trie = None if allowed is None else self._writer.plant(allowed, tgt_lang)
         ids = [] if prefix is None else self._writer.write_known(prefix, "the target_prefix", tgt_lang)[:-1]
@@ -553,8 +555,7 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         for part in parts:
             if part is not None:
                 part.save_pretrained(save_directory)
-        if self.allowed_outputs is not None:
-            write_allowed_outputs(save_directory, self.allowed_outputs)
+        write_allowed_outputs(save_directory, self.allowed_outputs)
         if pushes:
             self.push_to_hub(hub_kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub_kwargs)
 

@@ -216,7 +216,15 @@ class _TextSource(RowSource):
     def _cut(self, file: IO[str]) -> Iterator[Any]:
         if self._kind == ".csv":
             csv.field_size_limit(1 << 30)
-            yield from (fields for fields in csv.reader(file) if fields)
+            # Not strict, the reader would take all that follows a quote which is never closed for one field.
+            reader = csv.reader(file, strict=True)
+            try:
+                yield from (fields for fields in reader if fields)
+            except csv.Error as error:
+                raise ValueError(
+                    f"{self.name} cannot be read as CSV at line {reader.line_num}: {error}. Close each quote that is opened, "
+                    "and write one inside a quoted field twice."
+                ) from error
             return
         for line in file:
             text = line.removesuffix("\n").removesuffix("\r")

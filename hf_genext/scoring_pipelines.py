@@ -73,6 +73,8 @@ class ScoringPipeline(LengthSortedPipeline):
         if not isinstance(inputs, list):
             how: dict[str, Any] = {"batch_size": batch_size, "truncation": truncation, "seed": seed, **kwargs}
             return self.score([inputs], [targets], num_importance_samples=num_importance_samples, **how)[0]
+        if getattr(targets, "ndim", 0):
+            targets = targets.tolist()
         if not isinstance(targets, list) or len(targets) != len(inputs):
             told = f"{len(targets):,}" if isinstance(targets, list) else f"the single one {targets!r:.40}"
             raise ValueError(f"Give a target for each of the {len(inputs):,} inputs; got {told}.")

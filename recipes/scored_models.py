@@ -42,11 +42,11 @@ def store_scores(
         pictures: Files in the folder by their captions, to stand on the card before the validation curve.
     """
     results = read_results(folder / "results.json")
-    seed, minutes = results["seeds"][0], results["minutes"]
     results["metrics"] = dict(scores)
     results["better"] = {name: how for name, how in (run.deciding_metrics or {}).items() if name in scores}
     results["data"] |= facts
-    results["runs"] = [{"seed": seed, "minutes": minutes, "metrics": dict(scores)}]
+    # With the settings that it was trained by, by which runs of others are told apart.
+    results["runs"] = [{**results["runs"][0], "metrics": dict(scores)}]
     write_results(folder / "results.json", results)
     card = render_model_card(
         results,

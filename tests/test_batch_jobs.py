@@ -231,6 +231,12 @@ def test_texts_that_are_numbers_are_those_of_the_training(tmp_path):
     assert [row["word"] for row in read(tmp_path / "out.jsonl")] == values
 
 
+def test_a_quote_that_is_never_closed_swallows_no_rows(folder, tmp_path):
+    (tmp_path / "in.csv").write_text('word\n"cat\ndog\nhen\n')
+    with pytest.raises(ValueError, match=r"in\.csv' cannot be read as CSV at line 4: .*Close each quote"):
+        run(folder, tmp_path / "in.csv", tmp_path / "out.parquet")
+
+
 def test_ragged_rows_of_tables(folder, tmp_path):
     (tmp_path / "in.csv").write_text('word,note\ncat,"two\nlines"\nviolin\ntacit,b,c\n\nat,d\n')
     run(folder, tmp_path / "in.csv", tmp_path / "out.parquet")

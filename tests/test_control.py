@@ -363,6 +363,12 @@ def test_allowed_outputs_are_saved_with_the_pipeline(tmp_path):
     assert opened.allowed_outputs == PHONEMES[:3]
     assert opened(WORDS) == expected
     assert {row[0]["generated_text"] for row in opened(WORDS, allowed_outputs=["K AE"])} == {"K AE"}
+    with pytest.raises(ValueError, match="which allowed_outputs does not go with"):
+        opened(WORDS[0], rerank=True)
+    # A pipeline without a limit takes away that of an earlier one.
+    pipe.allowed_outputs = None
+    pipe.save_pretrained(tmp_path)
+    assert pipeline(TASK, model=str(tmp_path)).allowed_outputs is None
 
 
 def test_allowed_outputs_that_cannot_be_are_refused(pipe):

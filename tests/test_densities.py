@@ -211,4 +211,5 @@ def test_the_pipeline_gives_a_point_and_scores_vectors(kind, tmp_path):
         found = torch.tensor([[answer["value"][name] for name in names] for (answer,) in answers])
         torch.testing.assert_close(found, points, atol=1e-4, rtol=1e-4)
     targets = [{"width": 2.0, "height": 1.0}, [1.0, 2.0], [1.0, 2.0], [1.0, 2.0]]
-    torch.testing.assert_close(torch.tensor([answer["score"] for answer in pipe.score(rows, targets)]), scores)
+    for given in (targets, torch.tensor([[1.0, 2.0]]).expand(4, -1), np.tile([1.0, 2.0], (4, 1))):
+        torch.testing.assert_close(torch.tensor([answer["score"] for answer in pipe.score(rows, given)]), scores)

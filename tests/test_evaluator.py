@@ -54,6 +54,19 @@ def test_intervals_are_those_of_scipy(names):
         assert low < scores[name]["score"] < high
 
 
+def test_what_is_no_number_has_no_interval():
+    def scoring(predictions, references):
+        return {"share": float(np.mean([a == b for a, b in zip(predictions, references, strict=True)])), "parts": [1.0, 2.0]}
+
+    data = {"text": list("abc"), "label": ["a", "b", "c"]}
+    scores = ConditionalGenerationEvaluator().compute(
+        answer_with(["a", "b", "d"]), data, scoring, strategy="bootstrap", n_resamples=20
+    )
+    assert scores["parts"] == [1.0, 2.0]
+    assert scores["share"]["score"] == pytest.approx(2 / 3)
+    assert len(scores["share"]["confidence_interval"]) == 2
+
+
 def test_the_interval_of_a_share_covers_as_often_as_it_says():
     truth, covered, generator = 0.7, 0, np.random.default_rng(0)
     for seed in range(200):

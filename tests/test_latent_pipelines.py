@@ -49,6 +49,17 @@ def test_the_pipeline_draws_new_texts_by_seed_alone_and_in_a_batch():
     assert several[0] == one[0]
 
 
+@pytest.mark.parametrize("asked", [{"num_return_sequences": 2}, {"num_candidates": 3}])
+def test_alignments_of_several_outputs_have_the_names_of_their_row(asked):
+    pipe = build_text_pipeline()
+    words = ["cat", "violin"]
+    answers = pipe(words, batch_size=2, seed=1, return_alignments=True, **asked)
+    alone = [pipe(word, seed=1, return_alignments=True)[0]["alignment"]["source_tokens"] for word in words]
+    assert [[output["alignment"]["source_tokens"] for output in row] for row in answers] == [
+        [names] * asked.get("num_return_sequences", 1) for names in alone
+    ]
+
+
 def test_the_pipeline_gives_latent_numbers_a_temperature_of_their_own():
     pipe = build_text_pipeline()
     drawn = pipe(num_samples=6, seed=7)

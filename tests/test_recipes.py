@@ -524,7 +524,8 @@ def test_every_recipe_has_its_files_and_its_settings_are_known():
         for name in ("config.yaml", "README.md"):
             assert (folder / name).is_file(), f"{folder} lacks {name}"
         if "Not run in full yet" not in (folder / "README.md").read_text(encoding="utf-8"):
-            read_results(folder / "results.json")
+            settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            read_results(folder / settings.get("results_file", "results.json"))
         for config in folder.glob("*.yaml"):
             text = config.read_text(encoding="utf-8")
             named = re.search(
