@@ -161,8 +161,10 @@ def test_what_it_refuses():
         build({"kind": "class", "num_outputs": 5}).sample(condition_labels=label, guidance_scale=-1)
     assert model.sample(condition_labels=label, guidance_scale=1.0, seed=1) == model.sample(condition_labels=label, seed=1)
     none = build({"kind": "class", "num_outputs": 5}).sample(
-        num_samples=0, guidance_scale=2.0, condition_labels=torch.zeros(0, 1, dtype=torch.long)
+        guidance_scale=2.0, condition_labels=torch.zeros(0, 1, dtype=torch.long)
     )
     assert none.shape == (0,)
+    with pytest.raises(ValueError, match="num_samples=12 is the number of rows without any condition, and condition_labels"):
+        model.sample(condition_labels=label, num_samples=12)
     with pytest.raises(ValueError, match='no guidance for a head of kind "flow"'):
         build({"kind": "flow", "num_outputs": 3}).sample(condition_labels=label, guidance_scale=2.0)

@@ -153,7 +153,7 @@ class GenextEncoder(GenextPreTrainedModel):
             condition_labels: (batch, fields), -1 where a label is missing; (batch,) for one field.
             condition_mask: 1 where a condition is given, (batch, conditions), in the order of the configuration; only where
                 several conditions are fused, or the bottleneck is variational or quantised.
-            num_samples: The number of rows where no condition is given at all.
+            num_samples: The number of rows where no condition is given at all, and only then.
             condition_states: What the conditioner gave for the condition before, (batch, length, hidden), in place of it; where
                 several conditions are fused a dictionary with those of some, by their names.
             condition_states_mask: 1 where such a state is real, (batch, length), or likewise a dictionary. Left out, all are.
@@ -170,8 +170,6 @@ class GenextEncoder(GenextPreTrainedModel):
             ValueError: for a condition that the model does not know, or one that is missing where it must not be.
         """
         names = self.conditioner.input_names
-        if num_samples is not None and condition_mask is None:
-            condition_mask = torch.zeros(num_samples, self.num_conditions, dtype=torch.long, device=self.device)
         if "attention_mask" not in names and feature_attention_mask is None:
             feature_attention_mask = attention_mask
         conditions = {
@@ -184,6 +182,15 @@ class GenextEncoder(GenextPreTrainedModel):
             "condition_labels": condition_labels,
             "condition_mask": condition_mask,
         }
+        if num_samples is not None and condition_mask is None:
+            given = [name for name, value in (*conditions.items(), ("condition_states", condition_states)) if value is not None]
+            if given:
+                raise ValueError(
+                    f"num_samples={num_samples} is the number of rows without any condition, and {given[0]} is given. Leave "
+                    "one of them out; num_return_sequences= asks for several outputs of each condition."
+                )
+            condition_mask = torch.zeros(num_samples, self.num_conditions, dtype=torch.long, device=self.device)
+            conditions["condition_mask"] = condition_mask
         for name, value in conditions.items():
             if value is not None and not torch.is_tensor(value):
                 raise TypeError(f"{name} must be a tensor, got {type(value).__name__}. The model's processor makes tensors.")
