@@ -1,6 +1,6 @@
 """What it saves to run a frozen encoder once: time of an epoch with and without `cache_states`, and the losses of both.
 
-    python benchmarks/cached_encoders.py                                # about 20 minutes on one core
+    python benchmarks/cached_encoders.py                                # about 12 minutes on one core
     python benchmarks/cached_encoders.py --num_texts 1000 --num_rounds 1
 
 Two recipes with all-MiniLM-L6-v2 inside the model, frozen, under a pooled memory of one slot, else as their settings say:

@@ -103,8 +103,7 @@ class ConditionalGenerationEvaluator:
         Returns:
             For each name of the metric its score, or with `"bootstrap"` a dictionary of `score`, `confidence_interval` (the
             percentile interval, Efron 1979) and `standard_error`; what is no number, such as BLEU's list of precisions, stays
-            as it is. Besides `total_time_in_seconds`, `samples_per_second` and
-            `latency_in_seconds`.
+            as it is. Besides `total_time_in_seconds`, `samples_per_second` and `latency_in_seconds`.
 
         Raises:
             TypeError: for what is no model, or no data.
@@ -177,7 +176,7 @@ def draw_scores(
     for _ in range(n_resamples):
         rows = generator.integers(0, len(predictions), len(predictions))
         for name, score in scoring([predictions[row] for row in rows], [references[row] for row in rows]).items():
-            if isinstance(score, (int, float, np.number)):
+            if np.ndim(score) == 0 and score is not None and not isinstance(score, str):
                 drawn.setdefault(name, []).append(float(score))
     return {name: np.array(values) for name, values in drawn.items()}
 

@@ -216,7 +216,7 @@ class _TextSource(RowSource):
     def _cut(self, file: IO[str]) -> Iterator[Any]:
         if self._kind == ".csv":
             csv.field_size_limit(1 << 30)
-            # Not strict, the reader would take all that follows a quote which is never closed for one field.
+            # Else all that follows a quote which is never closed is one field.
             reader = csv.reader(file, strict=True)
             try:
                 yield from (fields for fields in reader if fields)

@@ -73,7 +73,7 @@ class ScoringPipeline(LengthSortedPipeline):
         if not isinstance(inputs, list):
             how: dict[str, Any] = {"batch_size": batch_size, "truncation": truncation, "seed": seed, **kwargs}
             return self.score([inputs], [targets], num_importance_samples=num_importance_samples, **how)[0]
-        if getattr(targets, "ndim", 0):
+        if getattr(targets, "ndim", 0) and hasattr(targets, "tolist"):
             targets = targets.tolist()
         if not isinstance(targets, list) or len(targets) != len(inputs):
             told = f"{len(targets):,}" if isinstance(targets, list) else f"the single one {targets!r:.40}"

@@ -182,19 +182,19 @@ class GenextEncoder(GenextPreTrainedModel):
             "condition_labels": condition_labels,
             "condition_mask": condition_mask,
         }
-        if num_samples is not None and condition_mask is None:
-            given = [name for name, value in (*conditions.items(), ("condition_states", condition_states)) if value is not None]
-            if given:
-                raise ValueError(
-                    f"num_samples={num_samples} is the number of rows without any condition, and {given[0]} is given. Leave "
-                    "one of them out; num_return_sequences= asks for several outputs of each condition."
-                )
-            condition_mask = torch.zeros(num_samples, self.num_conditions, dtype=torch.long, device=self.device)
-            conditions["condition_mask"] = condition_mask
         for name, value in conditions.items():
             if value is not None and not torch.is_tensor(value):
                 raise TypeError(f"{name} must be a tensor, got {type(value).__name__}. The model's processor makes tensors.")
         given = [name for name, value in conditions.items() if value is not None]
+        if num_samples is not None and condition_mask is None:
+            if given or condition_states is not None:
+                one = (*given, "condition_states")[0]
+                raise ValueError(
+                    f"num_samples={num_samples} is the number of rows without any condition, and {one} is given. Leave one of "
+                    "them out; num_return_sequences= asks for several outputs of each condition."
+                )
+            condition_mask = torch.zeros(num_samples, self.num_conditions, dtype=torch.long, device=self.device)
+            conditions["condition_mask"], given = condition_mask, ["condition_mask"]
         self._check_latent_inputs(latent_noise, sample_latents)
         unknown = [name for name in given if name not in names and (name != "condition_mask" or not self.has_latents)]
         if not given and condition_states is None:

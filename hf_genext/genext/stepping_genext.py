@@ -87,7 +87,7 @@ def find_stepping_obstacle(decoder: nn.Module, projection: nn.Module) -> str | N
     rope_type = decoder.config.rope_parameters["rope_type"]
     if rope_type not in STEADY_ROPE_TYPES:
         return f"the rotary positions of type {rope_type!r} change with the length"
-    # `modules()` makes a name for each, and takes three times as long.
+    # Every call asks; `modules()` would put together a name for each layer.
     waiting = [*decoder._modules.values(), projection]
     while waiting:
         module = waiting.pop()

@@ -81,7 +81,9 @@ class VariationalBottleneck(LatentBottleneck):
         in_cycle = 1.0 if self.training_progress >= 1.0 else position - math.floor(position)
         if in_cycle >= config.kl_delay + config.kl_warmup:
             return float(config.kl_weight)
-        return float(config.kl_weight) * max(0.0, in_cycle - config.kl_delay) / config.kl_warmup if config.kl_warmup else 0.0
+        if in_cycle <= config.kl_delay:
+            return 0.0
+        return float(config.kl_weight) * (in_cycle - config.kl_delay) / config.kl_warmup
 
     @property
     def schedule(self) -> dict[str, float]:
