@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from hf_genext.hub import read_results
+from hf_genext.hub import read_results, write_results
 from hf_genext.training import GenextTrainingArguments
 from recipes.arguments import parse_settings
 from recipes.results import build_results, update_recipe_results
 from recipes.reuse import digest_settings
+from recipes.scored_models import store_scores
 from recipes.train_conditional import DataSettings, ModelSettings, RunSettings
 
 KINDS = [ModelSettings, DataSettings, RunSettings]
@@ -48,6 +49,24 @@ def test_runs_of_other_settings_or_data_are_no_runs_of_a_recipe(tmp_path, capsys
     assert add(1, "other") == [1]
     assert "taken out of" in (said := capsys.readouterr().out) and "seed 2, 3." in said
     assert add(2, "other", rows=4) == [2]
+
+
+def test_a_model_that_is_scored_again_keeps_the_settings_of_its_run(tmp_path, capsys):
+    path = tmp_path / "recipe.json"
+    facts = {"deciding": {}, "baselines": {}, "data": {}, "hardware": "x", "versions": {}, "minutes": 1.0}
+    run = RunSettings(title="Words", task="None.", example="a", deciding_metrics={"bits": "lower"})
+
+    def score(seed, settings, bits):
+        write_results(tmp_path / "results.json", build_results({"loss": 0.0}, seed=seed, settings=settings, **facts))
+        store_scores(tmp_path, run, {"bits": bits}, {"importance_samples": 4}, recipe_results=path)
+        return read_results(path)
+
+    score(1, "old", 9.0)
+    assert score(2, "old", 9.2)["metrics"] == {"bits": pytest.approx(9.1)}
+    results = score(1, "new", 1.0)
+    assert (results["metrics"], results["seeds"]) == ({"bits": 1.0}, [1])
+    assert results["data"] == {"importance_samples": 4}
+    assert "taken out of" in capsys.readouterr().out
 
 
 def test_what_has_no_effect_on_a_run_is_not_in_its_digest(tmp_path):
