@@ -9,9 +9,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from .scoring import encode, score_tokens
+
+_FORWARDS_ONLY = (
+    *("forced_bos_token_id", "forced_eos_token_id", "begin_suppress_tokens", "prefix_allowed_tokens_fn", "logits_processor"),
+    *("stopping_criteria", "stop_strings", "force_words_ids", "constraints", "decoder_input_ids"),
+)
+"""What `generate` takes that says where in an output something is, or sees it as it is written."""
 
 
 @torch.no_grad()
@@ -23,7 +29,8 @@ def generate_by_agreement(
     Beam search from the first token on gives `num_beams` candidates, beam search from the last token back as many. Every
     candidate gets the sum of its two log-probabilities, and the best ones are returned (Liu et al. 2016, "Agreement on
     target-bidirectional neural machine translation"): a model that commits itself to a wrong start is overruled by one that
-    comes to it last, and the other way round.
+    comes to it last, and the other way round. Candidates that are cut at the greatest length are no outputs: those from the
+    end lack their beginning, and what the others lack nobody has judged. The latter fill up what is missing.
 
     Args:
         model: An encoder-decoder whose configuration has a `reversed_start_token_id`.
@@ -35,7 +42,8 @@ def generate_by_agreement(
         Ids in reading order behind the start token, padded on the right: (batch * num_return_sequences, target).
 
     Raises:
-        ValueError: if the model writes forwards only, or more is to be returned than one direction finds.
+        ValueError: if the model writes forwards only, more is to be returned than one direction finds, or something is asked
+            that a search from the end cannot do.
     """
     config = model.config
     reversed_start = getattr(config, "reversed_start_token_id", None)
@@ -49,24 +57,36 @@ def generate_by_agreement(
     num_return_sequences = num_return_sequences or defaults.num_return_sequences or 1
     if not 1 <= num_return_sequences <= num_beams:
         raise ValueError(f"num_return_sequences must be 1 to num_beams={num_beams}, got {num_return_sequences}.")
-    search = {**inputs, "num_beams": num_beams, "num_return_sequences": num_beams, "return_dict_in_generate": False}
-    candidates = [
-        _strip(ids, config.pad_token_id, config.eos_token_id)
-        for ids in model.generate(**search, decoder_start_token_id=config.decoder_start_token_id).tolist()
+    if inputs.get("do_sample"):
+        raise ValueError("rerank= lets two searches judge each other, which do_sample=True does not go with; leave one out.")
+    search = {**inputs, "do_sample": False, "num_beams": num_beams, "num_return_sequences": num_beams}
+    search["return_dict_in_generate"] = False
+    turned = _turn_arguments(inputs, defaults)
+    forwards, backwards = (
+        model.generate(**{**search, **more}, decoder_start_token_id=start).tolist()
+        for start, more in ((config.decoder_start_token_id, {}), (reversed_start, turned))
+    )
+    ends = _list_ids(config.eos_token_id)
+    starts = range(0, len(forwards), num_beams)
+    from_the_start, from_the_end = (
+        [[_strip(ids, config.pad_token_id, ends) for ids in found[at : at + num_beams]] for at in starts]
+        for found in (forwards, backwards)
+    )
+    lists = [
+        [*(ids for ids, is_whole in ahead if is_whole), *(ids[::-1] for ids, is_whole in back if is_whole)]
+        for ahead, back in zip(from_the_start, from_the_end, strict=True)
     ]
-    from_the_end = [
-        _strip(ids, config.pad_token_id, config.eos_token_id)[::-1]
-        for ids in model.generate(**search, decoder_start_token_id=reversed_start).tolist()
-    ]
-    ends = list(range(num_beams, len(candidates) + 1, num_beams))
-    lists = [candidates[end - num_beams : end] + from_the_end[end - num_beams : end] for end in ends]
     conditions = {name: value for name, value in inputs.items() if torch.is_tensor(value)}
-    scores = score_targets(model, conditions, lists)
+    # What is short is filled up, so that each condition has as many.
+    width = max(map(len, lists))
+    filled = [[*targets, *[[]] * (width - len(targets))] for targets in lists]
+    scores = score_targets(model, conditions, filled) if width else torch.zeros(len(lists), 0)
     best = []
     for row, targets in enumerate(lists):
-        order = scores[row].argsort(descending=True, stable=True).tolist()
-        distinct = list(dict.fromkeys(tuple(targets[index]) for index in order))
-        best += [[*ids, _first_id(config.eos_token_id)] for ids in distinct[:num_return_sequences]]
+        order = scores[row, : len(targets)].argsort(descending=True, stable=True).tolist()
+        distinct = list(dict.fromkeys(tuple(targets[index]) for index in order))[:num_return_sequences]
+        cut = [ids for ids, is_whole in from_the_start[row] if not is_whole][: num_return_sequences - len(distinct)]
+        best += [*([*ids, ends[0]] for ids in distinct), *cut]
     return _pad([[config.decoder_start_token_id, *ids] for ids in best], config.pad_token_id, model.device)
 
 
@@ -85,7 +105,7 @@ def score_targets(model: PreTrainedModel, conditions: dict[str, torch.Tensor], t
     config = model.config
     encoded = encode(model, conditions)
     total = torch.zeros(len(targets), len(targets[0]), device=model.device)
-    end = _first_id(config.eos_token_id)
+    end = _list_ids(config.eos_token_id)[0]
     for start, step in ((config.decoder_start_token_id, 1), (config.reversed_start_token_id, -1)):
         flat = [[*ids[::step], end] for row in targets for ids in row]
         labels = _pad(flat, -100, model.device)
@@ -94,15 +114,35 @@ def score_targets(model: PreTrainedModel, conditions: dict[str, torch.Tensor], t
     return total
 
 
-def _first_id(ids: int | list[int]) -> int:
-    return ids[0] if isinstance(ids, list) else ids
+def _turn_arguments(asked: dict[str, Any], defaults: GenerationConfig) -> dict[str, Any]:
+    """What is asked of `generate` about several tokens in their order, for a search from the end."""
+    found = {
+        name: given
+        for name in (*_FORWARDS_ONLY, "bad_words_ids", "sequence_bias")
+        if (given := getattr(defaults, name, None) if asked.get(name) is None else asked[name]) not in (None, [], {})
+    }
+    misfits = [name for name in _FORWARDS_ONLY if name in found]
+    if misfits:
+        raise ValueError(f"rerank= searches from both ends, which {misfits[0]} does not go with; leave one of them out.")
+    turned: dict[str, Any] = {}
+    if "bad_words_ids" in found:
+        turned["bad_words_ids"] = [list(ids)[::-1] for ids in found["bad_words_ids"]]
+    if "sequence_bias" in found:
+        biases = found["sequence_bias"]
+        pairs = biases.items() if isinstance(biases, dict) else biases
+        turned["sequence_bias"] = [[list(ids)[::-1], bias] for ids, bias in pairs]
+    return turned
 
 
-def _strip(ids: list[int], pad_id: int, end_ids: int | list[int]) -> list[int]:
-    """A generated row without its start token, and without its end token and what follows."""
-    ends = {pad_id, *(end_ids if isinstance(end_ids, list) else [end_ids])}
+def _list_ids(ids: int | list[int]) -> list[int]:
+    return ids if isinstance(ids, list) else [ids]
+
+
+def _strip(ids: list[int], pad_id: int, end_ids: list[int]) -> tuple[list[int], bool]:
+    """A generated row without its start token, and without its end token and what follows; and whether it has an end."""
     body = ids[1:]
-    return body[: next((place for place, token in enumerate(body) if token in ends), len(body))]
+    place = next((place for place, token in enumerate(body) if token == pad_id or token in end_ids), None)
+    return (body, False) if place is None else (body[:place], True)
 
 
 def _pad(rows: list[list[int]], value: int, device: torch.device) -> torch.Tensor:

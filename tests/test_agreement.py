@@ -21,11 +21,19 @@ START, END, REVERSED = 1, 2, 3
 BEAMS = 4
 
 
+def end_often(model, first=29, second=35):
+    """Give the end the scores of two other tokens together, so that some outputs end and others are cut."""
+    with torch.no_grad():
+        vectors = model.head.projection.weight
+        vectors[END] = vectors[first] + vectors[second]
+    return model
+
+
 @pytest.fixture(scope="module")
 def model():
     config = build_config("none")
     config.reversed_start_token_id = REVERSED
-    model = sharpen(GenextForConditionalGeneration(config))
+    model = end_often(sharpen(GenextForConditionalGeneration(config)))
     model.generation_config.max_new_tokens = 7
     return model
 
@@ -51,17 +59,21 @@ def score_alone(model, input_ids, target, **more):
 
 
 def search_alone(model, input_ids):
-    """The distinct candidates of both searches in reading order."""
-    found = []
+    """The distinct whole candidates of both searches in reading order, and those of the first that are cut."""
+    found, cut = [], []
     for start, step in ((START, 1), (REVERSED, -1)):
         for row in model.generate(
             input_ids=input_ids, num_beams=BEAMS, num_return_sequences=BEAMS, decoder_start_token_id=start
         ).tolist():
-            tokens = row[1:]
-            while tokens and tokens[-1] in (0, END):
-                tokens.pop()
-            found.append(tuple(tokens[::step]))
-    return list(dict.fromkeys(found))
+            if END in row:
+                found.append(tuple(row[1 : row.index(END)][::step]))
+            elif start == START:
+                cut.append(tuple(row[1:]))
+    return list(dict.fromkeys(found)), cut
+
+
+def search_forwards(model, input_ids):
+    return model.generate(input_ids=input_ids, num_beams=BEAMS, num_return_sequences=BEAMS).tolist()
 
 
 def test_targets_are_scored_in_both_directions(model, conditions):
@@ -76,17 +88,18 @@ def test_the_best_candidates_of_both_directions_are_returned(model, conditions):
     returned = 3
     ids = generate_by_agreement(model, num_beams=BEAMS, num_return_sequences=returned, **build_inputs(with_labels=False))
     assert ids.shape[0] == returned * len(conditions)
-    from_the_end_only = 0
+    from_the_end_only = cut_ones = 0
     for index, row in enumerate(conditions):
-        candidates = search_alone(model, row)
-        best = sorted(candidates, key=lambda target: -score_alone(model, row, list(target)))[:returned]
-        given = [
-            tuple(token for token in answer[1:].tolist() if token not in (0, END))
-            for answer in ids[index * returned : (index + 1) * returned]
-        ]
-        assert given == [tuple(token for token in target if token not in (0, END)) for target in best]
-        from_the_end_only += sum(target not in candidates[:BEAMS] for target in best)
+        whole, cut = search_alone(model, row)
+        best = sorted(whole, key=lambda target: -score_alone(model, row, list(target)))[:returned]
+        expected = [[*target, END] for target in best] + [[*target] for target in cut[: returned - len(best)]]
+        given = [answer[1:].tolist() for answer in ids[index * returned : (index + 1) * returned]]
+        assert given == [[*target, *[0] * (ids.shape[1] - 1 - len(target))] for target in expected]
+        forwards = {tuple(target[1 : target.index(END)]) for target in search_forwards(model, row) if END in target}
+        from_the_end_only += sum(target not in forwards for target in best)
+        cut_ones += returned - len(best)
     assert from_the_end_only, "no answer came from the other direction; the specimen shows nothing"
+    assert cut_ones, "no answer was cut; the specimen shows less than it should"
     assert (ids[:, 0] == START).all()
 
 
@@ -104,13 +117,13 @@ def test_outputs_are_judged_by_all_conditions():
         conditioners={"text": text, "label": GenextLabelConditionerConfig(label_counts=[3], hidden_size=24)}
     )
     config = GenextConfig(conditioner=fusion, decoder=build_config("none").decoder, reversed_start_token_id=REVERSED)
-    model = sharpen(GenextForConditionalGeneration(config))
-    model.generation_config.max_new_tokens = 5
+    model = end_often(sharpen(GenextForConditionalGeneration(config)), 5, 28)
+    model.generation_config.max_new_tokens = 7
     are_judged_alike = []
-    for token, label in itertools.product(range(5, 8), range(2)):
+    for token, label in itertools.product(range(5, 15), range(3)):
         ids, given = torch.tensor([[token]]), {"condition_labels": torch.tensor([[label]])}
         found = generate_by_agreement(model, num_beams=BEAMS, num_return_sequences=BEAMS, input_ids=ids, **given)
-        bodies = [row[1 : row.index(END, 1)] for row in found.tolist()]
+        bodies = [row[1 : row.index(END, 1)] for row in found.tolist() if END in row[1:]]
         scores, without = ([score_alone(model, ids, body, **more) for body in bodies] for more in (given, {}))
         assert scores == sorted(scores, reverse=True)
         are_judged_alike.append(without == sorted(without, reverse=True))
@@ -127,7 +140,44 @@ def test_a_guidance_that_the_model_is_saved_with_does_not_reach_the_agreement(mo
         model.generation_config.guidance_scale = None
 
 
+def search_both(model, **arguments):
+    """Outputs of all rows without the tokens around them."""
+    ids = generate_by_agreement(
+        model, num_beams=BEAMS, num_return_sequences=BEAMS, **build_inputs(with_labels=False), **arguments
+    )
+    return [[token for token in row[1:] if token not in (0, END)] for row in ids.tolist()]
+
+
+@pytest.mark.parametrize("name", ["bad_words_ids", "sequence_bias"])
+def test_what_is_banned_is_banned_in_both_directions(model, name):
+    plain = search_both(model)
+    pairs = [pair for row in plain for pair in itertools.pairwise(row) if pair[0] != pair[1]]
+    pair = max(set(pairs), key=pairs.count)
+    banned = {"bad_words_ids": [list(pair)], "sequence_bias": [[list(pair), -1e9]]}[name]
+    kept = search_both(model, **{name: banned})
+    assert all(pair not in itertools.pairwise(row) for row in kept)
+    # The same tokens in the other order are not banned.
+    turned = search_both(model, **{name: {"bad_words_ids": [[*pair[::-1]]], "sequence_bias": [[[*pair[::-1]], -1e9]]}[name]})
+    assert any(pair in itertools.pairwise(row) for row in turned)
+
+
+def test_an_output_that_is_cut_is_never_one_without_its_beginning(model):
+    inputs = build_inputs(with_labels=False)
+    for limit in (1, 2, 3, 5):
+        forwards = model.generate(**inputs, num_beams=BEAMS, num_return_sequences=BEAMS, max_new_tokens=limit).tolist()
+        found = generate_by_agreement(model, num_beams=BEAMS, num_return_sequences=BEAMS, max_new_tokens=limit, **inputs)
+        assert len(found) == len(forwards)
+        for place, row in enumerate(found.tolist()):
+            if END not in row[1:]:
+                start = place // BEAMS * BEAMS
+                assert row in [ids[: len(row)] for ids in forwards[start : start + BEAMS]]
+
+
 def test_what_cannot_be_reranked_is_refused(model):
+    with pytest.raises(ValueError, match="both ends, which forced_bos_token_id does not go with"):
+        search_both(model, forced_bos_token_id=5)
+    with pytest.raises(ValueError, match="which do_sample=True does not go with"):
+        search_both(model, do_sample=True)
     forwards_only = sharpen(GenextForConditionalGeneration(build_config("none")))
     inputs = build_inputs(with_labels=False)
     with pytest.raises(ValueError, match=r"writes forwards only.*both_directions"):
