@@ -118,12 +118,24 @@ def find_obstacle(model: PreTrainedModel, **generate_kwargs: Any) -> str | None:
     Returns:
         The end of a sentence that begins with "because".
     """
+    return _look_around(model, generate_kwargs)[0]
+
+
+def _look_around(model: Any, generate_kwargs: Mapping[str, Any]) -> tuple[str | None, _Prepared | None]:
+    """As [`find_obstacle`], and what is prepared for such calls."""
     if not hasattr(model, "find_stepping_obstacle"):
-        return f"{type(model).__name__} has no decoder that can be stepped"
+        return f"{type(model).__name__} has no decoder that can be stepped", None
     if (obstacle := model.find_stepping_obstacle()) is not None:
-        return obstacle
-    if torch.is_autocast_enabled(model.device.type):
-        return "autocast is on"
+        return obstacle, None
+    device = model.device
+    if torch.is_autocast_enabled(device.type):
+        return "autocast is on", None
+    prepared = _find_prepared(model, generate_kwargs, str(device))
+    return _find_setting(model, generate_kwargs) if prepared is None else prepared.obstacle, prepared
+
+
+def _find_setting(model: PreTrainedModel, generate_kwargs: Mapping[str, Any]) -> str | None:
+    """What of a call's settings the loops here cannot do."""
     for name in _UNKNOWN_ARGUMENTS:
         value = get_setting(model, generate_kwargs, name)
         is_empty = value is None or value is False or value == _NEUTRAL.get(name) or (name == "stopping_criteria" and not value)
@@ -156,10 +168,10 @@ def generate_fast(model: PreTrainedModel, *, return_log_probs: bool = False, **g
     Raises:
         ValueError: if there is an obstacle; `model.generate` has none.
     """
-    obstacle = find_obstacle(model, **generate_kwargs)
+    obstacle, prepared = _look_around(model, generate_kwargs)
     if obstacle is not None:
         raise ValueError(f"This cannot be decoded fast, because {obstacle}. Use model.generate.")
-    return _generate(model, return_log_probs, generate_kwargs)
+    return _generate(model, return_log_probs, generate_kwargs, prepared)
 
 
 def generate_fast_if_possible(model: PreTrainedModel, **generate_kwargs: Any) -> Any:
@@ -169,13 +181,15 @@ def generate_fast_if_possible(model: PreTrainedModel, **generate_kwargs: Any) ->
         model: Any model that generates.
         generate_kwargs: As for `generate`.
     """
-    if find_obstacle(model, **generate_kwargs) is not None:
+    obstacle, prepared = _look_around(model, generate_kwargs)
+    if obstacle is not None:
         return model.generate(**generate_kwargs)
-    return _generate(model, False, generate_kwargs)
+    return _generate(model, False, generate_kwargs, prepared)
 
 
-def _generate(model: PreTrainedModel, return_log_probs: bool, generate_kwargs: dict[str, Any]) -> Any:
-    prepared = _find_prepared(model, generate_kwargs)
+def _generate(
+    model: PreTrainedModel, return_log_probs: bool, generate_kwargs: dict[str, Any], prepared: _Prepared | None
+) -> Any:
     if prepared is not None and prepared.config is not None:
         inputs = {name: value for name, value in generate_kwargs.items() if torch.is_tensor(value)}
         # Not in inference mode: encoders may keep what they make, and be trained later.
@@ -197,9 +211,14 @@ def _generate(model: PreTrainedModel, return_log_probs: bool, generate_kwargs: d
 
 
 class _Prepared:
-    """What `generate` prepares for calls that ask alike, and without processors: the configuration and the start token."""
+    """What `generate` prepares for calls that ask alike, and without processors: the configuration and the start token.
 
-    def __init__(self) -> None:
+    Args:
+        obstacle: Which of their settings the loops here cannot do, if there is one.
+    """
+
+    def __init__(self, obstacle: str | None) -> None:
+        self.obstacle = obstacle
         self.config: GenerationConfig | None = None
         self._start = 0
 
@@ -225,7 +244,7 @@ class _Prepared:
 _prepared: WeakKeyDictionary[Any, LastAnswer[_Prepared]] = WeakKeyDictionary()
 
 
-def _find_prepared(model: Any, generate_kwargs: Mapping[str, Any]) -> _Prepared | None:
+def _find_prepared(model: Any, generate_kwargs: Mapping[str, Any], device: str) -> _Prepared | None:
     """What is known of calls that ask for the same of the same kinds of conditions; `None` where a call may ask for more."""
     inputs = sorted(name for name, value in generate_kwargs.items() if torch.is_tensor(value))
     settings = {name: value for name, value in generate_kwargs.items() if name not in inputs}
@@ -240,8 +259,8 @@ def _find_prepared(model: Any, generate_kwargs: Mapping[str, Any]) -> _Prepared 
     last = _prepared.get(model)
     if last is None:
         last = _prepared[model] = LastAnswer()
-    asked = {**settings, "inputs": inputs, "device": str(model.device)}
-    return last.get(asked, (model.generation_config,), _Prepared)
+    asked = {**settings, "inputs": inputs, "device": device}
+    return last.get(asked, (model.generation_config,), lambda: _Prepared(_find_setting(model, generate_kwargs)))
 
 
 def get_setting(model: PreTrainedModel, generate_kwargs: Mapping[str, Any], name: str) -> Any:

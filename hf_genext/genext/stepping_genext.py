@@ -93,9 +93,7 @@ def find_stepping_obstacle(decoder: nn.Module, projection: nn.Module) -> str | N
         module = waiting.pop()
         if module is None:
             continue
-        # Activations have no weights and are called as they are.
-        known = type(module) in _PLAIN or not any(True for _ in module.parameters())
-        if not known or _has_hooks(module):
+        if not (type(module) in _PLAIN or _is_activation(module)) or _has_hooks(module):
             return f"a {type(module).__name__} stands in the decoder, or a layer has hooks"
         waiting.extend(module._modules.values())
     if projection.bias is not None:
@@ -103,11 +101,17 @@ def find_stepping_obstacle(decoder: nn.Module, projection: nn.Module) -> str | N
     return None
 
 
+def _is_activation(module: nn.Module) -> bool:
+    """Whether a module has no weights, so that it is called as it is."""
+    return not module._parameters and (not module._modules or not any(True for _ in module.parameters()))
+
+
 def _has_hooks(module: nn.Module) -> bool:
     """Whether somebody changes or watches what a layer does; what records attention stays there, and does nothing by itself."""
     if module._forward_pre_hooks or "forward" in module.__dict__:
         return True
-    return any(hook.__module__ != capture_outputs.__module__ for hook in module._forward_hooks.values())
+    hooks = module._forward_hooks
+    return bool(hooks) and any(hook.__module__ != capture_outputs.__module__ for hook in hooks.values())
 
 
 class GenextStepper:
