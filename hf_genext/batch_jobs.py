@@ -54,6 +54,9 @@ PLAN_NAME = "job.json"
 JOINED_NAME = "joined.json"
 SCHEMA_NAME = "schema.parquet"
 
+_SIGNS_OF_MACHINE = ("out of memory", "allocate memory", "not enough memory", "CUDA", "HIP error", "MPS backend")
+"""What runtime errors say where a machine failed."""
+
 
 @dataclass(frozen=True)
 class BatchJob:
@@ -365,8 +368,8 @@ def _answer_rows(pipe: Any, job: BatchJob, plan: dict[str, Any], rows: Sequence[
     for index, answer in zip(good, pipe.answer_each(given, batch_size=job.batch_size, **arguments), strict=True):
         answers[index] = answer
     failures = [answers[index] for index in good]
-    if failures and all(isinstance(failure, (RuntimeError, MemoryError)) for failure in failures):
-        raise failures[0]  # It is the machine, not the rows: they are still to be answered.
+    if failures and all(_is_of_machine(failure) for failure in failures):
+        raise failures[0]  # It is not the rows: they are still to be answered.
     records = []
     for row, answer in zip(rows, answers, strict=True):
         record: dict[str, Any] = dict(row) if isinstance(row, dict) else {}
@@ -389,6 +392,13 @@ def _gather_answers(answers: list[dict[str, Any]], *, has_several: bool) -> dict
     gathered: dict[str, Any] = {name: [answer[name] for answer in answers] for name in answers[0]}
     # A text is cut for all of its answers.
     return gathered | ({"truncated": True} if "truncated" in gathered else {})
+
+
+def _is_of_machine(failure: Any) -> bool:
+    """Whether a machine failed, and not a row: of memory that is short on a processor PyTorch has no class of its own."""
+    if isinstance(failure, (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)):
+        return True
+    return isinstance(failure, RuntimeError) and any(sign in str(failure) for sign in _SIGNS_OF_MACHINE)
 
 
 def _describe_error(error: Exception) -> str:

@@ -19,20 +19,23 @@ class OutputTrie:
 
     Args:
         outputs: The tokens of each output, the end token last.
+        texts: What each output is called; left out, nothing.
 
     Attributes:
         depth: Tokens of the longest output.
+        texts: As they were given.
 
     Raises:
         ValueError: if there is no output, or one without tokens.
 
     Example:
         >>> trie = OutputTrie([[5, 6, 2], [5, 7, 2], [8, 2]])
-        >>> trie.holds([5, 7, 2]), trie.holds([5, 2]), trie.depth
-        (True, False, 3)
+        >>> trie.find([5, 7, 2]), trie.find([5, 2]), trie.depth
+        (1, None, 3)
     """
 
-    def __init__(self, outputs: Sequence[Sequence[int]]) -> None:
+    def __init__(self, outputs: Sequence[Sequence[int]], texts: Sequence[str] = ()) -> None:
+        self.texts = texts
         empty = next((place for place, tokens in enumerate(outputs) if not len(tokens)), None)
         if not len(outputs) or empty is not None:
             raise ValueError(
@@ -59,6 +62,9 @@ class OutputTrie:
             # A row without a token here keeps its node, and nothing below it asks for it.
             node_of = np.where(lengths > level, num_nodes - 1 + np.cumsum(starts), node_of)
             num_nodes += int(starts.sum())
+        # Of outputs with the same tokens the first counts, which the sort has left before the others.
+        self._leaves, firsts = np.unique(node_of, return_index=True)
+        self._outputs = order[firsts]
         # Nodes are numbered level by level, so the keys of their edges are in order, and edge i leads to node i + 1.
         self._keys = torch.from_numpy(np.concatenate(keys))
         counts = torch.bincount(self._keys // self._vocab_size, minlength=num_nodes)
@@ -102,10 +108,12 @@ class OutputTrie:
         """Whether some output begins with some tokens."""
         return self._find(tokens) >= 0
 
-    def holds(self, tokens: Sequence[int]) -> bool:
-        """Whether some tokens, the end token last, are one of the outputs."""
+    def find(self, tokens: Sequence[int]) -> int | None:
+        """Which of the outputs some tokens are, the end token last; the first of those that have the same; or none."""
         node = self._find(tokens)
-        return node >= 0 and int(self._counts[node]) == 0
+        place = int(np.searchsorted(self._leaves, node))
+        is_leaf = place < len(self._leaves) and self._leaves[place] == node
+        return int(self._outputs[place]) if is_leaf else None
 
     def _find(self, tokens: Sequence[int]) -> int:
         return int(self.walk(torch.tensor([list(tokens)], dtype=torch.long, device=self._keys.device))[0])

@@ -112,14 +112,14 @@ class TargetWriter:
             empty = [text for text, ids in zip(texts, written, strict=True) if len(ids) < 2]
             if empty:
                 raise ValueError(f"An allowed output must have some content, got {empty[0]!r}.")
-            trie = OutputTrie(written)
+            trie = OutputTrie(written, texts)
             self._tries = {(tgt_lang, texts): trie}
         return trie
 
-    def find_allowed(self, trie: OutputTrie, sequences: list[list[int]], *, distinct: bool) -> list[bool]:
-        """Which of the sequences that a search wrote for one condition are outputs of a tree.
+    def name_allowed(self, trie: OutputTrie, sequences: list[list[int]], *, distinct: bool) -> tuple[str | None, ...]:
+        """Which output of a tree each of the sequences is that a search wrote for one condition, as it was given.
 
-        Beams that are left without any output of their own wander off the tree, or write another's again.
+        Beams that are left without any output of their own wander off the tree, or write another's again; they are none.
 
         Args:
             trie: The outputs.
@@ -127,15 +127,14 @@ class TargetWriter:
             distinct: Whether an output counts once.
         """
         ends, pad = self.end_ids, self._model.generation_config.pad_token_id
-        found: list[bool] = []
-        seen: set[tuple[int, ...]] = set()
+        found: list[str | None] = []
         for ids in sequences:
             end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-            body, rest = tuple(ids[: end + 1]), ids[end + 1 :]
-            is_output = trie.holds(body) and all(token == pad or token in ends for token in rest)
-            found.append(is_output and not (distinct and body in seen))
-            seen.add(body)
-        return found
+            is_whole = all(token == pad or token in ends for token in ids[end + 1 :])
+            place = trie.find(ids[: end + 1]) if is_whole else None
+            text = None if place is None else trie.texts[place]
+            found.append(None if distinct and text in found else text)
+        return tuple(found)
 
     def ban(self, words: Iterable[str]) -> list[list[int]]:
         """What `generate` takes as `bad_words_ids`: each word as it is written at the start and behind a space."""

@@ -102,7 +102,8 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             `weights`, for each target token a list with a number for each source token. Of models with cross-attention;
             `hf_genext.draw_alignment` makes a picture of it.
         alignment_layer: In which of the decoder's layers, the mean of its heads; the last but one if left out.
-        allowed_outputs: Outputs to choose from: texts, as many as there are. A search stays inside them.
+        allowed_outputs: Outputs to choose from: texts, as many as there are. A search stays inside them, and answers are these
+            texts, also where the tokenizer writes them otherwise; of those that it writes alike the first.
         banned_words: Words that no output may have, as the tokenizer writes them at the start and behind a space.
         target_prefix: Text with which every output begins; not of Whisper.
         guidance_scale: Above 1 the condition counts for more, 0 is without it; of models trained with condition dropout.
@@ -329,14 +330,11 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         return streams
 
     def _fill_channels(self, rows: list[Row], kwargs: dict[str, Any]) -> None:
-        """Answer the rows of a batch into their streams; what ends it early leaves other batches alone."""
+        """Answer the rows of a window into their streams; what ends it early leaves other windows alone."""
         waiting = [row.channel for row in rows]
         try:
             for answer in super().__call__((row for row in rows), batch_size=len(rows), **kwargs):
                 waiting.pop(0).finish({**answer[0], "is_final": True})
-        except StreamsClosedError:
-            for channel in waiting:
-                channel.finish(None)
         except BaseException as error:
             for channel in waiting:
                 channel.finish(error)
@@ -449,7 +447,10 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             alignment_layer=asked.get("alignment_layer"),
             watch=watch,
         )
-        generated = generate_with_control(self.engine_model, inputs, arguments, control).gather(num_rows)
+        try:
+            generated = generate_with_control(self.engine_model, inputs, arguments, control).gather(num_rows)
+        except StreamsClosedError:  # Nobody reads these rows; others of their window go on.
+            return {"sequences": torch.zeros(num_rows, 1, 0, dtype=torch.long)}
         if consensus is not None:
             generated = generated.select(consensus.choose(generated.sequences, self.target_tokenizer.all_special_ids))
         answers: dict[str, Any] = {"sequences": generated.sequences}
@@ -462,9 +463,9 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             found = (generated.sequences, generated.is_scored, generated.alignments, generated.is_real)
             answers["alignments"] = describe_alignments(*found, names, self.target_tokenizer)
         if trie is not None:
-            answers["is_allowed"] = torch.tensor(
-                [self._writer.find_allowed(trie, row, distinct=generated.is_search) for row in generated.sequences.tolist()]
-            )
+            answers["allowed"] = [
+                self._writer.name_allowed(trie, row, distinct=generated.is_search) for row in generated.sequences.tolist()
+            ]
         return answers
 
     def _write_constraints(self, asked: dict[str, Any]) -> tuple[OutputTrie | None, list[int], list[list[int]]]:
@@ -514,13 +515,11 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             found = model_outputs["alignments"]
             for answer, alignment in zip(answers, found if isinstance(found, tuple) else found[0], strict=True):
                 answer["alignment"] = alignment
-        if "is_allowed" in model_outputs:
-            # Beams that found no output of their own, because there are fewer than beams.
-            answers = [
-                answer
-                for answer, is_allowed in zip(answers, model_outputs["is_allowed"][0].tolist(), strict=True)
-                if is_allowed
-            ]
+        if "allowed" in model_outputs:
+            # As they were given, whatever the tokenizer makes of them; beams that found no output of their own are none.
+            found = model_outputs["allowed"]
+            named = zip(answers, found if isinstance(found, tuple) else found[0], strict=True)
+            answers = [{**answer, output_key: text} for answer, text in named if text is not None]
         return answers
 
     def postprocess_many(self, outputs: Mapping[str, Any], count: int, **parameters: Any) -> list[Any]:

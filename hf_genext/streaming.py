@@ -83,8 +83,8 @@ class OutputChannel:
             self._put({self._key: text, "is_final": False})
         return True
 
-    def finish(self, answer: dict[str, Any] | BaseException | None) -> None:
-        """Hand over the last answer, an error, or `None` where there is none."""
+    def finish(self, answer: dict[str, Any] | BaseException) -> None:
+        """Hand over the last answer, or an error."""
         self._put(answer)
         if isinstance(answer, dict):
             self._put(None)

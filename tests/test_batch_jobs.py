@@ -259,7 +259,33 @@ def test_a_job_without_a_single_answer_stops(folder, tmp_path):
     assert run(folder, source, tmp_path / "out.parquet", "--num_beams", 2).failed == 0
 
 
-def test_a_machine_that_fails_stops_a_job_and_is_no_answer(folder, pipe, tmp_path, monkeypatch):
+def test_rows_that_fail_for_any_other_reason_have_their_error_and_the_job_goes_on(folder, pipe, tmp_path, monkeypatch):
+    """Also where a whole shard of them does, and a library calls what is wrong with them a runtime error."""
+    words, forward = make_words(40), type(pipe).forward
+    bad = iter(range(1, 1000))
+
+    def fail(self, inputs, **kwargs):
+        if next(bad) > 2:  # The first shards are answered.
+            raise RuntimeError("The size of tensor a (3) must match the size of tensor b (5) at dimension 1")
+        return forward(self, inputs, **kwargs)
+
+    monkeypatch.setattr(type(pipe), "forward", fail)
+    job = run(folder, write_words(tmp_path / "words.csv", words), tmp_path / "out.jsonl", "--rows_per_shard", "10")
+    errors = [row["error"] for row in read(tmp_path / "out.jsonl")]
+    assert job.failed == sum(error is not None for error in errors) > 10
+    assert errors[:10] == [None] * 10 and errors[30:] == [errors[-1]] * 10 and "must match the size" in errors[-1]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("no memory is left"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["accelerator", "python", "processor"],
+)
+def test_a_machine_that_fails_stops_a_job_and_is_no_answer(folder, pipe, tmp_path, monkeypatch, error):
     """What is out of memory today is answered tomorrow."""
     source, output = tmp_path / "words.csv", tmp_path / "out.jsonl"
     write_words(source, make_words(40))
@@ -268,12 +294,12 @@ def test_a_machine_that_fails_stops_a_job_and_is_no_answer(folder, pipe, tmp_pat
     def run_out(self, *args, **kwargs):
         steps.append(1)
         if len(steps) > 1:
-            raise torch.OutOfMemoryError("no memory is left")
+            raise error
         return forward(self, *args, **kwargs)
 
     with monkeypatch.context() as patch:
         patch.setattr(type(pipe), "forward", run_out)
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(type(error)):
             run(folder, source, output, "--rows_per_shard", "10")
     assert not output.exists()
     run(folder, source, output, "--rows_per_shard", "10")

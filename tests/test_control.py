@@ -7,16 +7,14 @@ import random
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
 from composition_specimens import build_bert
 from scipy import stats
 from specimens import PHONEMES, WORDS, build_native_model, build_pipeline, build_processor, sharpen
 from transformers import GenerationConfig, LogitsProcessorList, pipeline
 
-from hf_genext import (
-    GenextForPrediction,
-    GenextHeadConfig,
-)
+from hf_genext import GenextForPrediction, GenextHeadConfig, length_batches
 from hf_genext.constraints import OutputTrie
 from hf_genext.genext.seeding_genext import KeyedSampling, build_warpers, draw_gumbel, make_keys
 
@@ -284,7 +282,9 @@ def test_what_is_no_number_of_beams_or_outputs_is_refused(pipe, name, count):
 def test_the_tree_holds_what_it_was_given_and_nothing_else():
     chooser = random.Random(3)
     outputs = {(*chooser.choices(range(3, 9), k=chooser.randint(1, 5)), 2) for _ in range(300)}
-    trie = OutputTrie([list(output) for output in chooser.sample(sorted(outputs), len(outputs))])
+    shuffled = chooser.sample(sorted(outputs), len(outputs))
+    trie = OutputTrie([list(output) for output in [*shuffled, *shuffled[:9]]])
+    assert [trie.find(output) for output in shuffled] == list(range(len(shuffled)))
     assert len(trie) == len(outputs)
     assert trie.depth == max(map(len, outputs))
     following = {}
@@ -295,7 +295,7 @@ def test_the_tree_holds_what_it_was_given_and_nothing_else():
         node = trie.walk(torch.tensor([prefix], dtype=torch.long).view(1, -1))
         assert set(trie.allow(node, 12)[0].nonzero()[:, 0].tolist()) == tokens
     for other in itertools.product(range(2, 9), repeat=3):
-        assert trie.holds(other) == (other in outputs)
+        assert (trie.find(other) is not None) == (other in outputs)
     assert not trie.allow(trie.walk(torch.tensor([[11, 11]])), 12).any()
     with pytest.raises(ValueError, match="needs one at least"):
         OutputTrie([])
@@ -309,7 +309,7 @@ def test_two_hundred_thousand_outputs():
     rows = torch.from_numpy(digits[:64])
     allowed = trie.allow(trie.walk(rows[:, :4]), 50)
     assert bool(allowed[torch.arange(64), rows[:, 4]].all())
-    assert trie.holds(digits[77].tolist())
+    assert digits[trie.find(digits[77].tolist())].tolist() == digits[77].tolist()
 
 
 def test_a_search_stays_among_two_hundred_thousand_outputs(pipe):
@@ -369,6 +369,23 @@ def test_allowed_outputs_are_saved_with_the_pipeline(tmp_path):
     pipe.allowed_outputs = None
     pipe.save_pretrained(tmp_path)
     assert pipeline(TASK, model=str(tmp_path)).allowed_outputs is None
+
+
+@pytest.mark.parametrize("arguments", [{}, {"num_beams": 3, "num_return_sequences": 2}], ids=["greedy", "beams"])
+def test_an_allowed_output_is_answered_as_it_was_given(arguments):
+    """Whatever the tokenizer makes of it: this one writes small letters, and one space for several."""
+    pipe = build_pipe()
+    normalizers = tokenizers.normalizers
+    pipe.target_tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Replace(tokenizers.Regex(" +"), " "), normalizers.Replace("Ə", "AH")]
+    )
+    given = ["Ə  T", "K  AE", "AH L", "AH T"]
+    answers = pipe(WORDS, allowed_outputs=given, return_scores=True, **arguments)
+    # The first of two that are written alike.
+    assert {answer["generated_text"] for row in answers for answer in row} <= set(given[:3])
+    for row, word in zip(answers, WORDS, strict=True):
+        again = pipe.score([word] * len(row), [answer["generated_text"] for answer in row])
+        assert [found["score"] for found in again] == pytest.approx([answer["score"] for answer in row], abs=1e-4)
 
 
 def test_allowed_outputs_that_cannot_be_are_refused(pipe):
@@ -481,6 +498,21 @@ def test_a_batch_of_streams_that_is_closed_or_fails_leaves_the_others_alone(pipe
         with pytest.raises(ValueError, match="has 91 tokens"):
             list(stream)
     assert [list(stream)[-1]["generated_text"] for stream in streams[4:]] == expected[4:]
+
+
+def test_rows_of_a_window_that_do_not_run_together_do_not_end_together(pipe, monkeypatch):
+    expected = [row[0]["generated_text"] for row in pipe(WORDS)]
+    monkeypatch.setattr(length_batches, "_describe", lambda row: (row["input_ids"].shape[1] % 2,))
+    parts = {len(word) % 2 for word in WORDS}
+    assert len(parts) == 2, "all words run together; the test shows nothing"
+    for closed in parts:
+        streams = pipe.stream(WORDS)
+        for word, stream in zip(WORDS, streams, strict=True):
+            if len(word) % 2 == closed:
+                stream.close()
+        for word, stream, answer in zip(WORDS, streams, expected, strict=True):
+            seen = list(stream)
+            assert (not seen) if len(word) % 2 == closed else seen[-1] == {"generated_text": answer, "is_final": True}
 
 
 def test_what_was_cut_says_so(pipe):
