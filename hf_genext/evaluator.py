@@ -187,6 +187,9 @@ def _require_resamples(n_resamples: int) -> None:
 
 
 def _summarise_drawn(drawn: np.ndarray, confidence_level: float) -> dict[str, Any]:
+    drawn = drawn[~np.isnan(drawn)]  # Of rows that happen to have no reference there is no score.
+    if len(drawn) < 2:
+        return {"confidence_interval": (float("nan"), float("nan")), "standard_error": float("nan")}
     low, high = np.quantile(drawn, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
     return {"confidence_interval": (float(low), float(high)), "standard_error": float(drawn.std(ddof=1))}
 

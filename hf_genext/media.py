@@ -106,9 +106,9 @@ def open_recording(source: Any, sampling_rate: int | None = None) -> tuple[np.nd
     WAV files are read by SciPy, all others by soundfile.
 
     Args:
-        source: A path, a data URL, bytes, a dictionary with `bytes` or `path`, or with `array` and `sampling_rate`, or an array
-            (samples,), or with an axis for the channels, which is the shorter one. Whole numbers of 8, 16 and 32 bits are
-            samples as WAV files have them.
+        source: A path, a data URL, bytes, a dictionary with `bytes` or `path`, or with `array` and `sampling_rate`, one of
+            torchcodec's decoders, as columns of `datasets` give them, or an array (samples,), or with an axis for the channels,
+            which is the shorter one. Whole numbers of 8, 16 and 32 bits are samples as WAV files have them.
         sampling_rate: Samples a second of an array.
 
     Raises:
@@ -117,9 +117,12 @@ def open_recording(source: Any, sampling_rate: int | None = None) -> tuple[np.nd
     """
     if isinstance(source, Mapping) and source.get("array") is not None:
         source, sampling_rate = source["array"], source.get("sampling_rate") or sampling_rate
+    if hasattr(source, "get_all_samples"):
+        decoded = source.get_all_samples()
+        return _read_samples(np.asarray(decoded.data), 0, "The recording"), int(decoded.sample_rate)
     source = _take_content(source)
     if not isinstance(source, (str, bytes, os.PathLike)):
-        samples = np.asarray(source)
+        samples = _read_numbers(source, "A recording")
         if samples.dtype in (np.int64, np.uint16, np.uint32, np.uint64):
             raise ValueError(
                 f"Samples of {samples.dtype} have no known range. Give fractions, or whole numbers as WAV files have them: "
@@ -166,9 +169,20 @@ def _take_content(source: Any) -> Any:
     return bytes(source) if isinstance(source, (bytearray, memoryview)) else source
 
 
+def _read_numbers(source: Any, what: str) -> np.ndarray:
+    """An array of what is one already, or lists."""
+    try:
+        numbers = np.asarray(source)
+    except ValueError as error:
+        raise ValueError(f"{what} in lists must have lists of one length: {error}") from error
+    if numbers.dtype == object and None in numbers.ravel().tolist():
+        raise ValueError(f"{what} must have all of its numbers; some of the {numbers.size:,} are missing.")
+    return numbers
+
+
 def _read_pixels(source: Any) -> np.ndarray:
     """An array as pixels: (height, width) or (height, width, 3 or 4) of whole numbers, (height, width, 3) of fractions."""
-    pixels = np.asarray(source)
+    pixels = _read_numbers(source, "A picture")
     if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[0] in (1, 3, 4):
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.dtype.kind not in "biuf" or not pixels.size or pixels.shape[2:] not in ((), (1,), (3,), (4,)) or pixels.ndim < 2:
@@ -178,6 +192,8 @@ def _read_pixels(source: Any) -> np.ndarray:
         )
     pixels = pixels[..., 0] if pixels.shape[2:] == (1,) else pixels
     if pixels.dtype.kind == "f":
+        if not np.isfinite(pixels).all():
+            raise ValueError("A picture as an array must have finite numbers; some are missing, or infinite.")
         return np.repeat(pixels[..., None], 3, axis=2) if pixels.ndim == 2 else pixels[..., :3]
     if pixels.dtype.kind == "b":
         pixels = pixels * np.uint8(255)

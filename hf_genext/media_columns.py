@@ -164,22 +164,32 @@ def _is_of_numbers(kind: pa.DataType) -> bool:
 
 
 def take_value(scalar: pa.Scalar) -> Any:
-    """A value of a column as the pipeline takes it: a string, bytes, an array, a dictionary of them, or `None`."""
+    """A value of a column as the pipeline takes it: a string, bytes, an array, a dictionary of them, or `None`.
+
+    Numbers that are no array, for some are missing or rows have several lengths, stay lists.
+    """
     import pyarrow as pa
 
     if not scalar.is_valid:
         return None
     if pa.types.is_struct(scalar.type):
         return {name: take_value(scalar[name]) for name in scalar}
-    return _to_array(scalar.values) if is_nested(scalar.type) else scalar.as_py()
+    if not is_nested(scalar.type):
+        return scalar.as_py()
+    array = _to_array(scalar.values)
+    return scalar.as_py() if array is None else array  # What opens it says what is wrong with lists that are no array.
 
 
-def _to_array(values: pa.Array) -> np.ndarray:
-    """Numbers in lists, of one length on each axis, as an array."""
+def _to_array(values: pa.Array) -> np.ndarray | None:
+    """Numbers in lists as an array; `None` where some are missing, or lists have several lengths."""
+    if values.null_count:
+        return None
     if not is_nested(values.type):
         return values.to_numpy(zero_copy_only=False)
     rows = [_to_array(row.values) for row in values]
-    return np.stack(rows) if rows else np.zeros(0)
+    if any(row is None for row in rows) or len({row.shape for row in rows if row is not None}) > 1:
+        return None
+    return np.stack([row for row in rows if row is not None]) if rows else np.zeros(0)
 
 
 def list_media(dataset: Dataset, kind: str) -> list[Any]:
@@ -197,6 +207,8 @@ def _show(value: Any) -> str:
         return f"{len(value):,} bytes ({_compute_digest(value)})" if value else ""
     if isinstance(value, np.ndarray):
         return f"array of {' x '.join(map(str, value.shape))} ({_compute_digest(value)})"
+    if isinstance(value, list):
+        return f"{len(value):,} lists or numbers ({_compute_digest(json.dumps(value))})"
     if "array" in value:
         return _show(value["array"])
     path, content = value["path"] or "", value["bytes"]

@@ -18,8 +18,10 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from .genext.seeding_genext import check_seed
+from .genext.tokenization_genext import require_unicode
 from .languages import find_language, list_languages, speaking
 from .media import open_condition
+from .position_limits import find_source_limit
 
 ARGUMENTS = {
     "text": "text",
@@ -40,6 +42,9 @@ _CONDITIONS = {
     "condition_labels": "label",
 }
 """What a condition is called in a dictionary, by the input of a model that it becomes."""
+
+_RECORDING = {"array", "sampling_rate", "path", "bytes"}
+"""What a recording of a dataset may have."""
 
 _KINDS_OF_TEXTS = ("O", "U", "T")
 """Kinds of NumPy's and pandas' columns that can hold texts: objects, and strings of both sorts."""
@@ -154,6 +159,7 @@ class ConditionReader:
         self._image_processor = getattr(processor, "image_processor", None) or image_processor
         self._feature_extractor = getattr(processor, "feature_extractor", None) or feature_extractor
         self._is_ours = hasattr(processor, "read_conditions")
+        self._num_positions = find_source_limit(model)
         has_others = hasattr(getattr(model.config, "conditioner", None), "conditioners")
         self._reads_text_alone = (
             self._is_ours and not has_others and self._find_medium() is None and self.list_conditions() == ["text"]
@@ -191,9 +197,12 @@ class ConditionReader:
             return None
         if max(map(len, texts)) > HUGE_TEXT:
             return None
-        rows = _write_ids(self._processor.tokenizer, list(texts))
+        try:
+            rows = _write_ids(self._processor.tokenizer, list(texts))
+        except TypeError:  # One is no text that can be written; read by itself it says so.
+            return None
         lengths = [len(ids) for ids in rows]
-        if max(lengths) >= self._tokenizer.model_max_length:
+        if max(lengths) >= self._limit:
             return None
         if len(rows) == 1:
             tokens = _to_tensor(rows)
@@ -205,6 +214,17 @@ class ConditionReader:
             {"input_ids": ids, "attention_mask": mask}
             for ids, mask in zip(tokens.split_with_sizes(lengths, dim=1), masks, strict=True)
         ]
+
+    @property
+    def _limit(self) -> int:
+        """The longest text in tokens: as long as the tokenizer says, and as the model has positions."""
+        limit = self._tokenizer.model_max_length
+        return limit if self._num_positions is None else min(limit, self._num_positions)
+
+    def _list_lengths(self, options: TextOptions) -> dict[str, Any]:
+        """How a tokenizer is to cut."""
+        is_shorter = self._num_positions is not None and self._limit < self._tokenizer.model_max_length
+        return {"truncation": options.truncation} | ({"max_length": self._limit} if options.truncation and is_shorter else {})
 
     def list_conditions(self) -> list[str]:
         """What the model is given: some of text, image, audio, vector and label, or nothing."""
@@ -223,12 +243,21 @@ class ConditionReader:
             return {(self._find_medium() or "text") if self._is_ours else self._find_main(): given}
         if hasattr(given, "getbands"):
             return {"image": given}
+        is_recording = isinstance(given, Mapping) and "array" in given and _RECORDING.issuperset(given)
+        if is_recording or hasattr(given, "get_all_samples"):
+            return {"audio": given}
         is_stored = isinstance(given, Mapping) and bool(given) and {"bytes", "path"}.issuperset(given)
         if is_stored or isinstance(given, (bytes, bytearray, memoryview, os.PathLike)):
             return {self._find_medium() or self._find_main(): given}
         if hasattr(given, "shape") and hasattr(given, "dtype"):
-            return {self._find_main(): given}
-        unknown = [name for name in given if name not in (*ARGUMENTS, "array")] if isinstance(given, Mapping) else [given]
+            main = self._find_main()
+            if main == "vector" and len(given.shape) > 1:
+                raise ValueError(
+                    f"An array of the shape {tuple(given.shape)} may be {given.shape[0]:,} conditions or one of several "
+                    'vectors. Give list(array) for the former, {"vector": array} for the latter.'
+                )
+            return {main: given}
+        unknown = [name for name in given if name not in ARGUMENTS] if isinstance(given, Mapping) else [given]
         if unknown:
             told = (
                 f"a dictionary with {unknown[0]!r}" if isinstance(given, Mapping) else f"{type(given).__name__} ({given!r:.80})"
@@ -237,7 +266,7 @@ class ConditionReader:
                 f"A condition must be a string, or a dictionary with some of {', '.join(ARGUMENTS)}; got {told}. Of a dataset "
                 'pass one column, such as dataset["word"].'
             )
-        return {"audio": dict(given)} if "array" in given else dict(given)
+        return dict(given)
 
     def _find_medium(self) -> str | None:
         """What a path leads to: a picture or a recording, where our model reads one of them and no text."""
@@ -259,7 +288,7 @@ class ConditionReader:
         if options.src_lang or options.tgt_lang:
             raise ValueError("This model was not given languages to choose from: leave out src_lang= and tgt_lang=.")
         arguments = {ARGUMENTS[name]: value if name == "sampling_rate" else [value] for name, value in condition.items()}
-        kwargs = {"truncation": options.truncation} if "text" in condition else {}
+        kwargs = self._list_lengths(options) if "text" in condition else {}
         inputs = self._processor(**self._mark_missing(arguments), return_tensors="pt", **kwargs)
         was_cut = False
         if "text" in condition:
@@ -298,7 +327,7 @@ class ConditionReader:
 
     def _tokenize(self, text: str, options: TextOptions) -> dict[str, torch.Tensor]:
         with speaking(self._tokenizer, src_lang=options.src_lang):
-            return dict(self._tokenizer(text, truncation=options.truncation, return_tensors="pt"))
+            return dict(self._tokenizer(text, return_tensors="pt", **self._list_lengths(options)))
 
     def list_languages(self) -> list[str]:
         """The codes that `src_lang` and `tgt_lang` may have; none where a tokenizer has no languages to choose from."""
@@ -320,7 +349,7 @@ class ConditionReader:
         if len(text) <= HUGE_TEXT or self._tokenizer is None:
             return text, False
         longest = max(map(len, self._tokenizer.get_vocab()))
-        limit = self._tokenizer.model_max_length
+        limit = self._limit
         most = 4 * limit * longest  # Normalization may make several letters one.
         if len(text) <= most or sum(map(len, text.split())) <= most:
             return text, False
@@ -336,7 +365,7 @@ class ConditionReader:
 
     def _check_length(self, text: str, length: int, truncation: bool) -> bool:
         """Whether a text was cut; an error where it had to be, and may not."""
-        limit = self._tokenizer.model_max_length
+        limit = self._limit
         if truncation:
             return length >= limit and len(self._tokenizer(text, truncation=False)["input_ids"]) > limit
         if length > limit:
@@ -432,6 +461,7 @@ def _require_content(text: Any) -> str:
         )
     if not text.strip():
         raise ValueError(f"A condition must have some content, got {text!r}.")
+    require_unicode(text, "The condition")
     return text
 
 

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from .constraints import OutputTrie
-from .genext.tokenization_genext import find_unknown_token
+from .genext.tokenization_genext import find_unknown_token, require_unicode
 from .languages import speaking
 
 
@@ -63,6 +63,7 @@ class TargetWriter:
         """
         if not isinstance(text, str):
             raise TypeError(f"An output must be a text, got {type(text).__name__} ({text!r:.60}).")
+        require_unicode(text, "The output")
         ends = self.end_ids
         if hasattr(self._processor, "target_tokenizer"):
             ids = list(self._processor(text_target=text)["labels"])
@@ -142,6 +143,7 @@ class TargetWriter:
             raise TypeError(f"banned_words must be a list of words, got the string {words!r}.")
         banned = []
         for word in words:
+            require_unicode(word, "The banned word")
             for written in dict.fromkeys((word, f" {word}")):
                 ids = self._tokenizer(written, add_special_tokens=False)["input_ids"]
                 if ids and self._tokenizer.unk_token_id not in ids and ids not in banned:

@@ -490,11 +490,11 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         top_k: int = 1,
     ) -> list[dict[str, Any]]:
         """One condition's generated ids, (1, returned, target), to texts; or its single output, (1, outputs), to its names."""
+        was_cut = {"truncated": True} if bool(model_outputs["was_cut"]) else {}
         if "scored" in model_outputs:
             # Of a batch Transformers hands on a row, of a single one the list that holds it.
             scored = model_outputs["scored"]
-            return list(scored if isinstance(scored, tuple) else scored[0])
-        was_cut = {"truncated": True} if bool(model_outputs["was_cut"]) else {}
+            return [{**found, **was_cut} for found in (scored if isinstance(scored, tuple) else scored[0])]
         if "samples" in model_outputs:
             return [{**name_sample(self.model.config.head, drawn), **was_cut} for drawn in model_outputs["samples"][0]]
         if "sequences" not in model_outputs:

@@ -104,9 +104,13 @@ def score_spearman(means: np.ndarray, labels: np.ndarray) -> float:
 
 
 def score_r2(means: np.ndarray, labels: np.ndarray) -> float:
-    """The coefficient of determination R²: 1 is perfect, 0 as good as the mean. Arguments as for Spearman's correlation."""
+    """The coefficient of determination R²: 1 is perfect, 0 as good as the mean; of several numbers the mean.
+
+    NaN where fewer than two true numbers are known. Arguments as for Spearman's correlation.
+    """
     r2_score = _require(_SCIKIT_LEARN).r2_score
-    return float(np.mean([r2_score(label, mean) for mean, label in _list_known(means, labels)]))
+    values = [r2_score(label, mean) for mean, label in _list_known(means, labels) if len(label) > 1]
+    return float(np.mean(values)) if values else float("nan")
 
 
 def score_log_likelihood(log_probs: np.ndarray, labels: np.ndarray) -> float:

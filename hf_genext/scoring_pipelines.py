@@ -5,6 +5,7 @@ Legend: batch, target (output positions).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from .pipeline_inputs import READING_ARGUMENTS, Row, check_seeds, is_many, iterate_inputs, list_columns, pair_with_seeds
 from .pipeline_latents import has_latents, score_latents
 from .pipeline_outputs import TargetWriter, cut_scores, read_single
+from .position_limits import find_target_limit
 from .scoring import encode, score_tokens, take_rows
 from .sorted_pipelines import LengthSortedPipeline
 
@@ -58,10 +60,12 @@ class ScoringPipeline(LengthSortedPipeline):
         Returns:
             For each output `{"score", "token_scores"}`, as a call with `return_scores` gives them; a list of those where
             several were given, and a list of all of it where a list of inputs was given. A single output has `score` alone, and
-            of a model with latent numbers each has `score` and `num_importance_samples`.
+            of a model with latent numbers each has `score` and `num_importance_samples`. Where the condition was cut,
+            `truncated` is true.
 
         Raises:
-            ValueError: if there are not as many targets or seeds as inputs; for a target that cannot be written.
+            ValueError: if there are not as many targets or seeds as inputs; for a target that cannot be written, or is longer
+                than the decoder has positions.
 
         Example:
             >>> pipe.score(["cat"], ["K AE T"])  # doctest: +SKIP
@@ -110,7 +114,7 @@ class ScoringPipeline(LengthSortedPipeline):
             if self._predicts is not None:
                 labels = torch.stack([read_single(self.model.config.head, target) for (target,) in targets])
             else:
-                ids = [torch.tensor(self._writer.write(text)) for (text,) in targets]
+                ids = [torch.tensor(self._write(text)) for (text,) in targets]
                 labels = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=-100)
             seeds = [row.seed for row in rows if row.seed is not None]
             scored = score_latents(self.model, inputs, labels.to(self.device), seeds, num_importance_samples)
@@ -118,7 +122,7 @@ class ScoringPipeline(LengthSortedPipeline):
         if self._predicts is not None:
             labels = torch.stack([read_single(self.model.config.head, target) for (target,) in targets]).to(self.device)
             return [({"score": score},) for score in self.model.log_prob(labels, **inputs).tolist()]
-        written = [[self._writer.write(text, tgt_lang) for text in row] for row in targets]
+        written = [[self._write(text, tgt_lang) for text in row] for row in targets]
         counts = torch.tensor([len(row) for row in written], device=self.device)
         prompt = self._writer.prompt
         unscored = [-100] * (len(prompt) - 1)
@@ -134,6 +138,20 @@ class ScoringPipeline(LengthSortedPipeline):
         scores = score_tokens(self.model, take_rows(encode(self.model, inputs), places), decoder_input_ids, labels)
         flat_scores = iter([{"score": sum(found), "token_scores": found} for found in cut_scores(scores, labels != -100)])
         return [tuple(next(flat_scores) for _ in row) for row in written]
+
+    @functools.cached_property
+    def _num_target_positions(self) -> int | None:
+        return find_target_limit(self.model)
+
+    def _write(self, text: str, tgt_lang: str | None = None) -> list[int]:
+        """The ids of a target; an error where the model has no positions for as many."""
+        ids, limit = self._writer.write(text, tgt_lang), self._num_target_positions
+        length = len(self._writer.prompt) + len(ids) - 1
+        if limit is not None and length > limit:
+            raise ValueError(
+                f"The target {text[:40]!r}... takes {length:,} positions; the model's decoder has {limit:,}. Shorten it."
+            )
+        return ids
 
 
 __all__ = ["ScoringPipeline"]

@@ -177,6 +177,10 @@ def test_named_metrics_serve_every_kind_of_single_output():
     several = answer_values("value", [{"h": value, "g": -value} for value in values])
     for label in ([{"g": -number, "h": number} for number in truth], [[number, -number] for number in truth]):
         assert compute(several, {**data, "label": label})["r2"] == pytest.approx(r2_score(truth, values))
+    # Where most are not known, some draws have none of them.
+    label = [[number, -number if place < 2 else float("nan")] for place, number in enumerate(truth)]
+    drawn = compute(several, {**data, "label": label}, strategy="bootstrap", n_resamples=40)["r2"]
+    assert np.isfinite(drawn["confidence_interval"]).all() and np.isfinite(drawn["score"])
     label = [*([number, -number] for number in truth[:4]), [5.0, float("nan")]]
     assert compute(several, {**data, "label": label})["r2"] == pytest.approx(
         (r2_score(truth, values) + r2_score(truth[:4], values[:4])) / 2

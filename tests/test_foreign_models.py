@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -254,6 +256,28 @@ def build_mbart():
     return sharpen(MBartForConditionalGeneration(config)), tokenizer
 
 
+@pytest.mark.parametrize("limit", [None, 10_000])
+def test_texts_and_targets_beyond_a_table_of_positions_are_refused_or_cut(limit):
+    """Of a tokenizer that sets no limit, or one that is too high."""
+    torch.manual_seed(0)
+    tokenizer = copy.deepcopy(TOKENIZER)
+    tokenizer.model_max_length = limit or int(1e30)
+    model = sharpen(BartForConditionalGeneration(BartConfig(**{**SIZES_OF_BART, "max_position_embeddings": 24})))
+    pipe = pipeline(TASK, model=model, tokenizer=tokenizer, max_new_tokens=5)
+    longest = "a" * (24 - len(tokenizer("").input_ids))
+    assert pipe(longest)[0].get("truncated") is None
+    with pytest.raises(ValueError, match=r"has 25 tokens; the model takes 24\. Shorten it"):
+        pipe(["cat", longest + "a"])
+    cut = pipe(["cat", longest + "aaa"], truncation="truncate", batch_size=2)
+    assert cut == [pipe("cat"), [{**pipe(longest)[0], "truncated": True}]]
+    with pytest.raises(ValueError, match="has 200,000 characters; the model takes 24 tokens"):
+        pipe("a" * 200_000)
+    scored = pipe.score([longest + "aaa", "cat"], ["K", "K"], truncation="truncate")
+    assert [row.get("truncated") for row in scored] == [True, None]
+    with pytest.raises(ValueError, match=r"The target 'K K .* takes \d+ positions; the model's decoder has 24"):
+        pipe.score("cat", "K " * 60)
+
+
 def test_prefixes_and_languages():
     torch.manual_seed(0)
     t5 = pipeline(TASK, model=sharpen(build_t5()), tokenizer=TOKENIZER, max_new_tokens=8)
@@ -337,6 +361,14 @@ def test_the_languages_of_nllb(tmp_path):
             pipe("a cat", src_lang=wrong)
 
 
+class Decoder:
+    """What torchcodec's `AudioDecoder` has: samples (channels, samples) as a tensor, and their rate."""
+
+    def __init__(self, samples, rate):
+        data = torch.from_numpy(np.stack([samples + 0.125, samples - 0.125]).astype(np.float32))
+        self.get_all_samples = lambda: SimpleNamespace(data=data, sample_rate=rate)
+
+
 def test_pictures_and_recordings_come_in_many_forms(tmp_path):
     torch.manual_seed(0)
     vision, parts, _ = MODELS["vision"]
@@ -375,6 +407,11 @@ def test_pictures_and_recordings_come_in_many_forms(tmp_path):
     for given in (str(tmp_path / "a.wav"), {"audio": buffer}, {"audio": {"path": str(tmp_path / "a.wav")}}):
         assert pipe(given) == as_read
     assert pipe({"audio": SOUNDS[2], "sampling_rate": 16_000}) == expected
+    # As columns of `datasets` have them, of its third version and of those since.
+    assert pipe({"path": "a.wav", "array": samples / 32768.0, "sampling_rate": 16_000}) == as_read
+    assert pipe({"audio": Decoder(samples / 32768.0, 16_000)}) == pipe([Decoder(samples / 32768.0, 16_000)])[0] == as_read
+    with pytest.raises(TypeError, match="a dictionary with 'array'"):
+        pipe({"array": samples, "text": "cat"})
     # At another rate it is brought to the model's own.
     slow = np.random.default_rng(0).normal(size=1200).astype(np.float32)
     resampled = resample_poly(slow, 2, 1).astype(np.float32)

@@ -278,6 +278,22 @@ def test_what_cannot_be_opened_is_refused_or_counted_before_training(kind, tmp_p
         read_rows(rows, columns, target_columns=["y"], unreadable="ignore")
 
 
+def test_pixels_and_samples_that_are_no_array_are_rows_that_cannot_be_read():
+    whole, ragged, missing = [[0, 255], [9, 9]], [[0, 255], [9]], [[0, 255], [9, None]]
+    rows = datasets.Dataset(pa.table({"x": [whole, ragged, missing], "y": ["a"] * 3}))
+    columns = [ConditionColumns("image", ("x",))]
+    with pytest.raises(ValueError, match=r"Row 2: .*in lists must have lists of one length"):
+        read_rows(rows, columns, target_columns=["y"])
+    with pytest.raises(ValueError, match=r"Row 3: .*some of the 4 are missing"):
+        read_rows(rows.select([0, 0, 2]), columns, target_columns=["y"])
+    read, report = read_rows(rows, columns, target_columns=["y"], unreadable="drop")
+    assert read["row"][:] == [1] and dict(report.dropped) == {"unreadable x": 2}
+    with pytest.raises(ValueError, match="must have finite numbers"):
+        open_picture([[0.5, float("nan")]])
+    with pytest.raises(ValueError, match="A recording in lists must have lists of one length"):
+        open_recording([[0.5, 0.5], [0.5]], RATE)
+
+
 def test_two_ranks_open_each_a_share_and_report_the_same(tmp_path):
     lines = []
     for number in range(9):

@@ -170,6 +170,17 @@ def test_a_text_without_content_is_refused(pipe, given):
         pipe(given)
 
 
+def test_half_a_pair_of_surrogates_is_refused_by_the_name_of_its_row(pipe, expected):
+    with pytest.raises(ValueError, match=r"'do\\ud800g' is no text that can be written: its character 2 is half") as caught:
+        pipe(["cat", "do\ud800g", "at"], batch_size=2)
+    assert caught.value.__notes__ == ["This was input 1, counted from 0."]
+    answers = pipe.answer_each([*WORDS, "\ud800"])
+    assert answers[:-1] == expected and isinstance(answers[-1], ValueError)
+    for asked in ({"target_prefix": "\ud800"}, {"banned_words": ["\ud800"]}, {"allowed_outputs": ["\ud800"]}):
+        with pytest.raises(ValueError, match="is no text that can be written"):
+            pipe("cat", **asked)
+
+
 def test_a_text_longer_than_the_model_is_refused_or_cut_on_request(pipe):
     with pytest.raises(ValueError, match=r"has 41 tokens; the model takes 24.*truncation=\"truncate\""):
         pipe("a" * 40)

@@ -65,8 +65,15 @@ def test_vectors(tmp_path):
     model, processor = save(tmp_path, GenextVectorConditionerConfig(vector_size=9, hidden_size=24), vector_size=9)
     expected = to_answers(processor, model.generate(condition_vectors=torch.from_numpy(VECTORS)))
     check_answers(pipeline(TASK, model=str(tmp_path)), [{"vector": vector} for vector in VECTORS], expected)
+    pipe = pipeline(TASK, model=str(tmp_path))
     with pytest.raises(ValueError, match="vectors of 9 numbers, got some of 3"):
-        pipeline(TASK, model=str(tmp_path))({"vector": [1.0, 2, 3]})
+        pipe({"vector": [1.0, 2, 3]})
+    assert pipe(list(VECTORS)) == pipe([{"vector": vector} for vector in VECTORS])
+    for rows in (VECTORS, torch.from_numpy(VECTORS)):
+        with pytest.raises(
+            ValueError, match=rf"may be {len(VECTORS)} conditions or one of several vectors. Give list\(array\)"
+        ):
+            pipe(rows)
 
 
 def test_pictures(tmp_path):

@@ -92,6 +92,28 @@ def train_tokenizer(
     )
 
 
+def require_unicode(text: str, what: str) -> None:
+    """Raise unless a text can be written, which tokenizers must be able to.
+
+    Args:
+        text: Any text.
+        what: What to call it in an error, such as "The condition".
+
+    Raises:
+        ValueError: for a text with half a pair of surrogates, as files have them that are read in another encoding than theirs.
+
+    Example:
+        >>> require_unicode("caf\u00e9", "The condition")
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} {text[:40]!a} is no text that can be written: its character {error.start} is half of a pair (U+D800 to "
+            "U+DFFF). Read its file as UTF-8, or replace such characters."
+        ) from error
+
+
 def find_unknown_token(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """The id of what a vocabulary lacks; `None` of a byte-level one, which knows all (GPT-2's kind names its end here)."""
     unknown_id = tokenizer.unk_token_id
