@@ -189,7 +189,7 @@ def build_prediction(kind: str, bottleneck: str = "none", **fields) -> GenextFor
     if kind == "flow":
         fields = {"num_transforms": 2, "transform_size": 8, "num_bins": 4, **fields}
     if kind in LINEAR_KINDS:
-        fields = {"num_components": 1, "num_bins": 4, **fields}
+        fields = {"num_components": 1, **({"num_bins": 4} if kind == "ica" else {}), **fields}
     if kind == "image":
         fields = {"output_shape": [2, 3], "num_levels": 5, "pixel_distribution": "logistic", "num_components": 3, **fields}
         # Each of the ways in which pixels may read each other, beside one of the bottlenecks.

@@ -182,12 +182,19 @@ def test_what_does_not_fit_is_refused(kind):
         model.log_prob(torch.tensor([[0.5, 0.5], [math.inf, 0.0], [0.0, 1.0]]), **INPUTS)
     with pytest.raises(ValueError, match="no temperature to calibrate"):
         model.calibrate([{**INPUTS, "labels": PREDICTION_LABELS[kind]}])
-    for fields, told in (
-        ({"num_components": 0}, "num_components must be 1 or more, got 0"),
-        ({"num_bins": 0}, "num_bins must be 1 or more"),
-        ({"num_bins": 2000}, "num_bins must be 100 or less"),
-        ({"tail_bound": -1.0}, "tail_bound must be a finite number above 0"),
-    ):
+    own = {
+        "mixture": [
+            ({"num_components": 0}, "num_components must be 1 or more, got 0"),
+            ({"num_bins": 4}, "num_bins is for a head"),
+        ],
+        "flow": [
+            ({"num_bins": 0}, "num_bins must be 1 or more"),
+            ({"num_bins": 2000}, "num_bins must be 100 or less"),
+            ({"tail_bound": -1.0}, "tail_bound must be a finite number above 0"),
+            ({"covariance": "diagonal"}, 'covariance is for a head of kind "mixture", not "flow"; leave it out'),
+        ],
+    }
+    for fields, told in (*own[kind], ({"temperature": 2.0}, 'temperature is for a head of kind "class" or "labels" or')):
         with pytest.raises(StrictDataclassError) as caught:
             build_prediction(kind, **fields)
         assert told in str(caught.value.__cause__ or caught.value)

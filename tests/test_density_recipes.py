@@ -79,7 +79,8 @@ def read_vectors_of(path):
 
 @pytest.mark.parametrize("kind", ["mixture", "flow", "ppca", "ica"])
 def test_a_density_without_conditions_is_trained_scored_and_sampled(folder, kind):
-    head = {"kind": kind, "num_components": 2, "num_transforms": 2, "transform_size": 16, "num_bins": 4}
+    flow = {"num_transforms": 2, "transform_size": 16, "num_bins": 4}
+    head = {"kind": kind, **(flow if kind == "flow" else {"num_components": 2}), **({"num_bins": 4} if kind == "ica" else {})}
     settings = write_settings(folder, kind, conditions={}, encoder={"hidden_size": 4}, head=head)
     train([settings])
     results = read_results(folder / kind / "results.json")

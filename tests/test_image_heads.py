@@ -49,7 +49,7 @@ def build_image_model(
         "output_shape": [2, 2],
         "num_levels": levels or KINDS[distribution],
         "pixel_distribution": distribution,
-        "num_components": 2,
+        **({"num_components": 2} if distribution == "logistic" else {}),
         "context_size": context_size,
         "context_reach": context_reach,
         "context_dropout": context_dropout,
@@ -270,6 +270,13 @@ def test_pixels_and_latent_numbers_have_temperatures_of_their_own(distribution, 
     assert len(model.sample(condition_labels=label, temperature=0.0, **several).unique(dim=0)) == 1
     middle = model.sample(condition_labels=label, latent_temperature=0.0, **several)
     assert not torch.equal(middle, own) and len(middle.unique(dim=0)) > 1
+    # What is given of them takes the place of what is drawn, and means that of both.
+    given = model.sample(condition_labels=label, temperature=0.0, latent_noise=noise, num_return_sequences=40)
+    assert torch.equal(given, expected)
+    means = model.sample(condition_labels=label, temperature=0.0, sample_latents=False, latent_temperature=1.0, **several)
+    assert len(means.unique(dim=0)) == 1
+    with pytest.raises(ValueError, match="latent_noise is for a model whose memory is drawn"):
+        build_image_model(distribution).sample(condition_labels=label, latent_noise=noise)
     with pytest.raises(ValueError, match='latent_temperature is for a model with a bottleneck of kind "variational" or'):
         build_image_model(distribution).sample(condition_labels=label, latent_temperature=1.0)
 
@@ -375,10 +382,15 @@ def test_a_missing_image_counts_nothing():
     ("fields", "message"),
     [
         ({"kind": "image"}, "needs output_shape"),
+        ({"kind": "image", "output_shape": [2, 2], "num_components": 3}, 'num_components is for pixel_distribution="logistic"'),
+        ({"kind": "class", "num_levels": 3}, 'num_levels is for a head of kind "image", not "class"; leave it out'),
         ({"kind": "image", "output_shape": [8]}, "needs output_shape"),
         ({"kind": "image", "output_shape": [8, 8], "num_levels": 1}, "2 values or more"),
         ({"kind": "image", "output_shape": [8, 8], "pixel_distribution": "bernoulli"}, "just 2; got num_levels=256"),
-        ({"kind": "image", "output_shape": [1, 2], "output_means": [0.0, 0.0]}, "output_means is for a head of numbers"),
+        (
+            {"kind": "image", "output_shape": [1, 2], "output_means": [0.0, 0.0]},
+            'output_means is for a head of kind "regression" or',
+        ),
         ({"kind": "class", "output_shape": [8, 8]}, 'output_shape is for a head of kind "image"'),
         ({"kind": "class", "context_reach": 2}, 'context_reach is for a head of kind "image"'),
         ({"kind": "image", "output_shape": [8, 8], "context_reach": 2}, "with a context_size, whose units read so far"),

@@ -230,6 +230,7 @@ def spoil(rows, row, column, value):
     [
         (draw_rows(3), r"3 components were asked for, but there are 3 rows\. Choose fewer components, or give more rows"),
         (spoil(draw_rows(), slice(None), 4, 7.0), "Number 5 of the vectors is the same in all rows: its variance is 0"),
+        (draw_rows() * [1, 1, 1e-7, 1, 1, 1], r"Number 3 of the vectors has a variance of \d.*e-14 beside .*to like sizes"),
         (spoil(draw_rows(), 3, 1, math.nan), "in row 3 of the batch 1 of 6 numbers are missing"),
         (spoil(draw_rows(), 90, 1, math.inf), "Number 2 of row 91 is inf, and a linear model needs finite numbers"),
         (

@@ -11,9 +11,11 @@ from composition_specimens import CONDITIONS, TOKENS, Cell, build_bert, build_te
 from huggingface_hub.errors import StrictDataclassError
 from sklearn.metrics import f1_score
 from specimens import PREDICTION_LABELS, build_config, build_inputs, build_prediction, sharpen
+from torch import nn
 from transformers import AutoModel, AutoModelForSequenceClassification, BertModel
 
 from hf_genext import GenextConfig, GenextForPrediction, GenextNullConditionerConfig, GenextVectorConditionerConfig
+from hf_genext.genext.calibration_genext import fit_class_temperature, fit_label_temperatures
 from hf_genext.genext.latents_genext import move_inputs
 from hf_genext.pipeline_outputs import name_single
 from hf_genext.prediction_metrics import score_micro_f1
@@ -143,7 +145,10 @@ def test_a_regression_is_never_more_certain_than_it_may_be():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"kind": "labels", "num_outputs": 2, "output_means": [0.0, 1.0]}, "output_means is for a head of numbers"),
+        (
+            {"kind": "labels", "num_outputs": 2, "output_means": [0.0, 1.0]},
+            'output_means is for a head of kind "regression" or "mixture"',
+        ),
         ({"kind": "regression", "output_scales": [1.0, 2.0]}, "a number for each of the 1 outputs, got 2"),
         ({"kind": "regression", "output_scales": [0.0]}, "finite numbers above 0"),
         ({"kind": "regression", "output_means": [math.nan]}, "output_means must be finite numbers"),
@@ -341,6 +346,46 @@ def test_thresholds_that_make_no_sense_are_refused():
         GenextConfig(conditioner={"vocab_size": 32}, head={"kind": "class", "num_outputs": 3, "threshold": 0.4})
     with pytest.raises(StrictDataclassError, match="threshold must be a probability"):
         GenextConfig(conditioner={"vocab_size": 32}, head={"kind": "labels", "num_outputs": 3, "threshold": 1.0})
+
+
+def test_where_no_temperature_is_best_targets_are_smoothed():
+    """Every row is right, or a label is never there: the surest probabilities would be the likeliest."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(50, 3, generator=generator)
+    found = fit_class_temperature(logits, logits.argmax(dim=1))
+    # Brute force over the likelihood of targets that are one row more right, and one more wrong.
+    smoothed = torch.full((50, 3), 0.5 / 52).scatter(1, logits.argmax(dim=1, keepdim=True), 51 / 52)
+    grid = torch.logspace(-2, 2, 4001)
+    losses = torch.stack([-(smoothed * (logits / value).log_softmax(dim=1)).sum() for value in grid])
+    assert found.item() == pytest.approx(grid[losses.argmin()].item(), rel=2e-3)
+    assert 0.02 < found.item() < 1.0
+
+    logits = -torch.rand(40, 2, generator=generator) - 2.0
+    targets = torch.stack([torch.zeros(40), (torch.arange(40) % 8 == 0).float()], dim=1)
+    found = fit_label_temperatures(logits, targets, torch.ones(40, 2, dtype=torch.bool))
+    losses = torch.stack(
+        [nn.functional.binary_cross_entropy_with_logits(logits[:, 0] / value, torch.full((40,), 1 / 42)) for value in grid]
+    )
+    assert found[0].item() == pytest.approx(grid[losses.argmin()].item(), rel=2e-3)
+    # The other is what it was.
+    losses = torch.stack(
+        [nn.functional.binary_cross_entropy_with_logits(logits[:, 1] / value, targets[:, 1]) for value in grid]
+    )
+    assert found[1].item() == pytest.approx(grid[losses.argmin()].item(), rel=2e-3)
+
+
+def test_a_threshold_that_was_chosen_is_chosen_anew_when_probabilities_change():
+    model = sharpen(build_prediction("labels"))
+    inputs, drawn = draw_outputs("labels", model, 3.0)
+    batches = [{**inputs, "labels": drawn}]
+    model.choose_threshold(batches)
+    before = score_micro_f1(model(**inputs).logits.detach().double().numpy(), drawn.numpy(), model.config.head.threshold)
+    model.calibrate(batches)
+    threshold = model.config.head.threshold
+    logits = model(**inputs).logits.detach().double().numpy()
+    assert model.choose_threshold(batches) == threshold
+    # Labels have temperatures of their own, so that others may be predicted, by what is the best cut of them.
+    assert score_micro_f1(logits, drawn.numpy(), threshold) > before - 2.0
 
 
 def test_calibration_without_labels_is_refused_and_labels_without_targets_keep_theirs():

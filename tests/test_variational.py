@@ -36,7 +36,9 @@ LABEL = {"model_type": "genext_label_conditioner", "label_counts": [3], "hidden_
 
 def build_tiny(prior: str = "standard", latent_size: int = 2, **bottleneck) -> GenextForConditionalGeneration:
     """A sequence model with few outcomes and one or two latent numbers, in float64."""
-    bottleneck = {"kind": "variational", "latent_size": latent_size, "prior": prior, "num_components": 3, **bottleneck}
+    bottleneck = {"kind": "variational", "latent_size": latent_size, "prior": prior, **bottleneck}
+    if prior == "mixture":
+        bottleneck["num_components"] = 3
     conditioner = {"vocab_size": VOCAB, **TINY}
     if prior == "conditional":
         bottleneck["posterior_conditions"] = ["text"]
@@ -510,6 +512,8 @@ def test_label_smoothing_beside_latent_numbers_is_refused(tmp_path):
         ({"bottleneck": {"kind": "pooled", "free_nats": 0.5}}, 'free_nats is for a bottleneck of kind "variational"'),
         ({"bottleneck": {"kind": "variational", "linear_kind": "ica"}}, 'linear_kind is for a bottleneck of kind "linear"'),
         ({"bottleneck": {"kind": "variational", "kl_cycles": 4}}, "give kl_warmup too"),
+        ({"bottleneck": {"kind": "variational", "num_components": 4}}, 'num_components is for prior="mixture", not "standard"'),
+        ({"bottleneck": {"kind": "linear", "num_latents": 4}}, 'num_latents is for a bottleneck of kind "pooled" or "variat'),
         ({"bottleneck": {"kind": "variational"}, "conditioner": DROPPING}, "here all hold the target"),
         ({"bottleneck": {"kind": "variational", "prior": "conditional"}}, "there are none: name those that hold the target"),
         ({"bottleneck": {"kind": "variational", "posterior_conditions": ["text"]}}, "this model has one; leave it out"),

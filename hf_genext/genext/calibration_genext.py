@@ -10,7 +10,13 @@ from collections.abc import Callable
 import torch
 
 LOWEST, HIGHEST = 0.01, 100.0
-"""Between these a temperature is looked for: where every row is right, none is too low."""
+"""Between these a temperature is looked for.
+
+Where every row is right, none is too low. Then the targets are smoothed by Laplace's rule, one more row that is right and one
+that is wrong, as Platt (1999, "Probabilistic outputs for support vector machines", section 2.2) has it.
+"""
+
+_AT_LIMIT = 1.001 * LOWEST
 
 
 def fit_class_temperature(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -24,12 +30,18 @@ def fit_class_temperature(logits: torch.Tensor, targets: torch.Tensor) -> torch.
         A scalar; logits are to be divided by it.
     """
     logits = logits.double()
-    mean_of_targets = logits.gather(1, targets[:, None])[:, 0].mean()
+    right, count = logits.gather(1, targets[:, None])[:, 0], len(logits)
+    wrong = (logits.sum(dim=1) - right) / max(logits.shape[1] - 1, 1)
 
-    def slope(inverse: torch.Tensor) -> torch.Tensor:
-        return ((logits * inverse).softmax(dim=1) * logits).sum(dim=1).mean() - mean_of_targets
+    def fit(share: float) -> torch.Tensor:
+        mean_of_targets = torch.lerp(right, wrong, share).mean()
+        return _find_root(
+            lambda inverse: ((logits * inverse).softmax(dim=1) * logits).sum(dim=1).mean() - mean_of_targets,
+            logits.new_ones(()),
+        )
 
-    return _find_root(slope, logits.new_ones(()))
+    found = fit(0.0)
+    return torch.where(found > _AT_LIMIT, found, fit(1.0 / (count + 2)))
 
 
 def fit_label_temperatures(logits: torch.Tensor, targets: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
@@ -44,12 +56,18 @@ def fit_label_temperatures(logits: torch.Tensor, targets: torch.Tensor, given: t
         (outputs,); logits are to be divided by them.
     """
     logits = logits.double()
-    counts = given.sum(dim=0)
+    there = (targets > 0) & given
+    num_there, counts = there.sum(dim=0), given.sum(dim=0)
+    smoothed = torch.where(there, (num_there + 1.0) / (num_there + 2.0), 1.0 / (counts - num_there + 2.0))
 
-    def slope(inverse: torch.Tensor) -> torch.Tensor:
-        return (((logits * inverse).sigmoid() - targets) * logits).masked_fill(~given, 0).sum(dim=0)
+    def fit(targets: torch.Tensor) -> torch.Tensor:
+        return _find_root(
+            lambda inverse: (((logits * inverse).sigmoid() - targets) * logits).masked_fill(~given, 0).sum(dim=0),
+            logits.new_ones(logits.shape[1]),
+        )
 
-    return torch.where(counts > 0, _find_root(slope, logits.new_ones(logits.shape[1])), 1.0)
+    found = fit(targets)
+    return torch.where(counts > 0, torch.where(found > _AT_LIMIT, found, fit(smoothed)), 1.0)
 
 
 def fit_scale_temperatures(

@@ -16,6 +16,7 @@ LATENT_KINDS = ("variational", "quantized")
 """Bottlenecks with a distribution over their memory, which is read from the target or drawn from a prior."""
 
 _KINDS_OF_FIELD = {
+    "num_latents": ("pooled", *LATENT_KINDS),
     "linear_kind": ("linear",),
     "is_fitted": ("linear",),
     "latent_size": LATENT_KINDS,
@@ -165,6 +166,8 @@ class GenextBottleneckConfig(PreTrainedConfig):
                 raise ValueError(
                     f'{name} is for a bottleneck of kind {known}, not "{self.kind}"; choose that kind, or leave it out.'
                 )
+        if self.prior != "mixture" and self.num_components != type(self).num_components:
+            raise ValueError(f'num_components is for prior="mixture", not "{self.prior}"; choose that prior, or leave it out.')
 
 
 __all__ = ["LATENT_KINDS", "SLOT_FOR_EACH_STATE", "GenextBottleneckConfig"]

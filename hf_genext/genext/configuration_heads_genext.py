@@ -15,6 +15,27 @@ DENSITY_KINDS = ("mixture", "flow", "ppca", "ica")
 LINEAR_KINDS = ("ppca", "ica")
 """Those of them that are fitted in closed form."""
 
+_KINDS_OF_FIELD: dict[str, tuple[str, ...]] = {
+    "output_means": ("regression", *DENSITY_KINDS),
+    "output_scales": ("regression", *DENSITY_KINDS),
+    "least_scale": ("regression", "mixture"),
+    "num_components": ("mixture", *LINEAR_KINDS, "image"),
+    "covariance": ("mixture",),
+    "num_transforms": ("flow",),
+    "transform_size": ("flow",),
+    "num_bins": ("flow", "ica"),
+    "tail_bound": ("flow",),
+    "output_shape": ("image",),
+    "num_levels": ("image",),
+    "pixel_distribution": ("image",),
+    "context_size": ("image",),
+    "context_reach": ("image",),
+    "context_dropout": ("image",),
+    "temperature": ("class", "labels", "regression"),
+    "threshold": ("labels",),
+}
+"""Fields of a head that not every kind reads, and the kinds that do."""
+
 
 @strict
 class GenextHeadConfig(PreTrainedConfig):
@@ -109,6 +130,10 @@ class GenextHeadConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Check the sizes (called by `@strict`)."""
+        for name, kinds in _KINDS_OF_FIELD.items():
+            if self.kind not in kinds and getattr(self, name) != getattr(type(self), name):
+                known = " or ".join(f'"{kind}"' for kind in kinds)
+                raise ValueError(f'{name} is for a head of kind {known}, not "{self.kind}"; leave it out.')
         self._validate_image()
         least = 2 if self.kind == "class" else 1
         if self.num_outputs is None or self.num_outputs < least:
@@ -124,11 +149,6 @@ class GenextHeadConfig(PreTrainedConfig):
         for name, numbers in (("output_means", self.output_means), ("output_scales", self.output_scales)):
             if numbers is None:
                 continue
-            if self.kind in ("class", "labels", "image"):
-                raise ValueError(
-                    f'{name} is for a head of numbers ("regression", {", ".join(f"{kind!r}" for kind in DENSITY_KINDS)}), not '
-                    f'"{self.kind}"; leave it out.'
-                )
             if len(numbers) != self.num_outputs:
                 raise ValueError(f"{name} must have a number for each of the {self.num_outputs} outputs, got {len(numbers)}.")
             if not all(math.isfinite(number) and (number > 0 or name == "output_means") for number in numbers):
@@ -166,22 +186,11 @@ class GenextHeadConfig(PreTrainedConfig):
             )
         if not all(0.0 < temperature < math.inf for temperature in temperatures):
             raise ValueError(f"A temperature must be above 0, got {self.temperature}.")
-        if self.threshold != 0.5 and self.kind != "labels":
-            raise ValueError(f'threshold is for a head of kind "labels", not "{self.kind}"; leave it out.')
         if not 0.0 < self.threshold < 1.0:
             raise ValueError(f"threshold must be a probability above 0 and below 1, got {self.threshold}.")
 
     def _validate_image(self) -> None:
         if self.kind != "image":
-            given = {
-                "output_shape": self.output_shape is not None,
-                "context_size": self.context_size != 0,
-                "context_reach": self.context_reach is not None,
-                "context_dropout": self.context_dropout != 0,
-            }
-            for name, is_given in given.items():
-                if is_given:
-                    raise ValueError(f'{name} is for a head of kind "image", not "{self.kind}"; leave it out.')
             return
         shape = self.output_shape or []
         if len(shape) not in (2, 3) or min(shape) < 1 or math.prod(shape) != self.num_outputs:
@@ -194,8 +203,10 @@ class GenextHeadConfig(PreTrainedConfig):
                 'A pixel has 2 values or more, and with pixel_distribution="bernoulli" just 2; got '
                 f"num_levels={self.num_levels}."
             )
-        if self.temperature != 1.0:
-            raise ValueError(f"Images are not calibrated, so temperature must be left out; got {self.temperature}.")
+        if self.pixel_distribution != "logistic" and self.num_components != type(self).num_components:
+            raise ValueError(
+                f'num_components is for pixel_distribution="logistic", not "{self.pixel_distribution}"; leave it out.'
+            )
         if self.context_size < 0:
             raise ValueError(f"context_size must be 0 or more, got {self.context_size}.")
         farthest = max(shape[:2]) - 1

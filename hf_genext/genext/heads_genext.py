@@ -101,6 +101,14 @@ class LabelsHead(PredictionHead):
         """(rows, outputs), (rows, outputs) -> (outputs,)."""
         return fit_label_temperatures(parameters, targets, self.is_given(targets))
 
+    def calibrate(self, parameters: torch.Tensor, targets: torch.Tensor) -> None:
+        """(rows, outputs), (rows, outputs); a threshold that was chosen is chosen again, of the new probabilities."""
+        before = self.temperature
+        super().calibrate(parameters, targets)
+        if self.config.threshold != 0.5:
+            calibrated = parameters * before / self.temperature
+            self.config.threshold = find_threshold(calibrated, targets, self.is_given(targets)) or self.config.threshold
+
     def choose_threshold(self, parameters: torch.Tensor, targets: torch.Tensor) -> None:
         """(rows, outputs), (rows, outputs)."""
         self.require_fit(targets)

@@ -24,7 +24,10 @@ MOST_ROWS = 100_000
 """How many rows ICA is given at most."""
 
 _LEAST_VARIANCE = 1e-12
-"""Of the largest variance the share below which there is none, but for rounding."""
+"""Of the largest variance the share below which one cannot be told from rounding."""
+
+_ROUNDING = 1e-28
+"""Of the largest variance the share below which there is none."""
 
 _MOST_ITERATIONS = 200
 _TOLERANCE = 1e-6
@@ -209,9 +212,15 @@ def find_components(
         raise ValueError(f"All {num_rows} rows are the same, so they have no components. Give rows that differ.")
     constant = (spread <= _LEAST_VARIANCE * spread.max()).nonzero()
     if of_density and len(constant):
+        place, widest = int(constant[0, 0]), float(spread.max())
+        if spread[place] <= _ROUNDING * widest:
+            raise ValueError(
+                f"Number {place + 1} of the vectors is the same in all rows: its variance is 0, and no density has that. Leave "
+                "it out."
+            )
         raise ValueError(
-            f"Number {int(constant[0, 0]) + 1} of the vectors is the same in all rows: its variance is 0, and no density has "
-            "that. Leave it out."
+            f"Number {place + 1} of the vectors has a variance of {float(spread[place]):.2g} beside {widest:.2g} of another, "
+            "which is too little to be told from rounding. Bring all numbers to like sizes, or leave it out."
         )
     variances, directions = torch.linalg.eigh(covariance)
     variances, directions = variances.flip(0), directions.flip(1).T

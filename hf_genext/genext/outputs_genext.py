@@ -141,7 +141,8 @@ class GenextPredictionOutput(ModelOutput):
             *output_shape), but where labels are given and pixels read each other.
         scale: The standard deviations of a regression, (batch, outputs).
         log_probs: Of a density or an image the log-probability of each row's target in nats, (batch,), 0 where there is none;
-            with latent numbers its evidence bound.
+            with latent numbers that are drawn, as in training and with `sample_latents=True`, one draw of its evidence bound.
+            Evaluation takes their means else, which is near the bound, and may lie above it.
         last_hidden_state: The memory, (batch, slots, hidden).
         hidden_states: As the encoder gives them.
         attentions: As the encoder gives them.

@@ -338,7 +338,9 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             seed: In place of both: rows differ by their places, and each is the same in any batch that it stands at its place.
             guidance_scale: Above 1 the condition counts for more, 0 is without it (Ho and Salimans 2022, "Classifier-free
                 diffusion guidance"); of a model that was trained with `condition_dropout`.
-            inputs: As [`GenextEncoder.forward`] takes them; `num_samples` where there is no condition.
+            inputs: As [`GenextEncoder.forward`] takes them; `num_samples` where there is no condition. `latent_noise` is that
+                of each output, (rows * num_return_sequences, units + 1), in place of what is drawn; `sample_latents=False`
+                takes means.
 
         Returns:
             Classes (rows,), labels of 0 and 1 (rows, outputs), or numbers (rows, outputs), the outputs of one condition beside
@@ -353,6 +355,7 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         temperature = max(temperature, _LEAST_TEMPERATURE)
         if not isinstance(num_return_sequences, int) or num_return_sequences < 1:
             raise ValueError(f"num_return_sequences must be a whole number of 1 or more, got {num_return_sequences!r}.")
+        asked = {name: inputs.pop(name) for name in ("latent_noise", "sample_latents") if name in inputs}
         count = count_conditions(inputs)
         num_rows = 1 if count is None else count
         if seed is not None:
@@ -364,7 +367,11 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
             inputs = repeat_conditions(inputs or {"num_samples": 1}, num_return_sequences)
             drawn = noise.normal(self.encoder.bottleneck.num_noise).to(self.device, torch.float32)
             drawn = self.encoder.bottleneck.shape_noise(drawn, latent_temperature)
-            inputs = {**inputs, "latent_noise": drawn, "sample_latents": latent_temperature > 0.0}
+            given = {name: value for name, value in asked.items() if value is not None}
+            draws = latent_temperature > 0.0 or "latent_noise" in given
+            inputs = {**inputs, "latent_noise": drawn, "sample_latents": draws, **given}
+        elif asked:
+            inputs = {**inputs, **asked}  # The encoder says why it takes none.
         # At 1 there is nothing to mix.
         if guidance_scale is not None and check_guidance_scale(guidance_scale) != 1.0:
             doubled = double_memory(self, inputs)
@@ -384,7 +391,8 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         """Make the probabilities, or of numbers the uncertainties, right on rows that the model was not trained on.
 
         No prediction changes, only how sure it is: one temperature for classes, one for each label or number (Guo et al. 2017;
-        Levi et al. 2022). It is kept as `config.head.temperature` and saved with the model.
+        Levi et al. 2022). It is kept as `config.head.temperature` and saved with the model. A threshold of labels that was
+        chosen before is one of other probabilities, so it is chosen anew on these rows.
 
         Args:
             batches: Inputs as [`GenextForPrediction.forward`] takes them, with `labels`; a `DataLoader`, for example.
@@ -407,6 +415,7 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         self.head.calibrate(*self._predict(batches))
         # An adapter trains a copy of the head, which has a configuration of its own.
         self.config.head.temperature = self.head.config.temperature
+        self.config.head.threshold = self.head.config.threshold
         return self.config.head.temperature
 
     @torch.no_grad()

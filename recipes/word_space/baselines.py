@@ -61,7 +61,9 @@ def fit_linear(kind: str, rows: np.ndarray, num_components: int, num_bins: int) 
         num_components: Dimensions of the subspace.
         num_bins: Pieces of each source's function.
     """
-    head = {"kind": kind, "num_outputs": rows.shape[1], "num_components": num_components, "num_bins": num_bins}
+    head = {"kind": kind, "num_outputs": rows.shape[1], "num_components": num_components}
+    if kind == "ica":
+        head["num_bins"] = num_bins
     nothing = hf_genext.GenextNullConditionerConfig(hidden_size=1)
     model = hf_genext.GenextForPrediction.from_encoder_pretrained(nothing, head).double()
     model.fit([{"labels": part} for part in torch.from_numpy(rows).split(10_000)])
