@@ -355,7 +355,7 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         temperature = max(temperature, _LEAST_TEMPERATURE)
         if not isinstance(num_return_sequences, int) or num_return_sequences < 1:
             raise ValueError(f"num_return_sequences must be a whole number of 1 or more, got {num_return_sequences!r}.")
-        asked = {name: inputs.pop(name) for name in ("latent_noise", "sample_latents") if name in inputs}
+        asked: dict[str, Any] = {name: inputs.pop(name) for name in ("latent_noise", "sample_latents") if name in inputs}
         count = count_conditions(inputs)
         num_rows = 1 if count is None else count
         if seed is not None:
