@@ -224,6 +224,11 @@ def _find_outputs(pipe: Any) -> tuple[str | None, list[str] | None]:
     head = getattr(pipe.model.config, "head", None)
     if head is None:
         return None, None
+    if head.kind == "image":
+        raise ValueError(
+            "The evaluator scores texts, classes, labels and numbers, and this model gives images. pipe.score says how likely "
+            "it finds given ones."
+        )
     if head.kind in ("class", "labels"):
         return head.kind, None
     return "regression", list(head.output_names or map(str, range(head.num_outputs)))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import GenerationConfig
+from transformers.utils import logging
 
 from .alignments import SourceNamer, describe_alignments
 from .consensus import Consensus
@@ -51,6 +52,8 @@ from .pipeline_outputs import (
 )
 from .scoring_pipelines import ScoringPipeline
 from .streaming import OutputChannel, OutputStream, StreamingObserver, StreamsClosedError
+
+logger = logging.get_logger(__name__)
 
 _CONTROL = (
     *("rerank", "return_scores", "guidance_scale", "allowed_outputs", "banned_words", "target_prefix"),
@@ -270,6 +273,8 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             inputs = self._give_seeds(inputs, seed)
             if self._predicts is not None and not kwargs["do_sample"]:
                 raise ValueError("A seed is of what is drawn, and do_sample=False draws nothing; leave one of them out.")
+            if self._predicts is None and not self.draws(**kwargs):
+                logger.warning_once("seed= is of what is drawn, and this call draws nothing; pass do_sample=True as well.")
         if isinstance(inputs, list) and not inputs:
             return []
         if is_many(inputs):

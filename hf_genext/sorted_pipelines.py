@@ -26,6 +26,7 @@ from .length_batches import (
     take_entry,
 )
 from .pipeline_inputs import Row, check_count, iterate_inputs
+from .pipeline_latents import has_latents
 
 AUTOMATIC = 0
 """The batch size of many inputs for which nobody chose one, and that give the same in batches of like length."""
@@ -135,6 +136,11 @@ class LengthSortedPipeline(Pipeline):
     def chooses_from_draws(self, **kwargs: Any) -> bool:
         """Whether a call with such arguments draws outputs and gives those that are most like the others."""
         return self._find_consensus({**self._forward_params, **self._sanitize_parameters(**kwargs)[1]}) is not None
+
+    def draws(self, *, batch_size: int | None = None, num_workers: int | None = None, **kwargs: Any) -> bool:
+        """Whether chance decides what a call with such arguments gives."""
+        asked = {**self._forward_params, **self._sanitize_parameters(**kwargs)[1]}
+        return has_latents(self.model) or bool(get_setting(self.model, self._list_arguments(asked), "do_sample"))
 
     def get_iterator(
         self,

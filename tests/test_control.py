@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from scipy import stats
 from specimens import PHONEMES, WORDS, build_native_model, build_pipeline, build_processor, sharpen
 from transformers import GenerationConfig, LogitsProcessorList, pipeline
 
-from hf_genext import GenextForPrediction, GenextHeadConfig, length_batches
+from hf_genext import GenextForPrediction, GenextHeadConfig, length_batches, pipelines
 from hf_genext.constraints import OutputTrie
 from hf_genext.genext.seeding_genext import KeyedSampling, build_warpers, draw_gumbel, make_keys
 
@@ -442,6 +443,15 @@ def test_constraints_are_written_where_the_end_is_called_unknown_too():
     answer = pipe("cat", target_prefix="AH L", max_new_tokens=5)[0]
     assert answer["generated_text"].split()[:2] == ["AH", "L"]
     assert pipe("cat", allowed_outputs=["AH L K"])[0]["generated_text"] == "AH L K"
+
+
+def test_a_seed_of_nothing_that_is_drawn_is_told_once(pipe, monkeypatch):
+    told = []
+    monkeypatch.setattr(pipelines, "logger", SimpleNamespace(warning_once=told.append))
+    assert pipe(WORDS, seed=3, do_sample=True) and pipe(WORDS, seed=3, num_candidates=3)
+    assert told == []
+    assert pipe(WORDS, seed=3) == pipe(WORDS, batch_size=8)
+    assert told == ["seed= is of what is drawn, and this call draws nothing; pass do_sample=True as well."]
 
 
 # Streams

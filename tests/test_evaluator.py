@@ -238,3 +238,9 @@ def test_answers_by_another_name_and_answers_that_are_not_there():
         ours.compute(lambda texts, **kwargs: [[{"generated_text": "A"}], []], {"text": ["a", "b"], "label": ["A", "B"]})
     with pytest.raises(ValueError, match="got 1 answers of 2 rows"):
         ours.compute(lambda texts, **kwargs: [[{"generated_text": "A"}]], {"text": ["a", "b"], "label": ["A", "B"]})
+
+
+def test_images_are_no_texts_and_no_numbers():
+    pipe = ConditionalGenerationPipeline(model=build_prediction("image").eval(), processor=build_processor())
+    with pytest.raises(ValueError, match=r"this model gives images\. pipe\.score says how likely"):
+        ConditionalGenerationEvaluator().compute(pipe, {"text": WORDS, "label": [[0.0] * 6] * len(WORDS)}, "r2")

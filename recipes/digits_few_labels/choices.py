@@ -13,7 +13,7 @@ from hf_genext.training import GenextTrainingArguments
 from recipes.arguments import SettingsError, parse_settings
 from recipes.conditional_settings import DataSettings, ModelSettings, RunSettings
 from recipes.digits_few_labels.prepare_data import prepare_data
-from recipes.reuse import train_unless_done
+from recipes.reuse import digest_settings, train_unless_done
 from recipes.train_conditional import main as train
 
 
@@ -107,6 +107,17 @@ def list_choices(settings: Settings) -> Iterator[Choice]:
             yield Choice(count, seed, {**files, "scored_file": files[f"{own.score_on}_file"]})
 
 
+def digest_choices(settings: Settings) -> str:
+    """A few letters that are others where the settings of some number of labels are."""
+    digests = []
+    for path in sorted({find_config(settings.config_path, count) for count in settings.own.label_counts}):
+        model, rows, run, args, _ = parse_settings(
+            [ModelSettings, DataSettings, RunSettings, GenextTrainingArguments], [str(path), *settings.words]
+        )
+        digests.append(digest_settings(model, rows, run, args))
+    return "-".join(digests)
+
+
 def find_config(config_path: Path, count: int) -> Path:
     """The settings for a number of labels: `config_COUNT.yaml` beside `config.yaml` where there is one, else that itself."""
     own = config_path.with_name(f"{config_path.stem}_{count}{config_path.suffix}")
@@ -135,4 +146,13 @@ def train_choice(config_path: Path, choice: Choice, folder: Path, train_file: st
     return read_results(folder / "results.json")
 
 
-__all__ = ["Choice", "ChoiceSettings", "Settings", "find_config", "list_choices", "read_choice_settings", "train_choice"]
+__all__ = [
+    "Choice",
+    "ChoiceSettings",
+    "Settings",
+    "digest_choices",
+    "find_config",
+    "list_choices",
+    "read_choice_settings",
+    "train_choice",
+]

@@ -19,7 +19,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:] = [str(ROOT), *(folder for folder in sys.path if Path(folder).resolve() not in (ROOT, Path(__file__).parent))]
 
-from recipes.digits_few_labels.choices import ChoiceSettings, find_config, list_choices, read_choice_settings, train_choice
+from recipes.digits_few_labels.choices import (
+    ChoiceSettings,
+    digest_choices,
+    find_config,
+    list_choices,
+    read_choice_settings,
+    train_choice,
+)
 from recipes.results import build_results, summarize, update_recipe_results
 from recipes.running import find_recipe_results, run_main, set_up_logging
 
@@ -41,7 +48,7 @@ def main(argv: list[str] | None = None) -> dict[int, dict[str, float]]:
         facts = choice.files["facts"]
         scores.setdefault(choice.seed, {})[choice.metric] = found["metrics"]["accuracy"]
         minutes[choice.seed] = minutes.get(choice.seed, 0.0) + found["minutes"]
-    data = {**found["data"], **facts}
+    data, settings_digest = {**found["data"], **facts}, digest_choices(settings)
     data = {name: value for name, value in data.items() if name not in ("labels", "training_rows")}
     for seed, metrics in scores.items():
         results = build_results(
@@ -53,6 +60,7 @@ def main(argv: list[str] | None = None) -> dict[int, dict[str, float]]:
             data=data,
             hardware=found["hardware"],
             versions=found["versions"],
+            settings=settings_digest,
         )
         print(f"seed {seed}\n{summarize(results)}", flush=True)
         if recipe_results is not None:

@@ -37,7 +37,7 @@ from recipes.text_distributions import TextRecipe, read_text_recipe
 class BaselineSettings(ScoreSettings):
     """How to compare."""
 
-    orders: list[int] = field(default_factory=lambda: [6, 8, 9, 10, 11, 12, 14], metadata={"help": "Lengths to choose from."})
+    orders: list[int] = field(default_factory=lambda: [8, 10, 12, 14, 16, 20, 24], metadata={"help": "Lengths to choose from."})
     plain: list[str] = field(default_factory=list, metadata={"help": "Folders of the same decoder without latent numbers."})
 
 
