@@ -367,12 +367,15 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             condition = add_target(self.model, self._reader.name(condition), row.targets[0], read)
         is_plain = row.targets is None and not prefix and src_lang is None and tgt_lang is None
         read_together = self._reader.read_texts([condition]) if is_plain else None
-        inputs, was_cut = self._reader.read(condition, options) if read_together is None else (read_together[0], False)
+        if read_together is not None:
+            inputs, was_cut = {name: torch.from_numpy(ids) for name, ids in read_together[0].items()}, False
+        else:
+            inputs, was_cut = self._reader.read(condition, options)
         row = Row(None, row.seed, row.targets, row.channel, was_cut)
         return {**inputs, "rows": [row]}
 
     def preprocess_many(self, inputs: Sequence[Any], **parameters: Any) -> Iterable[dict[str, Any]]:
-        """What `preprocess` gives for each of some inputs; texts are read together."""
+        """What `preprocess` gives for each of some inputs; texts are read together, and are arrays."""
         rows = [given if isinstance(given, Row) else Row(given) for given in inputs]
         # Nothing is cut of what is read so, so that truncation does not matter.
         is_plain = parameters.keys() <= {"truncation"} and not getattr(self, "prefix", None)
@@ -380,7 +383,7 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         if read is None:
             return super().preprocess_many(rows, **parameters)
         kept = (Row(None, row.seed, row.targets, row.channel) for row in rows)
-        return ({**tensors, "rows": [row]} for tensors, row in zip(read, kept, strict=True))
+        return ({**arrays, "rows": [row]} for arrays, row in zip(read, kept, strict=True))
 
     def _forward(self, model_inputs: dict[str, Any], **arguments: Any) -> dict[str, Any]:
         """Run the model on a batch: ids (batch, returned, target) and their scores, or the parameters of single outputs."""
