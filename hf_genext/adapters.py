@@ -29,7 +29,7 @@ def build_lora_config(model: PreTrainedModel, **fields: Any) -> LoraConfig:
     without a model, null states, and cross-attention that a language model did not have before.
 
     Args:
-        model: A [`GenextForConditionalGeneration`].
+        model: A [`GenextForConditionalGeneration`] or [`GenextForPrediction`].
         fields: Fields of PEFT's `LoraConfig`, such as `r`, which go before what is found.
 
     Returns:
@@ -67,7 +67,9 @@ def build_lora_config(model: PreTrainedModel, **fields: Any) -> LoraConfig:
             "There is nothing to adapt: every pretrained linear layer is frozen. Build the model without freeze_encoder=True, "
             "or train it without an adapter."
         )
-    return LoraConfig(**{"task_type": "SEQ_2_SEQ_LM", "target_modules": targets, "modules_to_save": fresh or None, **fields})
+    # Of a model with a single output PEFT's own classes would want to generate.
+    task_type = "SEQ_2_SEQ_LM" if model.can_generate() else None
+    return LoraConfig(**{"task_type": task_type, "target_modules": targets, "modules_to_save": fresh or None, **fields})
 
 
 def find_fresh_modules(model: PreTrainedModel) -> list[str]:

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from .fast_decoding import get_setting
 from .scoring import encode, score_tokens
 
 _FORWARDS_ONLY = (
@@ -52,16 +53,17 @@ def generate_by_agreement(
             f"{type(model).__name__} writes forwards only: its configuration has no reversed_start_token_id. Train a model "
             "with both_directions, or generate without rerank."
         )
-    defaults = inputs.get("generation_config") or model.generation_config
-    num_beams = num_beams or defaults.num_beams or 1
-    num_return_sequences = num_return_sequences or defaults.num_return_sequences or 1
+    num_beams = num_beams or get_setting(model, inputs, "num_beams") or 1
+    num_return_sequences = num_return_sequences or get_setting(model, inputs, "num_return_sequences") or 1
     if not 1 <= num_return_sequences <= num_beams:
         raise ValueError(f"num_return_sequences must be 1 to num_beams={num_beams}, got {num_return_sequences}.")
+    if inputs.get("decoder_start_token_id") is not None:
+        raise ValueError("rerank= starts from two tokens of its own; leave out decoder_start_token_id.")
     if inputs.get("do_sample"):
         raise ValueError("rerank= lets two searches judge each other, which do_sample=True does not go with; leave one out.")
     search = {**inputs, "do_sample": False, "num_beams": num_beams, "num_return_sequences": num_beams}
     search["return_dict_in_generate"] = False
-    turned = _turn_arguments(inputs, defaults)
+    turned = _turn_arguments(model, inputs)
     forwards, backwards = (
         model.generate(**{**search, **more}, decoder_start_token_id=start).tolist()
         for start, more in ((config.decoder_start_token_id, {}), (reversed_start, turned))
@@ -85,8 +87,10 @@ def generate_by_agreement(
     for row, targets in enumerate(lists):
         order = scores[row, : len(targets)].argsort(descending=True, stable=True).tolist()
         distinct = list(dict.fromkeys(tuple(targets[index]) for index in order))[:num_return_sequences]
-        cut = [ids for ids, is_whole in from_the_start[row] if not is_whole][: num_return_sequences - len(distinct)]
-        best += [*([*ids, ends[0]] for ids in distinct), *cut]
+        cut = [ids for ids, is_whole in from_the_start[row] if not is_whole]
+        found = [*([*ids, ends[0]] for ids in distinct), *cut]
+        # Where there are no more outputs than these, the least of them stands for those that are missing.
+        best += [found[min(place, len(found) - 1)] for place in range(num_return_sequences)]
     return _pad([[config.decoder_start_token_id, *ids] for ids in best], config.pad_token_id, model.device)
 
 
@@ -114,12 +118,12 @@ def score_targets(model: PreTrainedModel, conditions: dict[str, torch.Tensor], t
     return total
 
 
-def _turn_arguments(asked: dict[str, Any], defaults: GenerationConfig) -> dict[str, Any]:
+def _turn_arguments(model: PreTrainedModel, asked: dict[str, Any]) -> dict[str, Any]:
     """What is asked of `generate` about several tokens in their order, for a search from the end."""
     found = {
         name: given
         for name in (*_FORWARDS_ONLY, "bad_words_ids", "sequence_bias")
-        if (given := getattr(defaults, name, None) if asked.get(name) is None else asked[name]) not in (None, [], {})
+        if (given := get_setting(model, asked, name)) not in (None, [], {})
     }
     misfits = [name for name in _FORWARDS_ONLY if name in found]
     if misfits:

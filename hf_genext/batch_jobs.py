@@ -368,8 +368,10 @@ def _answer_rows(pipe: Any, job: BatchJob, plan: dict[str, Any], rows: Sequence[
     for index, answer in zip(good, pipe.answer_each(given, batch_size=job.batch_size, **arguments), strict=True):
         answers[index] = answer
     failures = [answers[index] for index in good]
-    if failures and all(_is_of_machine(failure) for failure in failures):
-        raise failures[0]  # It is not the rows: they are still to be answered.
+    # One row may be too large for a machine; where the last ones fail so as well, it is not the rows: they are still to be
+    # answered.
+    if failures and all(_is_of_machine(failure) for failure in failures[-2:]):
+        raise failures[-1]
     records = []
     for row, answer in zip(rows, answers, strict=True):
         record: dict[str, Any] = dict(row) if isinstance(row, dict) else {}

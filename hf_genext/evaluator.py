@@ -141,7 +141,7 @@ class ConditionalGenerationEvaluator:
         if strategy == "bootstrap":
             drawn = draw_scores(scoring, predictions, references, n_resamples=n_resamples, random_state=random_state)
             scores = {
-                name: {"score": score, **_summarise_drawn(drawn[name], confidence_level)} if name in drawn else score
+                name: {"score": score, **_summarise_drawn(score, drawn[name], confidence_level)} if name in drawn else score
                 for name, score in scores.items()
             }
         return {
@@ -186,9 +186,9 @@ def _require_resamples(n_resamples: int) -> None:
         raise ValueError(f"n_resamples must be 2 or more, got {n_resamples}; 1000 is usual.")
 
 
-def _summarise_drawn(drawn: np.ndarray, confidence_level: float) -> dict[str, Any]:
+def _summarise_drawn(score: float, drawn: np.ndarray, confidence_level: float) -> dict[str, Any]:
     drawn = drawn[~np.isnan(drawn)]  # Of rows that happen to have no reference there is no score.
-    if len(drawn) < 2:
+    if len(drawn) < 2 or np.isnan(score):
         return {"confidence_interval": (float("nan"), float("nan")), "standard_error": float("nan")}
     low, high = np.quantile(drawn, [(1 - confidence_level) / 2, (1 + confidence_level) / 2])
     return {"confidence_interval": (float(low), float(high)), "standard_error": float(drawn.std(ddof=1))}

@@ -155,6 +155,8 @@ def resample(waves: np.ndarray, sampling_rate: int, wanted: int) -> np.ndarray:
             f"The recording has {sampling_rate} samples a second, the model takes {wanted}. SciPy resamples it: "
             "pip install scipy"
         ) from error
+    if sampling_rate < 1:
+        raise ValueError(f"sampling_rate must be 1 or more samples a second, got {sampling_rate}.")
     divisor = math.gcd(sampling_rate, wanted)
     return resample_poly(np.asarray(waves, dtype=np.float32), wanted // divisor, sampling_rate // divisor).astype(np.float32)
 
@@ -173,9 +175,11 @@ def _read_numbers(source: Any, what: str) -> np.ndarray:
     """An array of what is one already, or lists."""
     try:
         numbers = np.asarray(source)
+        while numbers.dtype == object and any(isinstance(part, (np.ndarray, list)) for part in numbers.flat):
+            numbers = np.stack([np.asarray(part) for part in numbers.tolist()])  # Arrays of arrays, as pandas has them.
     except ValueError as error:
         raise ValueError(f"{what} in lists must have lists of one length: {error}") from error
-    if numbers.dtype == object and None in numbers.ravel().tolist():
+    if numbers.dtype == object and any(number is None for number in numbers.flat):
         raise ValueError(f"{what} must have all of its numbers; some of the {numbers.size:,} are missing.")
     return numbers
 

@@ -169,10 +169,15 @@ class ConditionReader:
                 model lacks.
         """
         condition = self.name(given)
+        known = self.list_conditions() if self._is_ours else ()
+        for kind, many in (("image", "pictures"), ("audio", "recordings")):
+            if known and condition.get(kind) is not None and kind not in known:
+                raise ValueError(f"This model reads no {many}; it takes {', '.join(known)}.")
         rate = getattr(self._feature_extractor, "sampling_rate", None)
         condition = open_condition({name: value for name, value in condition.items() if value is not None}, rate)
         is_cut = False
         if "text" in condition:
+            require_unicode(options.prefix, "The prefix")
             text = options.prefix + _require_content(condition["text"])
             condition["text"], is_cut = self._shorten(text, options.truncation)
         if not any(name in condition for name in ARGUMENTS if name != "sampling_rate"):
@@ -252,6 +257,8 @@ class ConditionReader:
                     'vectors. Give list(array) for the former, {"vector": array} for the latter.'
                 )
             return {main: given}
+        if isinstance(given, (list, tuple)) and given and self._find_main() == "vector":
+            return {"vector": given}
         unknown = [name for name in given if name not in ARGUMENTS] if isinstance(given, Mapping) else [given]
         if unknown:
             told = (

@@ -42,7 +42,7 @@ def draw_latents(
         inputs: Of a batch.
         seeds: For each row a seed and its place.
         num_returned: Outputs of each condition, each from latent numbers of its own.
-        temperature: Factor of the standard deviations.
+        temperature: Factor of the standard deviations; 0 takes the middle of the prior.
         sample: Whether what is encoded is drawn too, or its mean taken.
 
     Returns:
@@ -51,8 +51,8 @@ def draw_latents(
     num_rows = len(next(iter(inputs.values())))
     noise = model.draw_latent_noise(num_rows, seeds, temperature=temperature, num_samples=num_returned)
     inputs = {**repeat_conditions(inputs, num_returned), "latent_noise": noise}
-    if sample:
-        inputs["sample_latents"] = True
+    if sample or temperature == 0.0:
+        inputs["sample_latents"] = temperature > 0.0
     if seeds is None:
         return inputs, None
     # Of a single output too, so that it is the first of several.

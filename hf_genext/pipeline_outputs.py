@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from .constraints import OutputTrie
 from .genext.tokenization_genext import find_unknown_token, require_unicode
 from .languages import speaking
+from .media import open_picture
 
 
 class TargetWriter:
@@ -143,6 +144,8 @@ class TargetWriter:
             raise TypeError(f"banned_words must be a list of words, got the string {words!r}.")
         banned = []
         for word in words:
+            if not isinstance(word, str):
+                raise TypeError(f"banned_words must be words, got {type(word).__name__} ({word!r:.60}).")
             require_unicode(word, "The banned word")
             for written in dict.fromkeys((word, f" {word}")):
                 ids = self._tokenizer(written, add_special_tokens=False)["input_ids"]
@@ -238,13 +241,18 @@ def read_picture(head: Any, target: Any) -> torch.Tensor:
     """An image as a head takes it, (pixels,): whole numbers, flat or in rows, or an opened picture of the right size.
 
     Raises:
-        ValueError: for another number of pixels.
+        ValueError: for another height, width or number of channels.
     """
-    is_picture = hasattr(target, "getbands")
+    is_picture, shape = hasattr(target, "getbands"), tuple(head.output_shape)
+    if is_picture and shape[2:] in ((), (1,), (3,)):
+        # Of any mode; a palette's numbers are no greys.
+        upright = open_picture(target)
+        target = upright if shape[2:] == (3,) else upright.convert("L")
     values = torch.from_numpy(_read_numbers(head, target))
-    if values.numel() != head.num_outputs:
+    grey = {shape[:2], (*shape[:2], 1)} if shape[2:] in ((), (1,)) else set()
+    if tuple(values.shape) not in {shape, (head.num_outputs,), *grey}:
         raise ValueError(
-            f"An image of this model is {tuple(head.output_shape)}, {head.num_outputs} numbers; got one of the shape "
+            f"An image of this model is {shape}, or flat, {head.num_outputs} numbers; got one of the shape "
             f"{tuple(values.shape)}."
         )
     return (values * ((head.num_levels - 1) / 255.0)).round().flatten() if is_picture else values.flatten()

@@ -23,6 +23,7 @@ from .consensus import Consensus
 from .constraints import OutputTrie
 from .decoding import Control, generate_with_control
 from .engines.opening_engines import open_engine
+from .fast_decoding import get_setting
 from .genext.sampling_genext import list_neutral_settings
 from .genext.seeding_genext import KeyedNoise, make_keys
 from .pipeline_folders import find_allowed_outputs, needs_processor, reopen_processor, write_allowed_outputs
@@ -54,6 +55,8 @@ from .scoring_pipelines import ScoringPipeline
 from .streaming import OutputChannel, OutputStream, StreamingObserver, StreamsClosedError
 
 logger = logging.get_logger(__name__)
+
+_NOTHING_DRAWN = "seed= is of what is drawn, and this call draws nothing; pass do_sample=True as well."
 
 _CONTROL = (
     *("rerank", "return_scores", "guidance_scale", "allowed_outputs", "banned_words", "target_prefix"),
@@ -274,7 +277,7 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             if self._predicts is not None and not kwargs["do_sample"]:
                 raise ValueError("A seed is of what is drawn, and do_sample=False draws nothing; leave one of them out.")
             if self._predicts is None and not self.draws(**kwargs):
-                logger.warning_once("seed= is of what is drawn, and this call draws nothing; pass do_sample=True as well.")
+                logger.warning_once(_NOTHING_DRAWN)
         if isinstance(inputs, list) and not inputs:
             return []
         if is_many(inputs):
@@ -319,6 +322,8 @@ class ConditionalGenerationPipeline(ScoringPipeline):
 
     def _stream(self, inputs: list[Any], batch_size: int | None, kwargs: dict[str, Any]) -> list[OutputStream]:
         seed = kwargs.pop("seed", None)
+        if seed is not None and not self.draws(**kwargs):
+            logger.warning_once(_NOTHING_DRAWN)
         seeded = self._give_seeds(inputs, seed) if seed is not None else [Row(condition) for condition in inputs]
         key = kwargs.get("output_key") or "generated_text"
         streams = [OutputStream() for _ in inputs]
@@ -418,7 +423,9 @@ class ConditionalGenerationPipeline(ScoringPipeline):
         asked = {name: arguments.pop(name) for name in _CONTROL if name in arguments}
         trie, prefix, banned = self._write_constraints(asked)
         if banned:
-            arguments["bad_words_ids"] = [*(arguments.get("bad_words_ids") or []), *banned]
+            # Those that the model or the pipeline is saved with stay banned.
+            known = get_setting(self.model, {**self._generate_kwargs, **arguments}, "bad_words_ids")
+            arguments["bad_words_ids"] = [*(known or []), *banned]
         asked_of_call = {**self._generate_kwargs, **arguments}
         is_streamed = rows[0].channel is not None
         consensus = None if is_streamed else self._find_consensus({**arguments, **asked})

@@ -51,7 +51,8 @@ class ScoringPipeline(LengthSortedPipeline):
             batch_size: How many inputs run at once.
             truncation: As a call takes it.
             num_importance_samples: Of a model with latent numbers, how many draws of them the bound is made of that stands in
-                the place of the log-probability (Burda et al. 2016); the more, the nearer it comes from below.
+                the place of the log-probability (Burda et al. 2016); the more, the nearer it comes from below. Scores of
+                other models are exact, and need none.
             seed: Of those draws, a number, or one for each input, as a call takes it: one number for many inputs means the pair
                 of it and the input's place, so that the errors of their bounds average out. A row has the same score in any
                 batch; alone it has that of its own number, or of the first place. Targets of one input share their draws.
@@ -135,9 +136,23 @@ class ScoringPipeline(LengthSortedPipeline):
         decoder_input_ids[:, : len(prompt)] = torch.tensor(prompt, device=self.device)
         decoder_input_ids = decoder_input_ids.masked_fill(decoder_input_ids == -100, pad)
         places = torch.repeat_interleave(torch.arange(len(written), device=self.device), counts)
-        scores = score_tokens(self.model, take_rows(encode(self.model, inputs), places), decoder_input_ids, labels)
+        encoded = encode(self.model, inputs)
+        self._require_room(decoder_input_ids.shape[1], encoded)
+        scores = score_tokens(self.model, take_rows(encoded, places), decoder_input_ids, labels)
         flat_scores = iter([{"score": sum(found), "token_scores": found} for found in cut_scores(scores, labels != -100)])
         return [tuple(next(flat_scores) for _ in row) for row in written]
+
+    def _require_room(self, length: int, encoded: dict[str, Any]) -> None:
+        """Raise where a memory that stands before the tokens leaves them too few positions."""
+        limit = self._num_target_positions
+        if limit is None or getattr(self.model.get_decoder(), "style", None) != "prefix":
+            return
+        slots = encoded["encoder_outputs"][0].shape[1]
+        if slots + length > limit:
+            raise ValueError(
+                f"A target takes {length:,} positions, and the memory before it {slots:,}; the model's decoder has {limit:,}. "
+                "Shorten the target or, where the memory is as long as it, the condition."
+            )
 
     @functools.cached_property
     def _num_target_positions(self) -> int | None:

@@ -159,6 +159,9 @@ def build_processor(settings: ModelSettings, train: datasets.Dataset) -> hf_gene
     is_plain = not kinds and not _is_unconditional(train)
     if not kinds and not is_plain and isinstance(settings.encoder, str):
         raise SettingsError(f"Without conditions nothing is encoded, got the encoder {settings.encoder!r}; leave it out.")
+    for kind in kinds:
+        if all(value is None for value in train[kind]):
+            raise SettingsError(f"No row has a {kind}: its column is empty throughout. Take it out of the conditions.")
     encoders = _get_encoders(settings, kinds or ["text"]) if not _is_unconditional(train) else {}
     arguments: dict[str, Any] = {}
     if is_plain or "text" in kinds:
@@ -171,7 +174,7 @@ def build_processor(settings: ModelSettings, train: datasets.Dataset) -> hf_gene
         elif given is not None:
             raise SettingsError(f"{setting} is for conditions of kind {kind}, and there are none; leave it out.")
     if "vector" in kinds:
-        arguments["vector_size"] = next(len(vector) for vector in train["vector"] if vector is not None)
+        arguments["vector_size"] = len(next(vector for vector in train["vector"] if vector is not None))
     if "label" in kinds:
         arguments["label_names"] = find_label_names(train)
     if settings.head is None:
@@ -281,6 +284,9 @@ def _open_model(settings: ModelSettings) -> tuple[PreTrainedModel, hf_genext.Gen
         model = model_class.from_pretrained(settings.model, attn_implementation=settings.attn_implementation, **tuning)
     except OSError as error:
         raise SettingsError(describe_missing_model(str(settings.model), error)) from error
+    if (settings.freeze_encoder or settings.tune_encoder_from_layer is not None) and not model.encoder.has_pretrained:
+        name = "freeze_encoder" if settings.freeze_encoder else "tune_encoder_from_layer"
+        raise SettingsError(f"{name} is for pretrained encoders, and {settings.model!r} has none; leave it out.")
     processor = hf_genext.GenextProcessor.from_pretrained(settings.model)
     if settings.both_directions and model.config.reversed_start_token_id is None:
         _teach_second_direction(model, processor, settings)
@@ -499,9 +505,8 @@ def adapt(model: PreTrainedModel, fields: dict[str, Any]) -> Any:
     """
     import peft
 
-    own = {} if model.can_generate() else {"task_type": None}
     try:
-        return peft.get_peft_model(model, hf_genext.build_lora_config(model, **own, **fields))
+        return peft.get_peft_model(model, hf_genext.build_lora_config(model, **fields))
     except (TypeError, ValueError) as error:
         raise SettingsError(f"lora: {error}") from error
 

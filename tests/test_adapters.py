@@ -115,7 +115,7 @@ def test_an_adapter_leaves_the_outputs_of_a_head_as_they_were(kind):
     model = GenextForPrediction.from_encoder_pretrained(build_bert(), head)
     with torch.no_grad():
         expected = model(**TOKENS, labels=labels)
-        found = peft.get_peft_model(model, build_lora_config(model, task_type=None)).eval()(**TOKENS, labels=labels)
+        found = peft.get_peft_model(model, build_lora_config(model)).eval()(**TOKENS, labels=labels)
     assert expected.keys() == found.keys() and "logits" in found
     for name in ("loss", "logits", "scale", "log_probs"):
         assert (expected.get(name) is None) == (found.get(name) is None), name
@@ -127,7 +127,7 @@ def test_an_adapter_leaves_the_outputs_of_a_head_as_they_were(kind):
 def test_what_a_head_with_an_adapter_is_calibrated_to_is_saved_with_the_merged_model(kind, tmp_path):
     head, labels = PREDICTED[kind]
     model = GenextForPrediction.from_encoder_pretrained(build_bert(), head)
-    adapted = peft.get_peft_model(model, build_lora_config(model, task_type=None))
+    adapted = peft.get_peft_model(model, build_lora_config(model))
     batches = [{**TOKENS, "labels": labels}]
     temperature = adapted.calibrate(batches)
     assert temperature not in (1.0, [1.0] * 3, [1.0] * 2)

@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from specimens import build_config, build_inputs, sharpen
+from transformers import GenerationConfig
 
 from hf_genext import (
     GenextConfig,
@@ -184,3 +185,28 @@ def test_what_cannot_be_reranked_is_refused(model):
         generate_by_agreement(forwards_only, num_beams=2, **inputs)
     with pytest.raises(ValueError, match="num_return_sequences must be 1 to num_beams=2, got 3"):
         generate_by_agreement(model, num_beams=2, num_return_sequences=3, **inputs)
+
+
+def test_a_configuration_of_a_call_leaves_the_models_own_settings(model, monkeypatch):
+    config = GenerationConfig(num_beams=BEAMS, max_new_tokens=7)
+    monkeypatch.setattr(model.generation_config, "forced_bos_token_id", 5)
+    with pytest.raises(ValueError, match="which forced_bos_token_id does not go with"):
+        generate_by_agreement(model, generation_config=config, **build_inputs(with_labels=False))
+    monkeypatch.setattr(model.generation_config, "forced_bos_token_id", None)
+    monkeypatch.setattr(model.generation_config, "num_beams", BEAMS)
+    given = {"generation_config": GenerationConfig(max_new_tokens=7), "num_return_sequences": 3}
+    found = generate_by_agreement(model, **given, **build_inputs(with_labels=False))
+    assert torch.equal(found, generate_by_agreement(model, num_return_sequences=3, **build_inputs(with_labels=False)))
+    with pytest.raises(ValueError, match="leave out decoder_start_token_id"):
+        generate_by_agreement(model, decoder_start_token_id=3, **build_inputs(with_labels=False))
+
+
+def test_rows_keep_their_outputs_where_there_are_fewer_than_asked(model, conditions):
+    few = {"suppress_tokens": [token for token in range(37) if token not in (END, 9, 10)], "max_new_tokens": 2}
+    beams = {"num_beams": 8, "num_return_sequences": 8}
+    together = generate_by_agreement(model, **beams, **few, **build_inputs(with_labels=False))
+    assert len(together) == 8 * len(conditions)
+    for place, row in enumerate(conditions):
+        alone = generate_by_agreement(model, **beams, **few, input_ids=row)
+        assert len(alone) == 8 and len(alone.unique(dim=0)) < 8
+        assert torch.equal(together[8 * place : 8 * (place + 1), : alone.shape[1]], alone)

@@ -306,6 +306,23 @@ def test_a_machine_that_fails_stops_a_job_and_is_no_answer(folder, pipe, tmp_pat
     assert [row["error"] for row in read(output)] == [None] * 40
 
 
+def test_a_machine_that_fails_in_the_middle_of_a_shard_leaves_all_of_it_to_be_answered(folder, pipe, tmp_path, monkeypatch):
+    source, output = write_words(tmp_path / "words.csv", make_words(40)), tmp_path / "out.jsonl"
+    steps, forward = [], type(pipe).forward
+
+    def run_out(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) > 2:
+            raise torch.OutOfMemoryError("no memory is left")
+        return forward(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(pipe), "forward", run_out)
+        with pytest.raises(torch.OutOfMemoryError):
+            run(folder, source, output, "--rows_per_shard", "20", "--batch_size", "4")
+    assert run(folder, source, output, "--rows_per_shard", "20", "--batch_size", "4").failed == 0
+
+
 def test_columns_of_late_rows_are_columns_too(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_genext.row_sources._SCANNED", 3)
     rows = [{"word": "cat"}] * 4 + [{"word": "violin", "late": 1}]

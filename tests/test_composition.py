@@ -145,8 +145,10 @@ def test_a_mixture_of_experts_decodes(tmp_path):
 def test_cross_attention_that_a_language_model_cannot_have_is_not_asked_for():
     config = GPTBigCodeConfig(vocab_size=TARGET_VOCAB, n_embd=32, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2)
     assert compose(encoder=build_bert(), decoder=config).decoder.style == "prefix"
-    config.multi_query = False
-    assert compose(encoder=build_bert(), decoder=config).decoder.style == "cross_attention"
+    config.multi_query = False  # It has a cross-attention then, which does not run.
+    model = compose(encoder=build_bert(), decoder=config)
+    assert model.decoder.style == "prefix"
+    assert model(**TOKENS, labels=TOKENS["input_ids"].clamp(min=1)).loss.isfinite()
     assert compose(encoder=build_bert(), decoder=DECODERS["gpt2"](), cross_attention=False).decoder.style == "prefix"
 
 

@@ -454,6 +454,20 @@ def test_a_seed_of_nothing_that_is_drawn_is_told_once(pipe, monkeypatch):
     assert told == ["seed= is of what is drawn, and this call draws nothing; pass do_sample=True as well."]
 
 
+def test_what_is_banned_for_good_stays_banned_beside_more(monkeypatch):
+    pipe = build_pipe()
+    plain = pipe("violin", num_beams=4, num_return_sequences=4)
+    first = plain[0]["generated_text"].split()[0]
+    banned = pipe.target_tokenizer(first, add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(pipe.model.generation_config, "bad_words_ids", [banned])
+    for asked in ({}, {"banned_words": [next(sound for sound in SOUNDS if sound != first)]}):
+        answers = pipe("violin", num_beams=4, num_return_sequences=4, **asked)
+        assert all(first not in answer["generated_text"].split() for answer in answers)
+    for wrong in ([3], [None]):
+        with pytest.raises(TypeError, match="banned_words must be words"):
+            pipe("violin", banned_words=wrong)
+
+
 # Streams
 
 

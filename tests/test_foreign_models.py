@@ -15,7 +15,7 @@ from foreign_specimens import ENDS, IDS, SIZE, TOKENIZER
 from PIL import Image
 from scipy.io import wavfile
 from scipy.signal import resample_poly
-from specimens import WORDS, sharpen
+from specimens import WORDS, build_processor, sharpen
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -30,6 +30,7 @@ from transformers import (
     MBartConfig,
     MBartForConditionalGeneration,
     NllbTokenizer,
+    OPTConfig,
     SpeechEncoderDecoderConfig,
     SpeechEncoderDecoderModel,
     T5Config,
@@ -47,6 +48,8 @@ from transformers import (
     WhisperForConditionalGeneration,
     pipeline,
 )
+
+from hf_genext import GenextForConditionalGeneration, GenextTextConditionerConfig
 
 TASK = "conditional-generation"
 PICTURES = [Image.new("RGB", (9, 9), color) for color in ("red", "green", "blue")]
@@ -276,6 +279,30 @@ def test_texts_and_targets_beyond_a_table_of_positions_are_refused_or_cut(limit)
     assert [row.get("truncated") for row in scored] == [True, None]
     with pytest.raises(ValueError, match=r"The target 'K K .* takes \d+ positions; the model's decoder has 24"):
         pipe.score("cat", "K " * 60)
+
+
+def test_a_memory_before_the_tokens_takes_positions_too():
+    processor = build_processor()
+    ids = {name: getattr(processor.target_tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    decoder = OPTConfig(
+        vocab_size=len(processor.target_tokenizer),
+        hidden_size=16,
+        ffn_dim=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=20,
+        word_embed_proj_dim=16,
+        **ids,
+    )
+    conditioner = {"vocab_size": len(processor.tokenizer), "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    model = GenextForConditionalGeneration.from_encoder_decoder_pretrained(
+        encoder=GenextTextConditionerConfig(**conditioner), decoder=decoder, num_latents=4
+    )
+    pipe = pipeline(TASK, model=model, processor=processor)
+    assert pipe.score("cat", "AH " * 15)["score"] < 0
+    for count in (16, 19):
+        with pytest.raises(ValueError, match=r"and the memory before it 4; the model's decoder has 20"):
+            pipe.score("cat", "AH " * count)
 
 
 def test_prefixes_and_languages():

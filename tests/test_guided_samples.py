@@ -107,7 +107,7 @@ def test_numbers_without_a_mixed_density_are_refused():
 @pytest.mark.parametrize("kind", ["bernoulli", "categorical", "logistic"])
 def test_pixels(kind):
     levels = 2 if kind == "bernoulli" else 4
-    head = {"kind": "image", "output_shape": [1, 3], "num_levels": levels, "pixel_distribution": kind, "num_components": 2}
+    head = {"kind": "image", "output_shape": [1, 3], "num_levels": levels, "pixel_distribution": kind}
     model = build(head)
     conditional, null = compute_parameters(model, 1)
     tables = []

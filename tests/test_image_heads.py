@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy import stats
 from specimens import sharpen
 from torch import nn
@@ -21,6 +22,7 @@ from hf_genext import (
 )
 from hf_genext.genext.pixel_contexts_genext import NearContext
 from hf_genext.genext.seeding_genext import KeyedNoise, make_keys
+from hf_genext.pipeline_outputs import read_single
 from hf_genext.prediction_metrics import score_bits_per_dimension
 
 LABEL = {"model_type": "genext_label_conditioner", "label_counts": [3], "hidden_size": 16}
@@ -335,6 +337,22 @@ def test_images_are_read_as_a_target_once():
     np.testing.assert_array_equal(*(np.asarray(one[0]["generated_image"]) for one in (answer, again)))
 
 
+def test_pictures_of_any_mode_are_scored_as_what_they_show_and_only_those_of_the_right_size():
+    model = build_image_model(levels=3)
+    head = model.config.head
+    grey = np.array([[0, 255], [128, 0]], dtype=np.uint8)
+    expected = torch.tensor([0.0, 2.0, 1.0, 0.0])
+    picture = Image.fromarray(grey)
+    for given in (picture, picture.convert("RGB"), picture.convert("P"), picture.convert("RGBA")):
+        assert torch.equal(read_single(head, given), expected)
+    black = Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8)).convert("1")
+    assert read_single(head, black).tolist() == [0.0, 2.0, 2.0, 0.0]
+    assert read_single(head, [[0, 1], [2, 0]]).tolist() == read_single(head, [[[0], [1]], [[2], [0]]]).tolist() == [0, 1, 2, 0]
+    for wrong in (Image.fromarray(grey.reshape(1, 4)), grey.reshape(1, 4), grey.reshape(1, 2, 2)):
+        with pytest.raises(ValueError, match=r"is \(2, 2\), or flat, 4 numbers; got one of the shape \(1, "):
+            read_single(head, wrong)
+
+
 # What is refused
 
 
@@ -407,7 +425,9 @@ def test_heads_that_make_no_image_are_refused(fields, message):
 
 
 def test_a_picture_of_another_size_is_refused():
-    with pytest.raises(ValueError, match=r"An image of this model is \(2, 2\), 4 numbers; got one of the shape \(3, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"An image of this model is \(2, 2\), or flat, 4 numbers; got one of the shape \(3, 3\)"
+    ):
         build_image_pipeline().score({"label": "1"}, np.zeros((3, 3)))
 
 

@@ -14,12 +14,13 @@ from hf_genext import (
 )
 
 
-def build_text_pipeline() -> ConditionalGenerationPipeline:
+def build_text_pipeline(prior: str = "standard") -> ConditionalGenerationPipeline:
     """A sequence VAE of words, random, that writes something else for each draw."""
     words = ["cat", "violin", "tacit", "civil"]
     tokenizers = [train_tokenizer(words, unit="character", model_max_length=24) for _ in range(2)]
     processor = GenextProcessor(tokenizer=tokenizers[0], target_tokenizer=tokenizers[1])
     config = build_config("variational")
+    config.bottleneck.prior = prior
     config.conditioner.vocab_size = config.decoder.vocab_size = len(tokenizers[0])
     model = sharpen(GenextForConditionalGeneration(config))
     with torch.no_grad():
@@ -102,3 +103,11 @@ def test_the_pipeline_encodes_a_text_to_the_means_and_scores_by_the_bound():
         labels = torch.as_tensor(ids["labels"])
         expected = pipe.model.log_prob(labels, 5, seed=0, input_ids=ids["input_ids"])
     assert scored[0]["score"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_temperature_of_0_takes_the_middle_of_a_mixture_as_the_model_does():
+    pipe = build_text_pipeline(prior="mixture")
+    for asked in ({"temperature": 0.0}, {"latent_temperature": 0.0}):
+        found = {row[0]["generated_text"] for seed in (1, 2, 3) for row in pipe(num_samples=3, seed=seed, **asked)}
+        ids = pipe.model.sample(2, seed=5, temperature=0.0)
+        assert found == set(pipe.target_tokenizer.batch_decode(ids, skip_special_tokens=True))

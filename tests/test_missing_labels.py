@@ -514,3 +514,28 @@ def test_evaluations_of_the_trainer_judge_rows_with_classes(tmp_path):
     assert found["eval_loss"] == pytest.approx(float(outputs.loss), rel=1e-5)
     right = (outputs.logits.argmax(dim=1) == labels)[known].double().mean()
     assert found["eval_accuracy"] == pytest.approx(100.0 * float(right))
+
+
+@pytest.mark.parametrize(
+    "generative",
+    [
+        {"head": {**REGRESSION, "dropout": 0.5}},
+        {"bottleneck": {"latent_size": 2, "dropout": 0.4}},
+        {"bottleneck": {"latent_size": 2, "kl_weight": 0.0}},
+        {"bottleneck": {"latent_size": 2, "free_nats": 3.0}},
+    ],
+    ids=["head dropout", "bottleneck dropout", "no weight", "free bits"],
+)
+def test_the_classes_of_bounds_are_those_of_the_bound_whatever_stands_in_the_loss(generative):
+    fields = {"supervised_weight": 0.0, "label_posterior": "bound"}
+    plain, other = (build_classifier({**fields, **given}) for given in ({}, generative))
+    other.load_state_dict(plain.state_dict())
+    vectors, _, noise = build_rows()
+    found = []
+    for model in (plain, other):
+        for module in model.modules():
+            if hasattr(module, "training_progress"):
+                module.training_progress = 1.0
+        out = model(condition_vectors=vectors, labels=torch.full((len(vectors),), MISSING), latent_noise=noise)
+        found.append(out.losses["agreement"].item())
+    assert found[0] != 0.0 and found[1] == pytest.approx(found[0], rel=1e-9)

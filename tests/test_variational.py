@@ -545,3 +545,23 @@ def test_latent_questions_to_a_model_without_latent_numbers_name_the_fix():
         variational.sample(2, temperature=-1.0)
     with pytest.raises(ValueError, match="temperature must be"):
         variational.draw_latent_noise(2, temperature=-1.0)
+
+
+def test_a_mistyped_condition_is_no_missing_one():
+    model = build_tiny()
+    labels = torch.tensor([[3, 4, 2]])
+    with pytest.raises(ValueError, match=r"input_id is nothing that this model takes; is input_ids meant\?"):
+        model.log_prob(labels, 4, input_id=labels)
+    with pytest.raises(ValueError, match=r"num_importance_sample is nothing that this model takes"):
+        model.log_prob(labels, num_importance_sample=4, input_ids=labels)
+    with pytest.raises(ValueError, match=r"input_idz is nothing .* is input_ids meant"):
+        model(input_idz=labels, labels=labels, input_ids=labels)
+    with pytest.raises(ValueError, match="There are 1 rows, but 2 seeds"):
+        model.log_prob(labels, 4, seed=[(1, 0), (2, 0)], input_ids=labels)
+    with pytest.raises(ValueError, match="There are 1 rows, but 2 seeds"):
+        model.sample(2, seed=[(1, 0), (2, 0)], input_ids=labels)
+    with pytest.raises(ValueError, match="is num_samples=; leave out num_return_sequences"):
+        model.sample(2, seed=1, num_return_sequences=2)
+    with pytest.raises(ValueError, match="num_samples must be a whole number of 1 or more, got True"):
+        model.sample(True)
+    assert model.log_prob(labels, np.int64(2), seed=1, input_ids=labels) == model.log_prob(labels, 2, seed=1, input_ids=labels)

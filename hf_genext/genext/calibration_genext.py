@@ -41,7 +41,9 @@ def fit_class_temperature(logits: torch.Tensor, targets: torch.Tensor) -> torch.
         )
 
     found = fit(0.0)
-    return torch.where(found > _AT_LIMIT, found, fit(1.0 / (count + 2)))
+    found = torch.where(found > _AT_LIMIT, found, fit(1.0 / (count + 2)))
+    # Logits that are all alike say the same at any temperature.
+    return torch.where((logits.amax(dim=1) > logits.amin(dim=1)).any(), found, 1.0)
 
 
 def fit_label_temperatures(logits: torch.Tensor, targets: torch.Tensor, given: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import difflib
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -115,6 +115,7 @@ def compose(
             "every output starts from: decoder_start_token_id=."
         )
     composed = model_class(whole, encoder_models, decoder_part.model)
+    _require_use(composed, loading, [encoder, decoder])
     dtype = loading.get("dtype")
     if source is not None:
         copy_decoder(source, composed)
@@ -153,6 +154,7 @@ def compose_prediction(
             conditioner=conditioner, bottleneck=_build_bottleneck_fields(bottleneck, num_latents), head=head, **config
         )
     composed = model_class(whole, encoder_models)
+    _require_use(composed, loading, [encoder])
     _place(composed, pretrained, None, loading.get("dtype"))
     return composed.eval()
 
@@ -162,7 +164,8 @@ def _refuse_unknown_fields(function: Callable[..., Any], config: Mapping[str, An
 
     Transformers would keep it as an attribute of the configuration, and nothing would read it.
     """
-    fields = {field.name for field in dataclasses.fields(GenextConfig)} | {"attn_implementation"}
+    parts = {"conditioner", "bottleneck", "decoder", "head"}
+    fields = {field.name for field in dataclasses.fields(GenextConfig)} - parts | {"attn_implementation"}
     own = {
         name for name, parameter in inspect.signature(function).parameters.items() if parameter.kind != parameter.VAR_KEYWORD
     }
@@ -171,6 +174,21 @@ def _refuse_unknown_fields(function: Callable[..., Any], config: Mapping[str, An
             meant = difflib.get_close_matches(name, sorted(fields | own), n=1)
             hint = f" Did you mean {meant[0]!r}?" if meant else " It takes its own arguments, and the fields of GenextConfig."
             raise TypeError(f"{function.__qualname__} takes no {name!r}.{hint}")
+
+
+def _require_use(composed: Any, loading: Mapping[str, Any], given: Sequence[Any]) -> None:
+    """Raise for what would change nothing of a model: freezing without a pretrained encoder, devices of what is not loaded."""
+    config = composed.config
+    name = "freeze_encoder" if config.freeze_encoder else "tune_encoder_from_layer"
+    is_asked = config.freeze_encoder or config.tune_encoder_from_layer is not None
+    if is_asked and not composed.encoder.has_pretrained:
+        raise ValueError(f"{name} is for pretrained encoders, and this model has none; leave it out.")
+    parts = [part for one in given for part in (one.values() if isinstance(one, dict) and "model_type" not in one else [one])]
+    if "device_map" in loading and not any(isinstance(part, (str, os.PathLike)) for part in parts):
+        raise ValueError(
+            "device_map is for parts that are loaded from a folder or the Hub, and there are none; leave it out, and move the "
+            "model with to(...)."
+        )
 
 
 @contextlib.contextmanager
@@ -267,6 +285,11 @@ def _load_decoder(
     if isinstance(given, GenextDecoderConfig):
         _refuse_quantization(quantization_config)
         return _LoadedPart(copy.deepcopy(given))
+    if quantization_config is not None and not isinstance(given, (str, os.PathLike)):
+        raise ValueError(
+            "quantization_config is for a decoder that is loaded, and this one is a configuration or a model. Give its folder "
+            "or Hub id."
+        )
     if isinstance(given, PreTrainedConfig):
         require_language_model(given)
         given = copy.deepcopy(given)
@@ -307,8 +330,8 @@ def _set_cross_attention(config: PreTrainedConfig, wanted: bool | None) -> None:
         return
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     can = "encoder_hidden_states" in inspect.signature(model_class.forward).parameters
-    if getattr(config, "multi_query", False):
-        can = False  # GPT-BigCode's cross-attention is for several keys only.
+    if config.model_type == "gpt_bigcode":
+        can = False  # Its cross-attention does not run.
     if wanted and not can:
         raise ValueError(
             f"{model_class.__name__} has no cross-attention, so it reads a memory only as leading embeddings. Leave "

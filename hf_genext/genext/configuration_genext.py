@@ -109,6 +109,14 @@ class GenextPartSpec(SubConfigSpec):
         return native.get(model_type or "") or super().get_config_class(model_type)
 
 
+_PROBLEM_TYPES = {
+    "class": "single_label_classification",
+    "labels": "multi_label_classification",
+    "regression": "regression",
+}
+"""What Transformers calls single outputs, by the kind of the head."""
+
+
 @strict
 class GenextConfig(PreTrainedConfig):
     """Configuration of a conditional model: conditioner, bottleneck and decoder, and what the whole adds to them.
@@ -203,6 +211,8 @@ class GenextConfig(PreTrainedConfig):
         if self.head is not None and self.head.num_hidden_layers is None:
             reads_latents = self.bottleneck.kind in LATENT_KINDS and self.head.kind in ("regression", "mixture", "flow")
             self.head.num_hidden_layers = 2 if reads_latents else 0
+        if self.head is not None and self.head.kind in _PROBLEM_TYPES:
+            self._describe_outputs()
         if self.generative is not None:
             self._check_generative()
         if self.has_native_decoder:
@@ -217,6 +227,13 @@ class GenextConfig(PreTrainedConfig):
             ends = self.eos_token_id if isinstance(self.eos_token_id, list) else [self.eos_token_id]
             starts = (getattr(self.decoder, "decoder_start_token_id", None), self.bos_token_id, ends[0])
             self.decoder_start_token_id = next((token for token in starts if token is not None), None)
+
+    def _describe_outputs(self) -> None:
+        """Tell Transformers' own pipelines what a single output is called, and how it is scored."""
+        names = self.head.output_names or [f"LABEL_{place}" for place in range(self.head.num_outputs)]
+        self.id2label = dict(enumerate(names))
+        self.label2id = {name: place for place, name in enumerate(names)}
+        self.problem_type = _PROBLEM_TYPES[self.head.kind]
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as a dictionary, parts included."""

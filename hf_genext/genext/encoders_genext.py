@@ -6,7 +6,10 @@ Legend: batch, length (input positions or states), slots (memory positions), hid
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import functools
+import inspect
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -78,6 +81,11 @@ class GenextEncoder(GenextPreTrainedModel):
     def main_input_name(self) -> str:
         """The input that is meant where one is given without a name."""
         return self.conditioner.input_names[0]
+
+    @property
+    def has_pretrained(self) -> bool:
+        """Whether a pretrained model is among the conditioners."""
+        return any(isinstance(module, GenextPretrainedConditioner) for module in self.modules())
 
     @property
     def num_conditions(self) -> int:
@@ -197,6 +205,8 @@ class GenextEncoder(GenextPreTrainedModel):
             conditions["condition_mask"], given = condition_mask, ["condition_mask"]
         self._check_latent_inputs(latent_noise, sample_latents)
         unknown = [name for name in given if name not in names and (name != "condition_mask" or not self.has_latents)]
+        if not torch.compiler.is_compiling():
+            self.require_known([name for name, value in kwargs.items() if torch.is_tensor(value) and _is_nearly_known(name)])
         if not given and condition_states is None:
             unknown += [name for name, value in kwargs.items() if torch.is_tensor(value)]
         if unknown:
@@ -239,6 +249,22 @@ class GenextEncoder(GenextPreTrainedModel):
             attentions=condition.attentions,
         )
 
+    def require_known(self, names: Iterable[str]) -> None:
+        """Raise unless [`forward`] takes inputs of such names; what a pretrained model takes besides, nobody knows.
+
+        Raises:
+            ValueError: naming what is taken.
+        """
+        own = [name for name in inspect.signature(type(self).forward).parameters if name not in ("self", "kwargs")]
+        takes_more = self.has_pretrained
+        for name in names:
+            if name in (*own, "output_attentions", "output_hidden_states", "return_dict"):
+                continue
+            alike = difflib.get_close_matches(name, own, 1, 0.8)
+            if alike or not takes_more:
+                told = f"is {alike[0]} meant? " if alike else ""
+                raise ValueError(f"{name} is nothing that this model takes; {told}It takes {', '.join(own)}.")
+
     def _check_latent_inputs(self, noise: torch.Tensor | None, sample: bool | None) -> None:
         if noise is None and sample is None:
             return
@@ -278,6 +304,12 @@ class GenextEncoder(GenextPreTrainedModel):
             f"This model is not conditioned on {name}; it takes {known}. To condition it on several things build it with a "
             "GenextFusionConditionerConfig, or with encoder={name: part, ...}."
         )
+
+
+@functools.lru_cache
+def _is_nearly_known(name: str) -> bool:
+    """Whether a name is that of a condition but for a slip; what decoders and pretrained models take besides is not."""
+    return name not in CONDITION_INPUTS and bool(difflib.get_close_matches(name, CONDITION_INPUTS, 1, 0.85))
 
 
 __all__ = ["CONDITION_INPUTS", "GenextEncoder"]

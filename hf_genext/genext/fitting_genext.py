@@ -88,6 +88,8 @@ class ClosedFormFitting:
 
     def _move(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], torch.Tensor | None]]:
         """The encoder's inputs of each batch, and its labels."""
+        if isinstance(batches, Mapping):
+            raise TypeError("fit takes batches, and got one; give a list of them, such as [batch], or a DataLoader.")
         for batch in batches:
             given = {name: value for name, value in batch.items() if not name.startswith("decoder_")}
             inputs = move_inputs(given, self.device)

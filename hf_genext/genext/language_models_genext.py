@@ -346,10 +346,23 @@ def count_layers_of_the_decoder(config: PreTrainedConfig) -> None:
 
 
 class _NoEncoder(nn.Module):
-    """Stands where a sequence-to-sequence model had its encoder, and takes no embedding for it."""
+    """Stands where a sequence-to-sequence model had its encoder, and takes no embedding for it.
+
+    Args:
+        embedding: The decoder's, which some models ask their encoder for.
+    """
+
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self.set_input_embeddings(embedding)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The decoder's, or what was set last."""
+        return self.__dict__["_embedding"]
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Nothing here embeds."""
+        """Nothing here embeds; it is kept for whoever asks, and no part of this."""
+        self.__dict__["_embedding"] = value
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name != "embed_tokens":
@@ -360,7 +373,7 @@ def drop_encoder(model: PreTrainedModel) -> None:
     """Take the encoder out of a sequence-to-sequence language model, and its weights out of those that are tied."""
     encoder = model.get_encoder()
     path = next(name for name, module in model.named_modules() if module is encoder)
-    model.set_submodule(path, _NoEncoder())
+    model.set_submodule(path, _NoEncoder(model.get_decoder().get_input_embeddings()))
     for name, module in model.named_modules():
         if not isinstance(module, PreTrainedModel):
             continue

@@ -15,7 +15,7 @@ import torch
 from .encoders_genext import CONDITION_INPUTS
 from .latent_bottlenecks_genext import LatentBottleneck
 from .outputs_genext import GenextEncoderOutput, LatentOutput
-from .seeding_genext import check_seed, draw_normal, make_keys
+from .seeding_genext import check_seed, draw_normal, make_keys, require_seeds
 
 Score = Callable[[torch.Tensor, torch.Tensor | None, int], torch.Tensor]
 """The log-likelihoods of the targets: memory (batch * samples, ...), its mask, samples -> (batch * samples,)."""
@@ -114,6 +114,7 @@ class LatentEncoding:
             noise = torch.randn(num_rows * num_samples, size, device=self.device)
         else:
             pairs = [(check_seed(seed), place) for place in range(num_rows)] if isinstance(seed, (int, Integral)) else seed
+            require_seeds(pairs, num_rows)
             noise = draw_normal(make_keys(pairs, num_samples), size).to(self.device)
         return self.encoder.bottleneck.shape_noise(noise, temperature)
 
@@ -151,8 +152,7 @@ class LatentEncoding:
         """The log-likelihood of each row's target, (batch,): exact without latent numbers, else the weighted bound."""
         if not self.encoder.has_latents:
             return score(outputs.last_hidden_state, outputs.memory_mask, 1)
-        if not isinstance(num_importance_samples, int) or num_importance_samples < 1:
-            raise ValueError(f"num_importance_samples must be a whole number of 1 or more, got {num_importance_samples!r}.")
+        num_importance_samples = check_number("num_importance_samples", num_importance_samples)
         latents: Any = outputs.latents
         batch_size = len(latents.values)
         if self.encoder.bottleneck.is_certain and latents.is_encoded.all():
@@ -170,6 +170,17 @@ class LatentEncoding:
         memory, mask = bottleneck.write(values.transpose(0, 1).flatten(0, 1), latents)
         log_likelihoods = score(memory, mask, samples)
         return log_likelihoods.view(-1, samples).T + bottleneck.compute_log_ratio(values, latents)
+
+
+def check_number(name: str, number: object) -> int:
+    """A number of rows, draws or outputs.
+
+    Raises:
+        ValueError: unless it is a whole number of 1 or more.
+    """
+    if isinstance(number, bool) or not isinstance(number, Integral) or int(number) < 1:
+        raise ValueError(f"{name} must be a whole number of 1 or more, got {number!r}.")
+    return int(number)
 
 
 def check_temperature(name: str, temperature: object) -> float:
@@ -225,6 +236,7 @@ __all__ = [
     "ENCODER_INPUTS",
     "LatentEncoding",
     "Score",
+    "check_number",
     "check_temperature",
     "count_conditions",
     "move_inputs",

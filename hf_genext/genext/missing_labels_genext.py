@@ -10,12 +10,16 @@ Legend: batch, classes, size (numbers of a vector), units (latent numbers of a r
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from .conditioners_genext import find_missing_rows, require_whole_vectors
 from .configuration_generative_genext import GenextGenerativeConfig
+from .layers_genext import GenextDropout
 
 
 def find_vectors(
@@ -90,11 +94,19 @@ def compute_generative_losses(
     if noise is None:
         noise = torch.randn(len(labels), model.encoder.bottleneck.num_noise, device=logits.device)
     prior = [1.0 / num_classes] * num_classes if config.label_prior is None else config.label_prior
-    parts = _score_pairs(model, logits.new_tensor(prior).log(), vectors[rows], classes, noise[rows])
+    log_prior = logits.new_tensor(prior).log()
+    parts, divergences = _score_pairs(model, log_prior, vectors[rows], classes, noise[rows])
     schedule = plan_generative_losses(config, model.encoder.bottleneck.training_progress)
     log_posterior = log_probs = logits[unlabelled].log_softmax(dim=-1)
     if is_exact:
-        bounds = -sum(parts.values())[len(places[0]) :].detach().view(-1, num_classes)
+        # By the divergence itself, whatever weight it has in the loss, and by nothing that chance tells classes apart by.
+        missing = slice(len(places[0]), None)
+        exact = {name: values[missing] for name, values in (parts | {"kl": divergences}).items()}
+        if _drops(model):
+            with _without_dropout(model), torch.no_grad():
+                given = (vectors[rows[missing]], classes[missing], noise[rows[missing]])
+                exact, _ = _score_pairs(model, log_prior, *given)
+        bounds = -sum(exact.values()).detach().view(-1, num_classes)
         share = schedule["bound_share"]
         log_posterior = ((1.0 - share) * log_probs.detach() + share * bounds.to(logits.dtype)).log_softmax(dim=-1)
     posterior = log_posterior.exp()
@@ -136,14 +148,39 @@ def _score_pairs(
     vectors: torch.Tensor,
     classes: torch.Tensor,
     noise: torch.Tensor,
-) -> dict[str, torch.Tensor]:
-    """The parts of the negative evidence bound of pairs of a vector and a class, each (pairs,)."""
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The parts of the loss of pairs of a vector and a class, each (pairs,), and the divergence as it is in the bound."""
     outputs = model.encoder(
         condition_vectors=vectors, condition_labels=classes[:, None], latent_noise=noise, sample_latents=True
     )
     parameters = model.read_head(outputs.last_hidden_state, outputs.memory_mask)
     reconstruction = -model.head.score(parameters, vectors.to(parameters.dtype))
-    return {"reconstruction": reconstruction, "kl": outputs.losses["kl"], "label_prior": -log_prior[classes]}
+    parts = {"reconstruction": reconstruction, "kl": outputs.losses["kl"], "label_prior": -log_prior[classes]}
+    return parts, outputs.latents.kl.sum(dim=1)
+
+
+def _drops(model: nn.Module) -> bool:
+    """Whether anything of a model in training is dropped by chance."""
+    if not model.training:
+        return False
+    for part in model.modules():
+        config = getattr(part, "config", None)
+        shares = [getattr(config, name, 0.0) for name in ("attention_dropout", "condition_dropout", "context_dropout")]
+        if any(shares) or (isinstance(part, (GenextDropout, nn.Dropout)) and part.p > 0):
+            return True
+    return False
+
+
+@contextlib.contextmanager
+def _without_dropout(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode, each part of it as it was afterwards."""
+    modes = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 __all__ = ["compute_generative_losses", "find_vectors", "plan_generative_losses"]

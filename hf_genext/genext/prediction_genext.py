@@ -23,7 +23,7 @@ from .field_conditioners_genext import GenextNullConditioner
 from .fitting_genext import ClosedFormFitting
 from .guidance_genext import check_guidance_scale, double_memory
 from .heads_genext import add_losses, build_prediction_head, divide_losses
-from .latents_genext import check_temperature, count_conditions, move_inputs, repeat_conditions
+from .latents_genext import check_number, check_temperature, count_conditions, move_inputs, repeat_conditions
 from .memory_genext import MemoryEncoding, average_slots
 from .missing_labels_genext import compute_generative_losses, find_vectors
 from .noise_genext import Noise
@@ -294,6 +294,7 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         Raises:
             ValueError: if there are not as many conditions as labels, or labels that are none of the head's.
         """
+        self.encoder.require_known(inputs)
         own = {"sample_latents": False} if self.encoder.has_latents else {}
         outputs = self.encoder(**self._count_rows(labels, inputs), **own)
         self._require_targets(outputs.last_hidden_state, labels)
@@ -353,8 +354,10 @@ class GenextForPrediction(MemoryEncoding, ClosedFormFitting, GenextPreTrainedMod
         temperature = check_temperature("temperature", temperature)
         latent_temperature = self._choose_latent_temperature(temperature, latent_temperature)
         temperature = max(temperature, _LEAST_TEMPERATURE)
-        if not isinstance(num_return_sequences, int) or num_return_sequences < 1:
-            raise ValueError(f"num_return_sequences must be a whole number of 1 or more, got {num_return_sequences!r}.")
+        num_return_sequences = check_number("num_return_sequences", num_return_sequences)
+        self.encoder.require_known(inputs)
+        if inputs.get("num_samples") is not None:
+            inputs["num_samples"] = check_number("num_samples", inputs["num_samples"])
         asked: dict[str, Any] = {name: inputs.pop(name) for name in ("latent_noise", "sample_latents") if name in inputs}
         count = count_conditions(inputs)
         num_rows = 1 if count is None else count

@@ -15,9 +15,9 @@ from torch import nn
 from transformers import GenerationConfig, LogitsProcessorList
 
 from .heads_genext import require_tokens
-from .latents_genext import ENCODER_INPUTS, check_temperature, count_conditions, repeat_conditions
+from .latents_genext import ENCODER_INPUTS, check_number, check_temperature, count_conditions, repeat_conditions
 from .outputs_genext import GenextEncoderOutput
-from .seeding_genext import KeyedSampling, check_seed, make_keys
+from .seeding_genext import KeyedSampling, check_seed, make_keys, require_seeds
 
 _LARGEST_LOGITS = 1 << 26
 """Numbers of logits that are held at once."""
@@ -132,14 +132,18 @@ class SequenceSampling:
         """
         temperature = check_temperature("temperature", temperature)
         latent_temperature = self._choose_latent_temperature(temperature, latent_temperature)
-        if not isinstance(num_samples, int) or num_samples < 1:
-            raise ValueError(f"num_samples must be a whole number of 1 or more, got {num_samples!r}.")
+        num_samples = check_number("num_samples", num_samples)
+        if arguments.get("num_return_sequences") not in (None, 1):
+            raise ValueError("How many are drawn of each condition is num_samples=; leave out num_return_sequences.")
+        if seed is not None and (arguments.get("num_beams") or 1) > 1:
+            raise ValueError("A seed is of what is drawn, and num_beams searches; leave one of them out.")
         inputs = {name: arguments.pop(name) for name in ENCODER_INPUTS if name in arguments}
         batch_size = count_conditions(inputs)
         inputs = {"num_samples": num_samples} if batch_size is None else repeat_conditions(inputs, num_samples)
         # Without any condition a sample is a row of its own, so that it does not depend on how many there are.
         rows, each = (num_samples, 1) if batch_size is None else (batch_size, num_samples)
         pairs = [(check_seed(seed), place) for place in range(rows)] if isinstance(seed, (int, Integral)) else seed
+        require_seeds(pairs, rows)
         if self.encoder.has_latents:
             inputs["latent_noise"] = self.draw_latent_noise(rows, pairs, temperature=latent_temperature, num_samples=each)
             inputs["sample_latents"] = latent_temperature > 0.0
@@ -186,6 +190,7 @@ class SequenceSampling:
             ValueError: if there are not as many conditions as targets, or for a token that is none of the model's.
         """
         require_tokens(labels, self.config.vocab_size)
+        self.encoder.require_known(inputs)
         if count_conditions(inputs) is None and self.encoder.can_be_unconditional:
             inputs["num_samples"] = len(labels)
         own = {"sample_latents": False} if self.encoder.has_latents else {}

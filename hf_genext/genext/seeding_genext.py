@@ -33,6 +33,16 @@ _NORMAL = 0x3C6EF372FE94F82B
 """Tells the keys of normal noise from those of other noise."""
 
 
+def require_seeds(seeds: Sequence[tuple[int, int]] | None, num_rows: int) -> None:
+    """Raise unless there is a seed and place for each row, or none at all.
+
+    Raises:
+        ValueError: for another number of them.
+    """
+    if seeds is not None and len(seeds) != num_rows:
+        raise ValueError(f"There are {num_rows:,} rows, but {len(seeds):,} seeds; give one for each, or one for all.")
+
+
 class KeyedSampling(LogitsProcessor):
     """Chooses the next token of each row by noise that a key decides, and leaves that token alone in the scores.
 
@@ -195,4 +205,5 @@ __all__ = [
     "draw_normal",
     "draw_uniform",
     "make_keys",
+    "require_seeds",
 ]

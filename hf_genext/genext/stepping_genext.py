@@ -102,7 +102,9 @@ def find_stepping_obstacle(decoder: nn.Module, projection: nn.Module) -> str | N
 
 
 def _is_activation(module: nn.Module) -> bool:
-    """Whether a module has no weights, so that it is called as it is."""
+    """Whether a module has no weights, of whatever kind, so that it is called as it is."""
+    if module._buffers or hasattr(module, "weight"):
+        return False
     return not module._parameters and (not module._modules or not any(True for _ in module.parameters()))
 
 
