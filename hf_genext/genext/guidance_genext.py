@@ -175,7 +175,7 @@ def check_guidance_scale(scale: object) -> float:
     Raises:
         ValueError: unless it is a finite number of 0 or more.
     """
-    if isinstance(scale, bool) or not isinstance(scale, Real) or not 0.0 <= scale < math.inf:
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not 0.0 <= float(scale) < math.inf:
         raise ValueError(f"guidance_scale must be a finite number of 0 or more, got {scale!r}.")
     return float(scale)
 
