@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from .call_settings import resolve_generation
 from .constraints import OutputTrie
 from .genext.tokenization_genext import find_unknown_token, require_unicode
 from .languages import speaking
@@ -331,6 +332,34 @@ def make_room(arguments: dict[str, Any], trie: OutputTrie, asked_of_call: dict[s
     return {**{name: value for name, value in arguments.items() if name != "max_length"}, **room}
 
 
+def keep_within(
+    model: PreTrainedModel, arguments: dict[str, Any], asked_of_call: Mapping[str, Any], most: int, least: int = 1
+) -> dict[str, Any]:
+    """No more tokens than a decoder has positions for: an error where a call asks for more, else the limit is lowered.
+
+    Args:
+        model: The model.
+        arguments: What `generate` takes.
+        asked_of_call: What was asked, the settings of the model left out.
+        most: Tokens that it has positions for, behind the start token and what else an output begins with.
+        least: Tokens that there must be room for.
+    """
+    style = getattr(getattr(model, "decoder", None), "style", None)
+    if style == "prefix" or hasattr(model, "_retrieve_init_tokens"):
+        return arguments  # A memory takes positions, too, and Whisper counts by itself.
+    config, _ = resolve_generation(model, arguments)
+    if most < max(least, config.min_new_tokens or 0):
+        raise ValueError(f"The decoder has positions for {max(most, 0)} tokens more, too few for what is asked; shorten it.")
+    if (asked_of_call.get("max_new_tokens") or 0) > most:
+        raise ValueError(
+            f"max_new_tokens={asked_of_call['max_new_tokens']} is more than the decoder has positions for, {most}; lower it."
+        )
+    limit = config.max_new_tokens or (config.max_length or 0) - 1
+    if limit <= most:
+        return arguments
+    return {**{name: value for name, value in arguments.items() if name != "max_length"}, "max_new_tokens": most}
+
+
 def cut_scores(scores: torch.Tensor, is_scored: torch.Tensor) -> list[list[float]]:
     """The scores of each row that are any: (rows, target), (rows, target) -> lists."""
     return [
@@ -342,6 +371,7 @@ def cut_scores(scores: torch.Tensor, is_scored: torch.Tensor) -> list[list[float
 __all__ = [
     "TargetWriter",
     "cut_scores",
+    "keep_within",
     "list_outputs",
     "make_room",
     "name_sample",

@@ -44,6 +44,7 @@ from .pipeline_latents import add_target, has_latents, prepare_latents
 from .pipeline_outputs import (
     TargetWriter,
     cut_scores,
+    keep_within,
     list_outputs,
     make_room,
     name_sample,
@@ -434,6 +435,9 @@ class ConditionalGenerationPipeline(ScoringPipeline):
             arguments = consensus.draw(arguments)
         if trie is not None:
             arguments = make_room(arguments, trie, asked_of_call)
+        if self._num_target_positions is not None:
+            most, least = self._num_target_positions - len(prefix), 1 if trie is None else trie.depth
+            arguments = keep_within(self.model, arguments, asked_of_call, most, least)
         watch = None
         if is_streamed:
             decode = functools.partial(self.target_tokenizer.decode, skip_special_tokens=True)

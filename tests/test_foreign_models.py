@@ -277,6 +277,15 @@ def test_texts_and_targets_beyond_a_table_of_positions_are_refused_or_cut(limit)
         pipe("a" * 200_000)
     scored = pipe.score([longest + "aaa", "cat"], ["K", "K"], truncation="truncate")
     assert [row.get("truncated") for row in scored] == [True, None]
+    # What is written has as many places.
+    unending = {"eos_token_id": [], "forced_eos_token_id": None}
+    with pytest.raises(ValueError, match="max_new_tokens=40 is more than the decoder has positions for, 24; lower it"):
+        pipe("cat", max_new_tokens=40)
+    wide = pipeline(TASK, model=model, tokenizer=tokenizer)
+    assert len(wide("cat", return_scores=True, **unending)[0]["token_scores"]) == 24
+    for asked in ({"target_prefix": "K" * 30}, {"allowed_outputs": ["K" * 30]}, {"min_new_tokens": 30}):
+        with pytest.raises(ValueError, match=r"positions for \d+ tokens more, too few for what is asked"):
+            wide("cat", **asked)
     with pytest.raises(ValueError, match=r"The target 'K K .* takes \d+ positions; the model's decoder has 24"):
         pipe.score("cat", "K " * 60)
 
