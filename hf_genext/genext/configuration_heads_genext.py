@@ -46,8 +46,9 @@ class GenextHeadConfig(PreTrainedConfig):
             numbers, each with its uncertainty. `"mixture"` and `"flow"` are densities over a whole vector, whose numbers may
             depend on each other: a mixture of Gaussians, and a normalising flow. `"ppca"` and `"ica"` are densities, too, but
             linear ones, which [`GenextForPrediction.fit`] fits in closed form: probabilistic PCA (Tipping and Bishop 1999), and
-            the same with independent sources, each of a distribution of its own, in place of normal ones. `"image"` is an image
-            of whole numbers.
+            the same with independent sources, each of a distribution of its own, in place of normal ones; before that they are
+            densities that tell nothing of the data, and can be trained as the others are. `"image"` is an image of whole
+            numbers.
         num_outputs: Number of classes, labels or numbers.
         output_names: Their names.
         output_means: Of numbers the mean of each in the data. With `output_scales` the head learns numbers of mean 0 and
