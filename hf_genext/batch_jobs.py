@@ -367,11 +367,19 @@ def _answer_rows(pipe: Any, job: BatchJob, plan: dict[str, Any], rows: Sequence[
     given = [Row(conditions[index], seed=seed) for index, seed in zip(good, seeds, strict=True)]
     for index, answer in zip(good, pipe.answer_each(given, batch_size=job.batch_size, **arguments), strict=True):
         answers[index] = answer
-    failures = [answers[index] for index in good]
-    # One row may be too large for a machine; where the last ones fail so as well, it is not the rows: they are still to be
-    # answered.
-    if failures and all(_is_of_machine(failure) for failure in failures[-2:]):
-        raise failures[-1]
+    failed = [index for index in good if _is_of_machine(answers[index])]
+    if failed:
+        # One row may be too large for a machine. Where one fails that it has answered, it is not the rows: they are still to
+        # be answered.
+        if len(failed) == len(good):
+            raise answers[failed[0]]
+        sound = [index for index in good if not isinstance(answers[index], Exception)][:1]
+        again = [Row(conditions[index], seed=seeds[good.index(index)]) for index in (*failed, *sound)]
+        found = pipe.answer_each(again, batch_size=1, **arguments)
+        if any(isinstance(answer, Exception) for answer in found[len(failed) :]):
+            raise answers[failed[0]]
+        for index, answer in zip(failed, found, strict=False):
+            answers[index] = answer
     records = []
     for row, answer in zip(rows, answers, strict=True):
         record: dict[str, Any] = dict(row) if isinstance(row, dict) else {}

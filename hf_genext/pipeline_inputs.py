@@ -9,7 +9,6 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from .genext.latents_genext import check_number
 from .genext.seeding_genext import check_seed
 from .genext.tokenization_genext import require_unicode
 from .languages import find_language, list_languages, speaking
@@ -108,8 +108,8 @@ def check_count(name: str, count: object) -> None:
     Raises:
         ValueError: for anything but a whole number of 1 or more.
     """
-    if count is not None and (isinstance(count, bool) or not isinstance(count, Integral) or int(count) < 1):
-        raise ValueError(f"{name} must be a whole number of 1 or more, got {count!r}.")
+    if count is not None:
+        check_number(name, count)
 
 
 def _write_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:

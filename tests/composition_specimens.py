@@ -281,6 +281,23 @@ DECODERS: dict[str, Callable[[], PreTrainedConfig]] = {
 }
 """The decoders of the matrix."""
 
+BARTS = {
+    "vocab_size": TARGET_VOCAB,
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 28,
+    "decoder_ffn_dim": 28,
+    "max_position_embeddings": 64,
+    "dropout": 0.0,
+    "forced_eos_token_id": None,
+    "decoder_start_token_id": 2,
+    **IDS,
+}
+"""Sizes of BART and of what is built as it is."""
+
 MORE_DECODERS: dict[str, Callable[[], PreTrainedConfig]] = {
     "bert": lambda: BertConfig(
         vocab_size=TARGET_VOCAB,
@@ -292,36 +309,8 @@ MORE_DECODERS: dict[str, Callable[[], PreTrainedConfig]] = {
         **IDS,
         **NO_DROPOUT,
     ),
-    "bart": lambda: BartConfig(
-        vocab_size=TARGET_VOCAB,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=28,
-        decoder_ffn_dim=28,
-        max_position_embeddings=64,
-        dropout=0.0,
-        forced_eos_token_id=None,
-        decoder_start_token_id=2,
-        **IDS,
-    ),
-    "marian": lambda: MarianConfig(
-        vocab_size=TARGET_VOCAB,
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=28,
-        decoder_ffn_dim=28,
-        max_position_embeddings=64,
-        dropout=0.0,
-        forced_eos_token_id=None,
-        decoder_start_token_id=2,
-        **IDS,
-    ),
+    "bart": lambda: BartConfig(**BARTS),
+    "marian": lambda: MarianConfig(**BARTS),
     "t5": lambda: T5Config(
         vocab_size=TARGET_VOCAB,
         d_model=32,

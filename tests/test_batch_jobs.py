@@ -323,6 +323,21 @@ def test_a_machine_that_fails_in_the_middle_of_a_shard_leaves_all_of_it_to_be_an
     assert run(folder, source, output, "--rows_per_shard", "20", "--batch_size", "4").failed == 0
 
 
+def test_a_row_that_is_too_large_for_a_machine_is_the_only_one_that_has_an_error(folder, pipe, tmp_path, monkeypatch):
+    forward, words = type(pipe).forward, [*make_words(19), "a" * 20]
+
+    def run_out(self, inputs, **kwargs):
+        if inputs["input_ids"].shape[1] > 20:
+            raise torch.OutOfMemoryError("no memory is left")
+        return forward(self, inputs, **kwargs)
+
+    monkeypatch.setattr(type(pipe), "forward", run_out)
+    assert max(map(len, words[:19])) < 19
+    job = run(folder, write_words(tmp_path / "words.csv", words), tmp_path / "out.jsonl", "--rows_per_shard", "20")
+    errors = [row["error"] for row in read(tmp_path / "out.jsonl")]
+    assert job.failed == 1 and errors == [None] * 19 + ["OutOfMemoryError: no memory is left"]
+
+
 def test_columns_of_late_rows_are_columns_too(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_genext.row_sources._SCANNED", 3)
     rows = [{"word": "cat"}] * 4 + [{"word": "violin", "late": 1}]

@@ -205,8 +205,10 @@ class GenextEncoder(GenextPreTrainedModel):
             conditions["condition_mask"], given = condition_mask, ["condition_mask"]
         self._check_latent_inputs(latent_noise, sample_latents)
         unknown = [name for name in given if name not in names and (name != "condition_mask" or not self.has_latents)]
-        if not torch.compiler.is_compiling():
-            self.require_known([name for name, value in kwargs.items() if torch.is_tensor(value) and _is_nearly_known(name)])
+        if kwargs and not torch.compiler.is_compiling():
+            slips = [name for name, value in kwargs.items() if torch.is_tensor(value) and _is_nearly_known(name)]
+            if slips:
+                self.require_known(slips)
         if not given and condition_states is None:
             unknown += [name for name, value in kwargs.items() if torch.is_tensor(value)]
         if unknown:
