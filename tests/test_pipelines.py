@@ -213,6 +213,15 @@ def test_a_folder_without_a_processor_says_what_is_missing(folder, tmp_path):
         pipeline(TASK, model=str(tmp_path))
 
 
+@pytest.mark.parametrize("length", [0, 5, 2000])
+def test_half_a_file_of_weights_is_told_by_its_folder(pipe, tmp_path, length):
+    pipe.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:length])
+    with pytest.raises(ValueError, match=rf"The weights in '{tmp_path}' are damaged, or half of them were written"):
+        pipeline(TASK, model=str(tmp_path))
+
+
 def test_a_model_that_generates_nothing_is_refused(folder):
     with pytest.raises(ValueError, match="does not generate"):
         pipeline(TASK, model=GenextModel.from_pretrained(folder), processor=AutoProcessor.from_pretrained(folder))

@@ -6,6 +6,7 @@ import os
 from typing import Any, ClassVar, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
@@ -78,7 +79,8 @@ class GenextPreTrainedModel(PreTrainedModel):
             The model in evaluation mode; with `output_loading_info=True` also what was read.
 
         Raises:
-            ValueError: if the folder holds another kind of model (the error names the class that opens it), or lacks weights.
+            ValueError: if the folder holds another kind of model (the error names the class that opens it), lacks weights, or
+                holds a file of them that is damaged.
         """
         wants_loading_info = kwargs.pop("output_loading_info", False)
         config = kwargs.get("config")
@@ -96,9 +98,15 @@ class GenextPreTrainedModel(PreTrainedModel):
                 f"{str(pretrained_model_name_or_path)!r} holds a {saved_as}, not a {cls.__name__}. Open it with "
                 f"{opener}.from_pretrained({str(pretrained_model_name_or_path)!r})."
             )
-        model, loading_info = super().from_pretrained(
-            pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
-        )
+        try:
+            model, loading_info = super().from_pretrained(
+                pretrained_model_name_or_path, *model_args, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise ValueError(
+                f"The weights in {str(pretrained_model_name_or_path)!r} are damaged, or half of them were written: {error}. "
+                "Save or download the model again; of a training that was stopped take a checkpoint."
+            ) from error
         if missing := sorted(loading_info["missing_keys"]):
             raise ValueError(
                 f"{str(pretrained_model_name_or_path)!r} lacks {len(missing)} of the weights of {cls.__name__}, such as "
