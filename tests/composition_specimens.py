@@ -88,7 +88,11 @@ class Cell:
             num_latents=self.num_latents,
             **arguments,
         )
-        return sharpen(model) if sharp else model
+        model = sharpen(model) if sharp else model
+        for module in model.modules():
+            if hasattr(module, "create_weight"):  # A table of sines is a constant, which no folder holds.
+                module.weight.data.copy_(module.create_weight())
+        return model
 
 
 def build_labels() -> torch.Tensor:

@@ -100,11 +100,9 @@ def build_config(kind: str = "none", *, tie: bool = True, dropout: float = 0.0) 
 def sharpen(model: PreTrainedModel) -> PreTrainedModel:
     """Spread the initial weights, so that the model's outputs depend on its inputs visibly."""
     generator = torch.Generator().manual_seed(11)
-    # Tables of sines are constants, which no folder holds.
-    constants = {part for module in model.modules() if "Sinusoidal" in type(module).__name__ for part in module.parameters()}
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() > 1 and parameter not in constants:
+            if parameter.dim() > 1:
                 parameter.normal_(std=0.25, generator=generator)
         for module in model.modules():
             if isinstance(module, Codebook):
